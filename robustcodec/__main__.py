@@ -1,0 +1,5 @@
+"""`python -m robustcodec` is the command line tool."""
+
+from robustcodec.cli import main
+
+main()
