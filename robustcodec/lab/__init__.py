@@ -1,0 +1,1 @@
+"""The lab: training, export, attacks and hardening; needs robustcodec[lab]."""

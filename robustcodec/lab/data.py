@@ -1,0 +1,130 @@
+"""Training crops and validation pictures.
+
+All pictures of a pool lie in one flat array of pixels, on the device that trains; a batch is one gather by index
+arithmetic, so that drawing crops costs a GPU nothing and works the same on a CPU.
+"""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robustcodec.errors import ImageError, TrainingError
+from robustcodec.images import read_picture
+
+_REDUCE_ABOVE = 600
+"""Pictures with a longer side than this also enter the pool reduced: more detail per crop, less of JPEG's traces."""
+_REDUCTIONS = (1.0, 2**-0.5, 0.5)
+_MAX_PIXELS = 2**26
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".ppm"}
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """All picture files below `folder`, sorted by their path inside it."""
+    files = [path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file()]
+    if not files:
+        raise TrainingError(f"{folder} holds no pictures; give a folder of PNG, JPEG, WebP or AVIF files.")
+    return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def read_pictures(files: Sequence[Path]) -> list[np.ndarray]:
+    """Decode pictures to uint8 (H, W, 3)."""
+
+    def read(path: Path) -> np.ndarray:
+        try:
+            return read_picture(path.read_bytes(), max_pixels=_MAX_PIXELS).pixels
+        except ImageError as error:
+            raise TrainingError(f"{path}: {error}") from error
+
+    with ThreadPoolExecutor() as workers:
+        return list(workers.map(read, files))
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Pictures to draw crops from: pixels uint8 (sum of H*W, 3); offset, height, width int64 (K,); chances (K,)."""
+
+    pixels: Tensor
+    offsets: Tensor
+    heights: Tensor
+    widths: Tensor
+    chances: Tensor
+
+    @classmethod
+    def of(cls, pictures: Iterable[np.ndarray], smallest: int, device: torch.device) -> "Pool":
+        """Gather pictures (uint8 (H, W, 3)) of at least `smallest` pixels a side, larger ones also reduced.
+
+        A picture is drawn in proportion to the square root of its pixels: by pixels alone, a few large pictures
+        would fill the batches.
+        """
+        kept = [
+            version
+            for picture in pictures
+            for version in _reduced(picture)
+            if min(version.shape[:2]) >= smallest
+        ]
+        if not kept:
+            raise TrainingError(f"No picture is at least {smallest} pixels wide and high; use larger pictures.")
+        sizes = torch.tensor([version.shape[:2] for version in kept])
+        counts = sizes.prod(1)
+        return cls(
+            pixels=torch.from_numpy(np.concatenate([version.reshape(-1, 3) for version in kept])).to(device),
+            offsets=(counts.cumsum(0) - counts).to(device),
+            heights=sizes[:, 0].to(device),
+            widths=sizes[:, 1].to(device),
+            chances=counts.double().sqrt(),
+        )
+
+    def draw(self, count: int, size: int, generator: torch.Generator) -> Tensor:
+        """Draw `count` crops, flipped and transposed at random: float32 (count, 3, size, size) in [0, 1].
+
+        `generator` is on the CPU: the same crops are drawn on every device.
+        """
+        device = self.pixels.device
+        chosen = torch.multinomial(self.chances, count, replacement=True, generator=generator).to(device)
+        random = torch.rand(2, count, generator=generator, dtype=torch.float64).to(device)
+        flips = torch.randint(0, 2, (3, count), generator=generator, dtype=torch.bool).to(device)
+        top = (random[0] * (self.heights[chosen] - size + 1)).long()
+        left = (random[1] * (self.widths[chosen] - size + 1)).long()
+        line = torch.arange(size, device=device).expand(count, size)
+        rows = torch.where(flips[0, :, None], size - 1 - line, line)[:, :, None].expand(-1, -1, size)
+        columns = torch.where(flips[1, :, None], size - 1 - line, line)[:, None, :].expand(-1, size, -1)
+        transpose = flips[2, :, None, None]
+        rows, columns = (
+            torch.where(transpose, columns.transpose(1, 2), rows),
+            torch.where(transpose, rows.transpose(1, 2), columns),
+        )
+        rows, columns = rows + top[:, None, None], columns + left[:, None, None]
+        index = self.offsets[chosen][:, None, None] + rows * self.widths[chosen][:, None, None] + columns
+        return self.pixels[index].permute(0, 3, 1, 2).float() / 255
+
+
+def _reduced(picture: np.ndarray) -> list[np.ndarray]:
+    """Give the picture and, when it is large, its reductions."""
+    if max(picture.shape[:2]) <= _REDUCE_ABOVE:
+        return [picture]
+    versions = [picture]
+    tensor = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
+    for factor in _REDUCTIONS[1:]:
+        size = [round(side * factor) for side in picture.shape[:2]]
+        small = F.interpolate(tensor, size, mode="bicubic", antialias=True, align_corners=False)
+        versions.append(small[0].round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
+    return versions
+
+
+def centre_crops(pictures: Iterable[np.ndarray], size: int) -> Tensor:
+    """Cut the middle out of each picture: float32 (K, 3, size, size) in [0, 1]; smaller pictures are left out."""
+    crops = []
+    for picture in pictures:
+        height, width = picture.shape[:2]
+        if min(height, width) >= size:
+            top, left = (height - size) // 2, (width - size) // 2
+            crops.append(torch.from_numpy(picture[top : top + size, left : left + size].copy()))
+    if not crops:
+        raise TrainingError(f"No validation picture is at least {size} pixels wide and high.")
+    return torch.stack(crops).permute(0, 3, 1, 2).float() / 255

@@ -1,0 +1,72 @@
+"""Losses as values: a loss takes a network and a batch and gives what to minimise, with figures for the log."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustcodec.lab.networks import Hyper, Quantiser, round_straight_through, uniform_noise
+from robustcodec.lab.recipe import Recipe, Rounding
+from robustcodec.rate import high_rate_step, lagrangian
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Crops x (B, 3, H, W) in [0, 1] with the quantisation step (B,) and Lagrangian (B,) of each."""
+
+    x: Tensor
+    step: Tensor
+    lagrangian: Tensor
+    generator: torch.Generator
+    """Source of all further randomness of this training step, on the CPU."""
+    rounding: Rounding
+
+    def quantisers(self) -> tuple[Quantiser, Quantiser]:
+        """Give the quantisers for rate and for distortion."""
+        if self.rounding is Rounding.ROUND:
+            return round_straight_through, round_straight_through
+        noise = uniform_noise(self.generator)
+        return noise, (noise if self.rounding is Rounding.NOISE else round_straight_through)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A loss and its parts: each a scalar tensor."""
+
+    loss: Tensor
+    figures: dict[str, Tensor]
+
+
+Loss = Callable[[Hyper, Batch], Terms]
+
+
+def rate_distortion(network: Hyper, batch: Batch) -> Terms:
+    """Bits per pixel + lambda * 255^2 * MSE, each crop divided by what its quality usually costs.
+
+    J of well-trained models falls roughly as lambda^(-1/2) rises, that is, as the step falls; dividing by it keeps
+    high qualities from outweighing low ones.
+    """
+    coded = network(batch.x, batch.step, *batch.quantisers())
+    pixels = batch.x.shape[2] * batch.x.shape[3]
+    bpp = coded.bits / pixels
+    mse = (coded.x_hat - batch.x).square().mean((1, 2, 3))
+    cost = bpp + batch.lagrangian * 255**2 * mse
+    loss = (cost * batch.step).mean()
+    figures = {
+        "bpp": bpp.mean(),
+        "bpp_z": coded.z_bits.mean() / pixels,
+        "mse": mse.mean(),
+        "cost": cost.mean(),
+    }
+    return Terms(loss, figures)
+
+
+def draw_qualities(recipe: Recipe, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw steps and Lagrangians (count,) for a batch, by the rule lambda = lambda_4 / step^2."""
+    low, high = high_rate_step(recipe.quality_high), high_rate_step(recipe.quality_low)
+    random = torch.rand(count, generator=generator)
+    step = low * (high / low) ** random
+    if recipe.quality_low <= 4 <= recipe.quality_high:
+        step[: round(recipe.anchor_share * count)] = 1.0
+    return step, lagrangian(4) / step.square()

@@ -1,0 +1,164 @@
+"""The differentiable networks, with CompressAI's parameter names so that checkpoints pass both ways.
+
+Legend (the field's letters, used inside this file and the state dict only):
+g_a analysis, g_s synthesis, h_a hyper analysis, h_s hyper synthesis, y latents, z side information.
+
+        x --g_a--> y --|.|--h_a--> z --round--> z_hat --h_s--> scales of y
+                   y --round(y/step)*step--> y_hat --g_s--> x_hat
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustcodec.lab.entropy_models import FactorizedPrior, gaussian_bits, lower_bound
+
+Quantiser = Callable[[Tensor], Tensor]
+"""Maps latents in units of their step to quantised (or noisy) latents of the same shape."""
+
+
+def round_straight_through(values: Tensor) -> Tensor:
+    """Round to integers; the gradient passes as if nothing had happened."""
+    return values + (values.round() - values).detach()
+
+
+def uniform_noise(generator: torch.Generator) -> Quantiser:
+    """Make the additive noise in [-1/2, 1/2) that stands for rounding while training (Ballé 2017)."""
+
+    def add(values: Tensor) -> Tensor:
+        # drawn on the generator's device, so that a step's noise is the same wherever it is trained
+        noise = torch.rand(values.shape, generator=generator, device=generator.device)
+        return values + noise.to(values.device) - 0.5
+
+    return add
+
+
+@dataclass(frozen=True)
+class Coded:
+    """What a network makes of a batch: the picture it would decode and what it would cost.
+
+    x_hat (B, 3, H, W) nominally in [0, 1] but not clipped; y_bits and z_bits (B,) in bits.
+    """
+
+    x_hat: Tensor
+    y_bits: Tensor
+    z_bits: Tensor
+
+    @property
+    def bits(self) -> Tensor:
+        """Bits of y and z together, (B,)."""
+        return self.y_bits + self.z_bits
+
+
+class Gdn(nn.Module):
+    """Generalised divisive normalisation, or its inverse (Ballé 2016, equation 3 with exponents 2 and 1/2).
+
+    `beta` and `gamma` hold the square roots of the real parameters plus 2**-36, as CompressAI stores them.
+    """
+
+    _PEDESTAL = 2.0**-36
+    _BETA_MIN = 1e-6
+
+    def __init__(self, channels: int, inverse: bool = False) -> None:
+        super().__init__()
+        self.inverse = inverse
+        self.beta = nn.Parameter(torch.empty(channels))
+        self.gamma = nn.Parameter(torch.empty(channels, channels))
+        self.set_parameters(torch.ones(channels), 0.1 * torch.eye(channels))
+
+    def parameters_in_use(self) -> tuple[Tensor, Tensor]:
+        """Give the real beta (C,) and gamma (C, C), out of the stored square roots."""
+        beta = lower_bound(self.beta, (self._BETA_MIN + self._PEDESTAL) ** 0.5) ** 2 - self._PEDESTAL
+        gamma = lower_bound(self.gamma, self._PEDESTAL**0.5) ** 2 - self._PEDESTAL
+        return beta, gamma
+
+    @torch.no_grad()
+    def set_parameters(self, beta: Tensor, gamma: Tensor) -> None:
+        """Store real, non-negative beta (C,) and gamma (C, C)."""
+        self.beta.copy_((beta + self._PEDESTAL).sqrt())
+        self.gamma.copy_((gamma + self._PEDESTAL).sqrt())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x (B, C, H, W)."""
+        beta, gamma = self.parameters_in_use()
+        norm = F.conv2d(x * x, gamma[:, :, None, None], beta)
+        return x * (norm.sqrt() if self.inverse else norm.rsqrt())
+
+
+def _down(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 5, stride=2, padding=2)
+
+
+def _up(inputs: int, outputs: int) -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(inputs, outputs, 5, stride=2, padding=2, output_padding=1)
+
+
+class Hyper(nn.Module):
+    """Scale hyperprior (Ballé 2018; CompressAI's ScaleHyperprior) with a quantisation step per picture.
+
+    N channels inside, M channels of y. y is (B, M, H/16, W/16), z (B, N, H/64, W/64).
+    """
+
+    arch = "hyper"
+    stride = 64
+
+    def __init__(self, n: int = 128, m: int = 192) -> None:
+        super().__init__()
+        self.n, self.m = n, m
+        self.g_a = nn.Sequential(_down(3, n), Gdn(n), _down(n, n), Gdn(n), _down(n, n), Gdn(n), _down(n, m))
+        self.g_s = nn.Sequential(
+            _up(m, n), Gdn(n, True), _up(n, n), Gdn(n, True), _up(n, n), Gdn(n, True), _up(n, 3)
+        )
+        self.h_a = nn.Sequential(
+            nn.Conv2d(m, n, 3, padding=1), nn.ReLU(), _down(n, n), nn.ReLU(), _down(n, n)
+        )
+        self.h_s = nn.Sequential(
+            _up(n, n), nn.ReLU(), _up(n, n), nn.ReLU(), nn.Conv2d(n, m, 3, padding=1), nn.ReLU()
+        )
+        self.entropy_bottleneck = FactorizedPrior(n)
+
+    def analyse(self, x: Tensor) -> Tensor:
+        """Give y of x (B, 3, H, W) in [0, 1]; float32 whatever the autocast, since y is to be rounded."""
+        return _in_float32(self.g_a[-1], self.g_a[:-1](x))
+
+    def synthesise(self, y_hat: Tensor) -> Tensor:
+        """Give x_hat (B, 3, H, W) of y_hat."""
+        hidden = _in_float32(self.g_s[0], y_hat)
+        return self.g_s[1:](hidden).float()
+
+    def forward(self, x: Tensor, step: Tensor, rate: Quantiser, distortion: Quantiser) -> Coded:
+        """Code x (B, 3, H, W) at the quantisation steps `step` (B,).
+
+        `rate` quantises what the code length is measured on, `distortion` what the picture is made from.
+        """
+        y = self.analyse(x)
+        return self.code(y, step, rate, distortion)
+
+    def code(self, y: Tensor, step: Tensor, rate: Quantiser, distortion: Quantiser) -> Coded:
+        """Code latents y (B, M, h, w): everything that follows the analysis."""
+        step = step.reshape(-1, 1, 1, 1)
+        symbols = rate(y / step)
+        y_hat = (symbols if distortion is rate else distortion(y / step)) * step
+        y_bits, z_bits = self.bits(y, symbols, step, rate)
+        return Coded(self.synthesise(y_hat), y_bits, z_bits)
+
+    def bits(self, y: Tensor, symbols: Tensor, step: Tensor, quantise: Quantiser) -> tuple[Tensor, Tensor]:
+        """Bits (B,) of y's symbols and of z."""
+        with torch.autocast(y.device.type, enabled=False):
+            z = self.h_a(y.abs())
+            medians = self.entropy_bottleneck.medians()
+            z_hat = quantise(z - medians) + medians
+            z_bits = self.entropy_bottleneck.bits(z_hat)
+            scales = self.h_s(z_hat)[:, :, : y.shape[2], : y.shape[3]]
+            y_bits = gaussian_bits(symbols, scales / step)
+        return y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3))
+
+
+def _in_float32(layer: nn.Module, values: Tensor) -> Tensor:
+    """Apply a layer outside autocast: latents in bfloat16 would be coarser than their quantiser."""
+    with torch.autocast(values.device.type, enabled=False):
+        result: Tensor = layer(values.float())
+    return result

@@ -1,0 +1,189 @@
+"""What a training run does, as one value that can be printed, saved and loaded."""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from robustcodec.errors import TrainingError
+
+
+class Trained(StrEnum):
+    """Which parameters a phase trains."""
+
+    ALL = "all"
+    ENTROPY = "entropy"
+    """The hyper networks and the prior, on a fixed transform."""
+    DECODER = "decoder"
+    """Synthesis, hyper synthesis and the prior, behind a fixed analysis."""
+
+
+class Rounding(StrEnum):
+    """What stands for rounding while training."""
+
+    NOISE = "noise"
+    """Uniform noise for rate and distortion."""
+    MIXED = "mixed"
+    """Noise for the rate, straight-through rounding for the distortion."""
+    ROUND = "round"
+    """Straight-through rounding for both."""
+
+
+class Precision(StrEnum):
+    """Arithmetic of the transforms while training; latents and code lengths are float32 always."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A stretch of a run: `share` of its steps, with the learning rate going linearly from one value to another."""
+
+    share: float
+    rate_from: float
+    rate_to: float
+    batch: int = 8
+    crop: int = 128
+    trained: Trained = Trained.ALL
+    rounding: Rounding = Rounding.NOISE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A training run. Steps 1 to `steps` go through the phases in order."""
+
+    steps: int
+    phases: tuple[Phase, ...]
+    arch: str = "hyper"
+    channels: tuple[int, int] = (128, 192)
+    """N and M."""
+    quality_low: float = 4.0
+    quality_high: float = 4.0
+    """Each crop's quality is drawn from this range, evenly in the logarithm of the step."""
+    anchor_share: float = 0.25
+    """Share of the crops that stay at quality 4 all the same, the quality that results are reported at."""
+    clip: float = 1.0
+    """Largest norm of a gradient."""
+    average_horizon: float = 0.02
+    """Length of the exponential moving average of the weights, as a share of the steps done."""
+    precision: Precision = Precision.FLOAT32
+    seed: int = 0
+    validations: int = 20
+    """How often the average is validated in a run."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not self.phases:
+            raise TrainingError("A recipe needs at least one step and one phase.")
+        if abs(sum(phase.share for phase in self.phases) - 1) > 1e-6:
+            raise TrainingError("The shares of a recipe's phases must add up to 1.")
+
+    def ends(self) -> tuple[int, ...]:
+        """Last step of each phase."""
+        total = 0.0
+        ends = []
+        for phase in self.phases:
+            total += phase.share
+            ends.append(round(total * self.steps))
+        return tuple(ends)
+
+    def at(self, step: int) -> tuple[Phase, float]:
+        """Give the phase of a step (1 to `steps`) and the learning rate there."""
+        begin = 0
+        for phase, end in zip(self.phases, self.ends(), strict=True):
+            if step <= end:
+                position = (step - begin - 1) / max(end - begin - 1, 1)
+                return phase, phase.rate_from + (phase.rate_to - phase.rate_from) * position
+            begin = end
+        raise ValueError(f"step {step} is beyond the recipe's {self.steps}")
+
+    def to_json(self) -> str:
+        """Write the recipe as JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Recipe":
+        """Read a recipe; unknown or ill-typed fields are refused by name."""
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise TrainingError(f"The recipe is not JSON: {error}.") from error
+        recipe = _build(cls, document, "recipe")
+        assert isinstance(recipe, Recipe)
+        return recipe
+
+    @classmethod
+    def load(cls, path: Path) -> "Recipe":
+        """Read a recipe from a file."""
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise TrainingError(f"The recipe {path} cannot be read: {error}.") from error
+
+
+def from_start(steps: int) -> Recipe:
+    """Train from the orthonormal start: the hyper path alone, warm-up, a constant rate, a long decay."""
+    return Recipe(
+        steps=steps,
+        precision=Precision.BFLOAT16,
+        phases=(
+            Phase(share=0.02, rate_from=1e-3, rate_to=1e-3, trained=Trained.ENTROPY),
+            Phase(share=0.02, rate_from=1e-5, rate_to=1e-3),
+            Phase(share=0.46, rate_from=1e-3, rate_to=1e-3),
+            Phase(share=0.4, rate_from=1e-3, rate_to=5e-5),
+            Phase(share=0.1, rate_from=5e-5, rate_to=0.0, rounding=Rounding.MIXED),
+        ),
+    )
+
+
+def continued(steps: int) -> Recipe:
+    """Go on from trained weights with a fresh optimiser: a short warm-up, a constant rate, a long decay."""
+    return Recipe(
+        steps=steps,
+        precision=Precision.BFLOAT16,
+        phases=(
+            Phase(share=0.02, rate_from=1e-5, rate_to=1e-3),
+            Phase(share=0.48, rate_from=1e-3, rate_to=1e-3),
+            Phase(share=0.4, rate_from=1e-3, rate_to=5e-5),
+            Phase(share=0.1, rate_from=5e-5, rate_to=0.0, rounding=Rounding.MIXED),
+        ),
+    )
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """Turn a JSON value into the annotated type `kind`, strictly."""
+    origin = typing.get_origin(kind)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise TrainingError(f"{where} must be an object.")
+        hints = typing.get_type_hints(kind)
+        unknown = sorted(set(value) - set(hints))
+        if unknown:
+            raise TrainingError(f"{where} has an unknown field {unknown[0]!r}; known are {', '.join(hints)}.")
+        try:
+            return kind(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+        except TypeError as error:
+            raise TrainingError(f"{where} is incomplete: {error}.") from error
+    if origin is tuple:
+        inner = typing.get_args(kind)
+        if not isinstance(value, list) or (inner[-1] is not Ellipsis and len(value) != len(inner)):
+            raise TrainingError(f"{where} must be a list of the right length.")
+        kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
+        return tuple(_build(k, item, f"{where}[{i}]") for i, (k, item) in enumerate(zip(kinds, value, strict=True)))
+    if isinstance(kind, types.UnionType):
+        if value is None:
+            return None
+        return _build(next(k for k in typing.get_args(kind) if k is not types.NoneType), value, where)
+    if issubclass(kind, StrEnum):
+        if value not in list(kind):
+            raise TrainingError(f"{where} is {value!r}; it can be {', '.join(kind)}.")
+        return kind(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
+        raise TrainingError(f"{where} must be of type {kind.__name__}.")
+    return value

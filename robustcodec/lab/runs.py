@@ -1,0 +1,156 @@
+"""A run folder: what the run was asked to do, its state, and its log.
+
+run.json            settings, written once
+state.safetensors   weights, their average, the optimiser's moments; the step count as metadata; replaced atomically
+log.jsonl           a JSON object per line; lines beyond the state's step are dropped on resuming
+"""
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from robustcodec.errors import TrainingError
+from robustcodec.lab.recipe import Recipe
+
+_SETTINGS, _STATE, _LOG = "run.json", "state.safetensors", "log.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a run was asked to do. Paths are as given; `parent` names what it began with."""
+
+    recipe: Recipe
+    data: str
+    validation: str | None
+    parent: str
+    threads: int
+    """CPU threads of torch: another number may sum in another order and so give other weights."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a run stands after `step` steps. Tensors are on the CPU."""
+
+    step: int
+    seconds: float
+    """Seconds of training so far."""
+    weights: dict[str, Tensor]
+    average: dict[str, Tensor]
+    moments: dict[str, dict[str, Tensor]]
+    """Adam's state by parameter name: step, exp_avg, exp_avg_sq."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder on disk."""
+
+    folder: Path
+
+    @property
+    def exists(self) -> bool:
+        """Whether settings have been written here."""
+        return (self.folder / _SETTINGS).is_file()
+
+    def create(self, settings: Settings, state: State) -> None:
+        """Make the folder and write its first state and, when that stands, its settings."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.save(state)
+            document = {**dataclasses.asdict(settings), "recipe": json.loads(settings.recipe.to_json())}
+            _replace(self.folder / _SETTINGS, (json.dumps(document, indent=2) + "\n").encode())
+        except OSError as error:
+            raise TrainingError(f"The run folder {self.folder} cannot be written: {error.strerror}.") from error
+
+    def settings(self) -> Settings:
+        """Read the settings."""
+        try:
+            document = json.loads((self.folder / _SETTINGS).read_text(encoding="utf-8"))
+            recipe = Recipe.from_json(json.dumps(document.pop("recipe")))
+            return Settings(recipe=recipe, **document)
+        except FileNotFoundError as error:
+            raise TrainingError(f"{self.folder} is not a run folder: it has no {_SETTINGS}.") from error
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise TrainingError(f"{self.folder / _SETTINGS} cannot be read: {error}.") from error
+
+    def save(self, state: State) -> None:
+        """Replace the state: either the old or the new one is on disk, whenever the process dies."""
+        tensors = {f"weights.{name}": tensor for name, tensor in state.weights.items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in state.average.items()}
+        for name, moments in state.moments.items():
+            tensors |= {f"moments.{name}.{key}": tensor for key, tensor in moments.items()}
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        metadata = {"step": str(state.step), "seconds": repr(state.seconds)}
+        try:
+            _replace(self.folder / _STATE, save(tensors, metadata))
+        except OSError as error:
+            raise TrainingError(f"The state of {self.folder} cannot be written: {error.strerror}.") from error
+
+    def load(self) -> State | None:
+        """Read the state; None before the first was written."""
+        path = self.folder / _STATE
+        if not path.is_file():
+            return None
+        weights: dict[str, Tensor] = {}
+        average: dict[str, Tensor] = {}
+        moments: dict[str, dict[str, Tensor]] = {}
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata()
+                for key in file.keys():  # noqa: SIM118 (not a mapping)
+                    kind, _, name = key.partition(".")
+                    tensor = file.get_tensor(key)
+                    if kind == "moments":
+                        name, _, moment = name.rpartition(".")
+                        moments.setdefault(name, {})[moment] = tensor
+                    else:
+                        {"weights": weights, "average": average}[kind][name] = tensor
+            return State(int(metadata["step"]), float(metadata["seconds"]), weights, average, moments)
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise TrainingError(f"{path} is damaged ({error}); delete it to begin this run again.") from error
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append a line to the log."""
+        with (self.folder / _LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, allow_nan=False) + "\n")
+
+    def records(self) -> list[dict[str, Any]]:
+        """Read the log."""
+        path = self.folder / _LOG
+        if not path.is_file():
+            return []
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        # a line without its end was cut off by a kill
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def rewind_log(self, step: int) -> None:
+        """Drop what was logged beyond `step`, which a resumed run logs again."""
+        kept = [record for record in self.records() if record["step"] <= step]
+        _replace(self.folder / _LOG, "".join(json.dumps(record) + "\n" for record in kept).encode())
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file so that a kill at any moment leaves the old or the new content under its name."""
+    temporary = path.with_name(f".{path.name}.new")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def cpu_copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors to the CPU."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+def default_device() -> torch.device:
+    """Choose the GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

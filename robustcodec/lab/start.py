@@ -1,0 +1,84 @@
+"""The start of training: an orthonormal transform measured on pictures, instead of random kernels.
+
+Each 5x5 stride-2 convolution starts as an orthonormal transform of 2x2 blocks of its input, the principal
+components of the features that arrive there, with the strongest kept where channels run out; synthesis starts as
+its transpose; GDN starts near the identity. Four such stages make the Karhunen-Loève transform of 16x16 blocks
+within what the first stages keep, so the network is a working transform codec before its first step.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from robustcodec.lab.entropy_models import SCALE_MIN
+from robustcodec.lab.networks import Gdn, Hyper
+
+LATENT_GAIN = 8.0
+"""Latents per unit of an orthonormal transform of pictures in [0, 1]; sets how fine the start quantises."""
+
+_GDN_DIAGONAL = 1e-3
+_GDN_OTHERS = 1e-5
+_UNUSED_WEIGHT = 0.02
+_SCALE_WEIGHT = 0.1
+
+
+@torch.no_grad()
+def orthonormal_start(network: Hyper, crops: Tensor, generator: torch.Generator, gain: float = LATENT_GAIN) -> None:
+    """Set the transforms of `network` from `crops` (B, 3, H, W) in [0, 1], H and W multiples of 16."""
+    for module in network.modules():
+        if isinstance(module, Gdn):
+            channels = module.beta.shape[0]
+            gamma = torch.full((channels, channels), _GDN_OTHERS)
+            gamma.fill_diagonal_(_GDN_DIAGONAL)
+            module.set_parameters(torch.ones(channels), gamma)
+    means = crops.mean((0, 2, 3))
+    features = crops - means[:, None, None]
+    down = [layer for layer in network.g_a if isinstance(layer, nn.Conv2d)]
+    up = [layer for layer in network.g_s if isinstance(layer, nn.ConvTranspose2d)]
+    for analysis, synthesis in zip(down, reversed(up), strict=True):
+        blocks = _blocks(features)
+        basis = _principal_components(blocks, analysis.out_channels)
+        _set_analysis(analysis, basis, generator)
+        _set_synthesis(synthesis, basis)
+        features = torch.einsum("kc,bchw->bkhw", basis, blocks)
+    first, last = down[0], down[-1]
+    assert first.bias is not None and last.bias is not None and up[-1].bias is not None
+    first.bias.copy_(-torch.einsum("ocyx,c->o", first.weight, means))
+    up[-1].bias.copy_(means)
+    last.weight.mul_(gain)
+    up[0].weight.div_(gain)
+    # scales begin at what each latent channel really has: far too small ones would cost thousands of bits each
+    scales = network.h_s[-2]
+    assert isinstance(scales, nn.Conv2d) and scales.bias is not None
+    scales.weight.mul_(_SCALE_WEIGHT)
+    scales.bias.copy_(network.analyse(crops[:32]).std((0, 2, 3)).clamp(min=SCALE_MIN))
+
+
+def _blocks(features: Tensor) -> Tensor:
+    """Stack the 2x2 blocks of (B, C, H, W) as channels: (B, 4C, H/2, W/2), channel index c*4 + 2*row + column."""
+    return torch.pixel_unshuffle(features, 2)
+
+
+def _principal_components(blocks: Tensor, count: int) -> Tensor:
+    """Orthonormal rows (min(count, C), C): the directions of largest variance of (B, C, H, W)."""
+    samples = blocks.transpose(0, 1).flatten(1).double()
+    samples = samples - samples.mean(1, keepdim=True)
+    _, vectors = torch.linalg.eigh(samples @ samples.T)
+    return vectors.flip(1)[:, :count].T.float()
+
+
+def _set_analysis(layer: nn.Conv2d, basis: Tensor, generator: torch.Generator) -> None:
+    """Put the basis into taps 2..3 of each kernel; channels beyond it start small and random."""
+    kept, inputs = basis.shape[0], basis.shape[1] // 4
+    nn.init.normal_(layer.weight, std=_UNUSED_WEIGHT, generator=generator)
+    assert layer.bias is not None
+    layer.bias.zero_()
+    layer.weight[:kept] = 0
+    layer.weight[:kept, :inputs, 2:4, 2:4] = basis.reshape(kept, inputs, 2, 2)
+
+
+def _set_synthesis(layer: nn.ConvTranspose2d, basis: Tensor) -> None:
+    kept, outputs = basis.shape[0], basis.shape[1] // 4
+    layer.weight.zero_()
+    assert layer.bias is not None
+    layer.bias.zero_()
+    layer.weight[:kept, :outputs, 2:4, 2:4] = basis.reshape(kept, outputs, 2, 2)

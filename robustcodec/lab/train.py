@@ -1,0 +1,100 @@
+"""`robustcodec train`: gather data and weights, then run the loop on a new or an interrupted run."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from robustcodec.errors import TrainingError
+from robustcodec.lab.checkpoints import fill, load_weights
+from robustcodec.lab.data import Pool, centre_crops, picture_files, read_pictures
+from robustcodec.lab.losses import rate_distortion
+from robustcodec.lab.networks import Hyper
+from robustcodec.lab.recipe import Recipe
+from robustcodec.lab.runs import Run, Settings, State, cpu_copy, default_device
+from robustcodec.lab.start import orthonormal_start
+from robustcodec.lab.training import Report, fit, seconds_per_step
+
+VALIDATION_CROP = 256
+_START_CROPS, _START_CROP = 256, 128
+_HELD_OUT_ONE_IN = 25
+_HELD_OUT_MOST = 48
+
+Announce = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A new run as it was asked for. `hours` replaces the recipe's number of steps by what fits into them."""
+
+    recipe: Recipe
+    data: Path
+    validation: Path | None = None
+    init: Path | None = None
+    hours: float | None = None
+
+
+def train(run: Run, order: Order | None, report: Report, announce: Announce) -> None:
+    """Train to the end of the recipe: a new run if there is an order, else the interrupted one in the folder."""
+    if order is None:
+        settings = run.settings()
+    elif run.exists:
+        raise TrainingError(
+            f"{run.folder} already holds a run; give the folder alone to resume it, or choose another folder."
+        )
+    else:
+        settings = Settings(
+            recipe=order.recipe,
+            data=str(order.data),
+            validation=None if order.validation is None else str(order.validation),
+            parent="orthonormal start" if order.init is None else str(order.init),
+            threads=torch.get_num_threads(),
+        )
+    torch.set_num_threads(settings.threads)
+    pool, crops = _load_pictures(settings, announce)
+    network = Hyper(*settings.recipe.channels)
+    if order is not None:
+        settings = _begin(run, settings, order, network, pool, announce)
+    state = run.load()
+    if state is None:
+        raise TrainingError(f"{run.folder} has settings but no state; delete it and begin again.")
+    fit(run, settings.recipe, state, network.to(default_device()), rate_distortion, pool, crops, report)
+
+
+def _begin(run: Run, settings: Settings, order: Order, network: Hyper, pool: Pool, announce: Announce) -> Settings:
+    """Set the first weights, turn hours into steps, and write the run's settings and first state."""
+    recipe = settings.recipe
+    if order.init is None:
+        announce("measuring the orthonormal start")
+        generator = torch.Generator().manual_seed(recipe.seed)
+        crops = pool.draw(_START_CROPS, _START_CROP, generator)
+        orthonormal_start(network, crops.cpu(), generator)
+    else:
+        fill(network, load_weights(order.init), str(order.init))
+    if order.hours is not None:
+        seconds = seconds_per_step(recipe, network.to(default_device()), rate_distortion, pool)
+        recipe = dataclasses.replace(recipe, steps=max(1, round(order.hours * 3600 / seconds)))
+        announce(f"{seconds:.3f} s a step: {recipe.steps} steps in {order.hours:g} hours")
+    settings = dataclasses.replace(settings, recipe=recipe)
+    weights = network.state_dict()
+    run.create(settings, State(0, 0.0, cpu_copy(weights), cpu_copy(weights), {}))
+    return settings
+
+
+def _load_pictures(settings: Settings, announce: Announce) -> tuple[Pool, Tensor]:
+    """Give the training pool and the validation crops; without a validation folder some pictures are held out."""
+    files = picture_files(Path(settings.data))
+    if settings.validation is None:
+        every = max(_HELD_OUT_ONE_IN, len(files) // _HELD_OUT_MOST)
+        held_out = files[::every]
+        files = [file for index, file in enumerate(files) if index % every] or files
+    else:
+        held_out = picture_files(Path(settings.validation))
+    announce(f"reading {len(files)} pictures for training, {len(held_out)} for validation")
+    pool = Pool.of(read_pictures(files), max(phase.crop for phase in settings.recipe.phases), default_device())
+    pictures = read_pictures(held_out)
+    side = min(min(picture.shape[:2]) for picture in pictures) // 64 * 64
+    return pool, centre_crops(pictures, max(64, min(VALIDATION_CROP, side)))

@@ -1,0 +1,210 @@
+"""The training loop: one loop for every loss, resumable at any step.
+
+Everything random in step k comes from a generator seeded with (seed, k), so a run's random state and sampler
+position are its step count, and a run that was killed and resumed ends with the same weights.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robustcodec.errors import TrainingError
+from robustcodec.lab.data import Pool
+from robustcodec.lab.losses import Batch, Loss, draw_qualities
+from robustcodec.lab.networks import Hyper, round_straight_through
+from robustcodec.lab.recipe import Phase, Precision, Recipe, Trained
+from robustcodec.lab.runs import Run, State, cpu_copy
+from robustcodec.rate import high_rate_step, score
+
+_LOG_EVERY = 50
+_SAVE_SECONDS = 240.0
+_SEED_STRIDE = 1_000_003
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a running training reports every few steps."""
+
+    step: int
+    steps: int
+    seconds_left: float
+    figures: dict[str, float]
+
+
+Report = Callable[[Progress], None]
+
+
+def fit(
+    run: Run,
+    recipe: Recipe,
+    state: State,
+    network: Hyper,
+    loss: Loss,
+    pool: Pool,
+    validation: Tensor,
+    report: Report,
+) -> None:
+    """Train `network` in place from `state` to the end of the recipe.
+
+    The network and the pool are on the device that trains. Afterwards the run's state on disk holds the final
+    weights and their average.
+    """
+    device = next(network.parameters()).device
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = copy.deepcopy(network).requires_grad_(False)
+    optimiser = torch.optim.Adam(network.parameters(), betas=(0.9, 0.99), fused=True)
+    _restore(state, network, average, optimiser)
+    run.rewind_log(state.step)
+    done, spent = state.step, state.seconds
+    validate_at = {round(recipe.steps * (i + 1) / recipe.validations) for i in range(recipe.validations)}
+    began = saved = time.monotonic()
+    sums: dict[str, Tensor] = {}
+    since = 0
+    for step in range(done + 1, recipe.steps + 1):
+        phase, rate = recipe.at(step)
+        _select(network, phase.trained)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        batch = draw_batch(recipe, phase, step, pool, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision is Precision.BFLOAT16):
+            terms = loss(network, batch)
+        optimiser.zero_grad(set_to_none=True)
+        terms.loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.clip, foreach=True)
+        optimiser.step()
+        _update_average(average, network, step, recipe)
+        for name, value in {**terms.figures, "gradient": norm}.items():
+            sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach()
+        since += 1
+        if step % _LOG_EVERY == 0 or step == recipe.steps:
+            figures = {name: float(value) / since for name, value in sums.items()}
+            sums, since = {}, 0
+            if not all(map(math.isfinite, figures.values())):
+                raise TrainingError(
+                    f"Training diverged before step {step}; the state of an earlier step is kept in {run.folder}. "
+                    "Resume with a smaller learning rate."
+                )
+            seconds = spent + time.monotonic() - began
+            run.log({"step": step, "seconds": round(seconds, 2), "rate": rate, **figures})
+            left = (time.monotonic() - began) / (step - done) * (recipe.steps - step)
+            report(Progress(step, recipe.steps, left, figures))
+        if step in validate_at:
+            figures = validate(average, validation, recipe)
+            run.log({"step": step, "pixels": pixels_seen(recipe, step), **figures})
+            report(Progress(step, recipe.steps, 0.0, figures))
+        if step == recipe.steps or time.monotonic() - saved > _SAVE_SECONDS:
+            if not all(bool(torch.isfinite(p).all()) for p in network.parameters()):
+                raise TrainingError(f"Training diverged before step {step}; an earlier state is in {run.folder}.")
+            run.save(_state(step, spent + time.monotonic() - began, network, average, optimiser))
+            saved = time.monotonic()
+
+
+def draw_batch(recipe: Recipe, phase: Phase, step: int, pool: Pool, device: torch.device) -> Batch:
+    """Draw the batch of a step, which depends on the recipe's seed and the step alone."""
+    generator = torch.Generator().manual_seed(recipe.seed * _SEED_STRIDE + step)
+    x = pool.draw(phase.batch, phase.crop, generator).contiguous(memory_format=torch.channels_last)
+    quality_step, lagrangian = draw_qualities(recipe, phase.batch, generator)
+    return Batch(x, quality_step.to(device), lagrangian.to(device), generator, phase.rounding)
+
+
+def seconds_per_step(recipe: Recipe, network: Hyper, loss: Loss, pool: Pool, budget: float = 40.0) -> float:
+    """Measure a step on a copy of the network, averaged over the recipe's phases by their shares."""
+    device = next(network.parameters()).device
+    trial = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = copy.deepcopy(trial).requires_grad_(False)
+    optimiser = torch.optim.Adam(trial.parameters(), fused=True)
+    mean = 0.0
+    for phase in recipe.phases:
+        _select(trial, phase.trained)
+        deadline = time.monotonic() + budget * phase.share
+        times: list[float] = []
+        while len(times) < 3 or time.monotonic() < deadline:
+            began = time.monotonic()
+            batch = draw_batch(recipe, phase, 1, pool, device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision is Precision.BFLOAT16):
+                terms = loss(trial, batch)
+            optimiser.zero_grad(set_to_none=True)
+            terms.loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.param_groups[0]["lr"] = 0.0
+            optimiser.step()
+            _update_average(average, trial, 1, recipe)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.monotonic() - began)
+        mean += phase.share * sorted(times)[len(times) // 2]
+    return mean
+
+
+@torch.no_grad()
+def validate(network: Hyper, crops: Tensor, recipe: Recipe) -> dict[str, float]:
+    """Measure J on crops with rounded latents, by the entropy model's estimate, at the quality that is reported.
+
+    That quality is 4 where the recipe covers it, else its lowest.
+    """
+    network.entropy_bottleneck.set_quantiles()
+    device = next(network.parameters()).device
+    quality = 4.0 if recipe.quality_low <= 4 <= recipe.quality_high else recipe.quality_low
+    bits: list[float] = []
+    decibels: list[float] = []
+    for crop in crops.split(4):
+        x = crop.to(device).contiguous(memory_format=torch.channels_last)
+        step = torch.full((x.shape[0],), high_rate_step(quality), device=device)
+        coded = network(x, step, round_straight_through, round_straight_through)
+        shown = (coded.x_hat * 255).round().clamp(0, 255)
+        mse = (shown - x * 255).square().mean((1, 2, 3))
+        decibels += (10 * torch.log10(255**2 / mse)).tolist()
+        bits += (coded.bits / (x.shape[2] * x.shape[3])).tolist()
+    bpp, psnr = sum(bits) / len(bits), sum(decibels) / len(decibels)
+    return {"validation_bpp": bpp, "validation_psnr": psnr, "validation_J": score(bpp, psnr, quality)}
+
+
+def pixels_seen(recipe: Recipe, step: int) -> int:
+    """Training pixels up to and including a step."""
+    total, begin = 0, 0
+    for phase, end in zip(recipe.phases, recipe.ends(), strict=True):
+        total += max(0, min(step, end) - begin) * phase.batch * phase.crop**2
+        begin = end
+    return total
+
+
+def _select(network: Hyper, trained: Trained) -> None:
+    """Let gradients flow to the parameters that a phase trains, and to no others."""
+    frozen = {Trained.ALL: (), Trained.ENTROPY: ("g_a.", "g_s."), Trained.DECODER: ("g_a.", "h_a.")}[trained]
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(not name.startswith(frozen) if frozen else True)
+
+
+@torch.no_grad()
+def _update_average(average: Hyper, network: Hyper, step: int, recipe: Recipe) -> None:
+    """Exponential moving average whose memory is a share of the steps done so far."""
+    weight = min(1.0, 1.0 / (1.0 + recipe.average_horizon * step))
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), weight)
+
+
+def _state(step: int, seconds: float, network: Hyper, average: Hyper, optimiser: torch.optim.Adam) -> State:
+    moments = {
+        name: cpu_copy(optimiser.state[parameter])
+        for name, parameter in network.named_parameters()
+        if parameter in optimiser.state
+    }
+    return State(step, seconds, cpu_copy(network.state_dict()), cpu_copy(average.state_dict()), moments)
+
+
+def _restore(state: State, network: Hyper, average: Hyper, optimiser: torch.optim.Adam) -> None:
+    network.load_state_dict(state.weights)
+    average.load_state_dict(state.average)
+    for name, parameter in network.named_parameters():
+        if name in state.moments:
+            # step counts stay on the CPU for CPU parameters and move along for the GPU's fused Adam
+            optimiser.state[parameter] = {
+                key: tensor.to(parameter.device) for key, tensor in state.moments[name].items()
+            }
+            for key in ("exp_avg", "exp_avg_sq"):
+                moment = optimiser.state[parameter][key]
+                if moment.dim() == 4:
+                    optimiser.state[parameter][key] = moment.contiguous(memory_format=torch.channels_last)

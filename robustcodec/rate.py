@@ -1,0 +1,74 @@
+"""Quality, its Lagrangian and its quantisation step, and the targets that a caller may ask for."""
+
+import math
+from dataclasses import dataclass
+
+from robustcodec.errors import UsageError
+
+LAMBDAS = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483)
+"""Lagrangians of qualities 1 to 6 (CompressAI's): loss = bits per pixel + lambda * 255^2 * MSE, MSE on [0, 1]."""
+
+LOWEST, HIGHEST = 1.0, float(len(LAMBDAS))
+"""The range of qualities."""
+
+STEP_UNIT = 1024
+"""A file stores the quantisation step as an integer R; the step is R / 1024."""
+
+STEP_MIN, STEP_MAX = 8, 65535
+"""The range of R."""
+
+
+def lagrangian(quality: float) -> float:
+    """Lambda of a quality in 1..6; between whole qualities it is interpolated on a logarithmic scale."""
+    if not LOWEST <= quality <= HIGHEST:
+        raise UsageError(
+            f"Quality {quality:g} is out of range: it is a number from {LOWEST:g} to {HIGHEST:g} here; "
+            "to ask for a size or a fidelity, use a target in bits per pixel, bytes or decibels."
+        )
+    below = min(int(quality), len(LAMBDAS) - 1)
+    low, high = math.log(LAMBDAS[below - 1]), math.log(LAMBDAS[below])
+    return math.exp(low + (high - low) * (quality - below))
+
+
+def high_rate_step(quality: float, anchor: float = 4.0) -> float:
+    """Step that suits a quality when the network was trained at `anchor` with step 1.
+
+    At high rate distortion is step^2 / 12 per coefficient, so the best step goes with lambda^(-1/2).
+    """
+    return math.sqrt(lagrangian(anchor) / lagrangian(quality))
+
+
+def score(bits_per_pixel: float, psnr: float, quality: float = 4.0) -> float:
+    """J = bpp + lambda * 255^2 * 10^(-P/10), the Lagrangian cost by which models are compared; less is better."""
+    return bits_per_pixel + lagrangian(quality) * 255**2 * 10 ** (-psnr / 10)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Code at a quality from 1 to 6."""
+
+    value: float
+
+
+@dataclass(frozen=True)
+class BitsPerPixel:
+    """Code in at most `value` bits per pixel of the picture, the whole file counted."""
+
+    value: float
+
+
+@dataclass(frozen=True)
+class FileSize:
+    """Code in at most `size` bytes, the whole file counted."""
+
+    size: int
+
+
+@dataclass(frozen=True)
+class Psnr:
+    """Code at a PSNR of `decibels`, measured on 8-bit RGB."""
+
+    decibels: float
+
+
+Target = Quality | BitsPerPixel | FileSize | Psnr
