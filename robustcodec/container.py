@@ -202,7 +202,7 @@ class File:
 
     @property
     def sections(self) -> dict[str, int]:
-        """Bytes of the header and of each chunk with its framing, in file order; their sum is the file size."""
+        """Bytes of header and chunks with their framing, in the order of the file; the sum is its size."""
         sizes = {"header": len(_header_bytes(self.header))}
         for index, chunk in enumerate(self.chunks):
             name = _name(chunk.type)
@@ -370,7 +370,7 @@ def _check_chunks(header: Header, chunks: Sequence[tuple[int, int]]) -> None:
         ("metadata", header.metadata, not _METADATA_TYPES.isdisjoint(types)),
     ):
         if said != found:
-            raise ValueError(f"the {flag} flag is {said} but that is {found} of the chunks")
+            raise ValueError(f"the {flag} flag of the header disagrees with the chunks")
 
 
 def _header_bytes(header: Header) -> bytes:
