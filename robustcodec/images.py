@@ -1,0 +1,365 @@
+"""Pictures in and out of image files: the one module that imports Pillow.
+
+Everything here works on bytes. Only the formats of `FORMATS` are opened, each by its own Pillow class, so
+that no other of Pillow's parsers ever sees the data and its process-wide pixel limit is not in the way.
+"""
+
+import re
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, TypeAlias
+
+import numpy as np
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from robustcodec.errors import ImageError, LimitExceeded, OutputError, RobustcodecError
+
+Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
+
+_OPENERS: dict[str, tuple[re.Pattern[bytes], type[ImageFile.ImageFile]]] = {
+    "PNG": (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
+    "JPEG": (re.compile(rb"\xff\xd8\xff"), JpegImagePlugin.JpegImageFile),
+    "WebP": (re.compile(rb"RIFF....WEBP", re.DOTALL), WebPImagePlugin.WebPImageFile),
+    "AVIF": (re.compile(rb"....ftyp(avif|avis|mif1|msf1)", re.DOTALL), AvifImagePlugin.AvifImageFile),
+    "TIFF": (re.compile(rb"II[*+]\x00|MM\x00[*+]"), TiffImagePlugin.TiffImageFile),
+    "BMP": (re.compile(rb"BM"), BmpImagePlugin.BmpImageFile),
+    "PPM": (re.compile(rb"P[1-6]\s"), PpmImagePlugin.PpmImageFile),
+    "GIF": (re.compile(rb"GIF8[79]a"), GifImagePlugin.GifImageFile),
+}
+FORMATS = tuple(_OPENERS)
+
+_ORIENTATION = 0x0112
+_EXIF_PREFIX = b"Exif\x00\x00"
+# What a TIFF page says about the picture, as against how its own file stores the samples.
+_DESCRIPTIVE_TAGS = (270, 271, 272, 282, 283, 296, 305, 306, 315, 33432)
+_DESCRIPTIVE_GROUPS = (0x8769, 0x8825)  # the EXIF and GPS directories
+
+_TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+
+_BAND_PIXELS = 1 << 20  # converting a band of rows at a time keeps the peak at Pillow's copy plus ours
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Picture:
+    """An upright 8-bit RGB picture and what travels with it.
+
+    `pixels` is uint8 (height, width, 3). `icc` is an RGB colour profile, `exif` a TIFF structure (without the
+    `Exif` prefix) whose orientation is 1, `xmp` a packet. `notes` say what reading had to leave out, for the
+    caller to show.
+    """
+
+    pixels: Pixels
+    icc: bytes | None = None
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 3 or self.pixels.shape[2] != 3:
+            raise ValueError(f"pixels must be uint8 (H, W, 3), not {self.pixels.dtype} {self.pixels.shape}")
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        """Number of rows."""
+        return int(self.pixels.shape[0])
+
+
+def allow_pixels(max_pixels: int) -> None:
+    """Raise Pillow's limit, which is global to the process, to `max_pixels`.
+
+    For programs only: in a library that limit belongs to the host. Without it WebP, tiled TIFF and GIF
+    pictures above Pillow's own limit are refused even where `read_picture` allows more.
+    """
+    Image.MAX_IMAGE_PIXELS = max_pixels
+
+
+def read_picture(data: bytes, max_pixels: int) -> Picture:
+    """Decode an image file (one of `FORMATS`) to an upright 8-bit RGB picture.
+
+    Grey, palette, 1-bit and CMYK pictures become RGB; of an animation the first frame is taken, with a note.
+    Raises ImageError for data that is no such file, is damaged, or has transparency or more than 8 bits per
+    sample, and LimitExceeded before decoding more than `max_pixels`.
+    """
+    kind, opener = _recognise(data)
+    notes = []
+    with _pillow_errors(f"the {kind} picture is damaged"):
+        image = opener(BytesIO(data))
+        _check(kind, image, max_pixels)
+        if kind == "TIFF" and _is_cut(data):
+            raise ImageError("the TIFF picture is damaged (its tags point beyond the end of the file)")
+        if getattr(image, "is_animated", False):
+            notes.append("only the first of several frames or pages was used")
+        image.seek(0)
+        image.load()
+        pixels = np.empty((image.height, image.width, 3), np.uint8)
+        for rows, band in _bands(image):
+            pixels[rows] = _rgb(band)
+
+    icc = image.info.get("icc_profile") or None
+    if icc and not _fits_rgb(icc):
+        icc = None
+        notes.append("its colour profile is not for RGB and was left out")
+    raw_exif = _exif_of_tiff(image) if kind == "TIFF" else image.info.get("exif") or b""
+    exif, orientation, damaged = _upright_exif(raw_exif)
+    if damaged:
+        notes.append("its EXIF data is damaged and was left out")
+    return Picture(
+        pixels=_turn(pixels, orientation),
+        icc=icc,
+        exif=exif or None,
+        xmp=_upright_xmp(image.info.get("xmp") or b"") or None,
+        notes=tuple(notes),
+    )
+
+
+def write_picture(picture: Picture, format: str) -> bytes:
+    """Encode `picture` as PNG, JPEG, WebP, AVIF, TIFF, BMP or PPM.
+
+    PNG, WebP, TIFF, BMP and PPM keep every pixel; JPEG and AVIF are written at quality 95 without chroma
+    subsampling. BMP and PPM cannot carry metadata, which is dropped. Raises OutputError when the format
+    cannot hold the picture or its metadata.
+    """
+    image = Image.fromarray(picture.pixels)
+    out = BytesIO()
+    with _pillow_errors(f"the picture cannot be written as {format}", OutputError):
+        image.save(out, format.upper(), **_WRITERS[format](picture))
+    return out.getvalue()
+
+
+def _recognise(data: bytes) -> tuple[str, type[ImageFile.ImageFile]]:
+    for kind, (magic, opener) in _OPENERS.items():
+        if magic.match(data):
+            return kind, opener
+    if not data:
+        raise ImageError("the file is empty")
+    if data.startswith(b"\x8bRB\n"):
+        raise ImageError("this is a robustcodec file already; decode reads it")
+    raise ImageError(f"this is no picture in a known format ({', '.join(FORMATS)}); convert it to PNG")
+
+
+@contextmanager
+def _pillow_errors(sentence: str, kind: type[RobustcodecError] = ImageError) -> Iterator[None]:
+    """Turn whatever Pillow raises on hostile data into one of our errors.
+
+    Its parsers raise OSError, SyntaxError, struct.error, IndexError and many more; none of them may get out.
+    """
+    try:
+        yield
+    except RobustcodecError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise LimitExceeded("the picture has more pixels than Pillow's MAX_IMAGE_PIXELS allows") from error
+    except MemoryError as error:
+        raise LimitExceeded("the picture needs more memory than this machine gives") from error
+    except Exception as error:
+        raise kind(f"{sentence} ({str(error).rstrip('.') or type(error).__name__})") from error
+
+
+def _check(kind: str, image: ImageFile.ImageFile, max_pixels: int) -> None:
+    """Refuse from the header alone, before the pixels are decoded."""
+    if image.width * image.height > max_pixels:
+        raise LimitExceeded(
+            f"the picture has {image.width} x {image.height} pixels, more than the limit of {max_pixels}; "
+            "raise the limit to read it"
+        )
+    if _is_deep(kind, image):
+        raise ImageError(
+            "the picture has more than 8 bits per sample, which is not supported yet; convert it to 8 bits"
+        )
+
+
+def _is_cut(tiff: bytes) -> bool:
+    """Whether a tag of the first page lies outside the file; Pillow only warns of that."""
+    order = "<" if tiff.startswith(b"II") else ">"
+    (version, directory) = struct.unpack_from(f"{order}HI", tiff, 2)
+    if version != 42:
+        return False  # the 64-bit variant is left to Pillow
+    (count,) = struct.unpack_from(f"{order}H", tiff, directory)
+    for entry in range(directory + 2, directory + 2 + 12 * count, 12):
+        _, kind, length, offset = struct.unpack_from(f"{order}HHII", tiff, entry)
+        size = _TIFF_TYPE_BYTES.get(kind, 0) * length
+        if size > 4 and offset + size > len(tiff):
+            return True
+    return False
+
+
+def _is_deep(kind: str, image: ImageFile.ImageFile) -> bool:
+    """Whether a sample has more than 8 bits; Pillow cuts most of these to 8 without a word."""
+    if image.mode.startswith(("I", "F")):
+        return True
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits: tuple[int, ...] = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+        return max(bits) > 8
+    codec, arguments = (image.tile[0][0], image.tile[0][3]) if image.tile else ("", ())
+    if kind == "PNG":
+        return str(arguments).endswith(";16B")
+    return kind == "PPM" and codec.startswith("ppm") and isinstance(arguments, tuple) and arguments[-1] > 255
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    step = max(1, _BAND_PIXELS // image.width)
+    for top in range(0, image.height, step):
+        bottom = min(top + step, image.height)
+        yield slice(top, bottom), image.crop((0, top, image.width, bottom))
+
+
+def _rgb(band: Image.Image) -> Pixels:
+    if not band.has_transparency_data:
+        return np.asarray(band.convert("RGB"))
+    rgba = np.asarray(band.convert("RGBA"))
+    if rgba[..., 3].min() < 255:
+        raise ImageError(
+            "the picture has transparent parts, which are not supported yet; flatten it onto a background"
+        )
+    return rgba[..., :3]
+
+
+def _fits_rgb(icc: bytes) -> bool:
+    return len(icc) >= 128 and icc[16:20] == b"RGB " and icc[36:40] == b"acsp"
+
+
+def _upright_exif(exif: bytes) -> tuple[bytes, int, bool]:
+    """The TIFF structure with its orientation set to 1, the orientation it had, and whether it is damaged.
+
+    Only that value is changed, so maker notes, which hold offsets, survive.
+    """
+    exif = exif.removeprefix(_EXIF_PREFIX)
+    if not exif:
+        return b"", 1, False
+    order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(exif[:4])
+    try:
+        if order is None:
+            return b"", 1, True
+        (directory,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, directory)
+        for entry in range(directory + 2, directory + 2 + 12 * count, 12):
+            tag, kind, length, value = struct.unpack_from(f"{order}HHIH", exif, entry)
+            if tag == _ORIENTATION:
+                if (kind, length) != (3, 1) or not 1 <= value <= 8:
+                    return b"", 1, True
+                upright = struct.pack(f"{order}H", 1)
+                return exif[: entry + 8] + upright + exif[entry + 10 :], value, False
+    except struct.error:
+        return b"", 1, True
+    return exif, 1, False
+
+
+def _upright_xmp(xmp: bytes | str) -> bytes:
+    """The packet with any orientation it repeats set to 1, since the pixels are upright now."""
+    xmp = xmp.encode() if isinstance(xmp, str) else bytes(xmp)
+    return re.sub(rb"(tiff:Orientation(?:\s*=\s*[\"']|>)\s*)[2-8]", rb"\g<1>1", xmp)
+
+
+def _turn(pixels: Pixels, orientation: int) -> Pixels:
+    """Undo an EXIF orientation: 2 to 4 mirror and turn, 5 to 8 also swap the sides."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _descriptive(source: Image.Exif) -> Image.Exif:
+    kept = Image.Exif()
+    for tag in _DESCRIPTIVE_TAGS:
+        if tag in source:
+            kept[tag] = source[tag]
+    for group in _DESCRIPTIVE_GROUPS:
+        if entries := source.get_ifd(group):
+            kept.get_ifd(group).update(entries)
+            kept[group] = entries
+    return kept
+
+
+def _exif_of_tiff(image: ImageFile.ImageFile) -> bytes:
+    """What describes the picture among the tags of the page, which Pillow has turned upright already."""
+    try:
+        kept = _descriptive(image.getexif())
+        return kept.tobytes() if kept else b""
+    except Exception:  # as in _pillow_errors: anything may come out of hostile tags
+        return b"damaged"
+
+
+def _png_options(picture: Picture) -> dict[str, Any]:
+    texts = PngImagePlugin.PngInfo()
+    if picture.xmp:
+        texts.add_itxt("XML:com.adobe.xmp", picture.xmp.decode("utf-8", "replace"))
+    # Level 1 is several times faster than the default and costs a few percent.
+    return {"compress_level": 1, "icc_profile": picture.icc, "exif": picture.exif, "pnginfo": texts}
+
+
+def _jpeg_options(picture: Picture) -> dict[str, Any]:
+    return {
+        "quality": 95,
+        "subsampling": "4:4:4",
+        "icc_profile": picture.icc,
+        "exif": _EXIF_PREFIX + picture.exif if picture.exif else b"",
+        "xmp": picture.xmp,
+    }
+
+
+def _webp_options(picture: Picture) -> dict[str, Any]:
+    return {
+        "lossless": True,
+        "quality": 0,
+        "icc_profile": picture.icc,
+        "exif": picture.exif or b"",
+        "xmp": picture.xmp or b"",
+    }
+
+
+def _avif_options(picture: Picture) -> dict[str, Any]:
+    return {
+        "quality": 95,
+        "subsampling": "4:4:4",
+        "icc_profile": picture.icc,
+        "exif": picture.exif,
+        "xmp": picture.xmp,
+    }
+
+
+def _tiff_options(picture: Picture) -> dict[str, Any]:
+    tags = Image.Exif()
+    if picture.exif:
+        tags.load(_EXIF_PREFIX + picture.exif)
+        tags = _descriptive(tags)
+    if picture.xmp:
+        tags[TiffImagePlugin.XMP] = picture.xmp
+    return {"compression": "tiff_adobe_deflate", "icc_profile": picture.icc, "exif": tags}
+
+
+def _no_options(picture: Picture) -> dict[str, Any]:
+    return {}
+
+
+_WRITERS: dict[str, Callable[[Picture], dict[str, Any]]] = {
+    "PNG": _png_options,
+    "JPEG": _jpeg_options,
+    "WebP": _webp_options,
+    "AVIF": _avif_options,
+    "TIFF": _tiff_options,
+    "BMP": _no_options,
+    "PPM": _no_options,
+}
+WRITABLE_FORMATS = tuple(_WRITERS)

@@ -1,0 +1,329 @@
+import struct
+import zlib
+from io import BytesIO
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+
+from robustcodec.errors import ImageError, LimitExceeded, OutputError
+from robustcodec.images import WRITABLE_FORMATS, Picture, allow_pixels, read_picture, write_picture
+
+LIMIT = 10**6
+PIXELS = np.random.default_rng(1).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+SMOOTH = np.add.outer(np.arange(40) * 2, np.arange(56) * 2)[..., None].astype(np.uint8) + np.uint8([0, 9, 20])
+ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="1"/>'
+
+
+def exif(orientation: int = 1) -> bytes:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    tags[0x010F] = "a maker with a name"
+    tags[0x0132] = "2026:11:21 12:00:00"
+    return tags.tobytes().removeprefix(b"Exif\0\0")
+
+
+def save(image: Image.Image, format: str, **options: object) -> bytes:
+    out = BytesIO()
+    image.save(out, format, **options)
+    return out.getvalue()
+
+
+RGB = Image.fromarray(PIXELS)
+FULL = Picture(pixels=PIXELS, icc=ICC, exif=exif(), xmp=XMP)
+
+
+@pytest.mark.parametrize("format", WRITABLE_FORMATS)
+def test_written_pictures_are_read_back(format: str) -> None:
+    back = read_picture(write_picture(FULL, format), LIMIT)
+    if format in ("JPEG", "AVIF"):
+        lossy = read_picture(write_picture(Picture(pixels=SMOOTH), format), LIMIT)
+        assert np.abs(lossy.pixels.astype(int) - SMOOTH).max() <= 8
+    else:
+        assert np.array_equal(back.pixels, PIXELS)
+    if format in ("BMP", "PPM"):
+        assert (back.icc, back.exif, back.xmp) == (None, None, None)
+    else:
+        assert (back.icc, back.xmp) == (ICC, XMP)
+        tags = Image.Exif()
+        tags.load(back.exif)
+        assert tags[0x010F] == "a maker with a name"
+        assert tags.get(0x0112, 1) == 1
+    assert back.notes == ()
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WebP"])
+def test_exif_survives_byte_for_byte(format: str) -> None:
+    assert read_picture(write_picture(FULL, format), LIMIT).exif == exif()
+
+
+@pytest.mark.parametrize("format", WRITABLE_FORMATS)
+@pytest.mark.parametrize("picture", [FULL, Picture(pixels=PIXELS)], ids=["metadata", "plain"])
+def test_truncated_files_are_refused(format: str, picture: Picture) -> None:
+    data = write_picture(picture, format)
+    for size in [*range(1, 40), *range(40, len(data) - 20, 211)]:
+        with pytest.raises(ImageError):
+            read_picture(data[:size], LIMIT)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\0", b"hello, world", b"%!PS-Adobe", b"\x8bRB\n and more", b"RIFF1234WAVE"]
+)
+def test_other_files_are_refused(data: bytes) -> None:
+    with pytest.raises(ImageError, match=r"empty|known format|robustcodec file"):
+        read_picture(data, LIMIT)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
+def test_orientation_is_applied_and_reset(format: str, orientation: int) -> None:
+    xmp = XMP.replace(b'"1"', b'"%d"' % orientation)
+    options = {"lossless": True} if format == "WEBP" else {"quality": 100} if format == "AVIF" else {}
+    if format == "PNG":
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
+    smooth = Image.fromarray(SMOOTH)
+    turned = Image.Exif()
+    turned.load(exif(orientation))
+    data = save(smooth, format, exif=turned, xmp=xmp, **options)
+    with Image.open(BytesIO(data)) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    picture = read_picture(data, LIMIT)
+    assert np.array_equal(picture.pixels, expected)
+    assert picture.pixels.shape[:2] == ((40, 56) if orientation < 5 else (56, 40))
+    tags = Image.Exif()
+    tags.load(picture.exif)
+    assert tags.get(0x0112, 1) == 1
+    assert tags[0x010F] == "a maker with a name"
+    if format != "TIFF":
+        assert picture.xmp == XMP
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_only_the_orientation_changes(order: str) -> None:
+    entries = struct.pack(f"{order}HHI4s", 0x010F, 2, 4, b"abc\0") + struct.pack(
+        f"{order}HHIHH", 0x0112, 3, 1, 6, 0xBEEF
+    )
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    block = magic + struct.pack(f"{order}IH", 8, 2) + entries + bytes(4) + b"maker note"
+    picture = read_picture(save(RGB, "PNG", exif=block), LIMIT)
+    position = block.index(entries) + 12 + 8
+    assert picture.exif == block[:position] + struct.pack(f"{order}H", 1) + block[position + 2 :]
+    assert np.array_equal(picture.pixels, np.rot90(PIXELS, -1))
+
+
+@pytest.mark.parametrize(
+    "block",
+    [b"nonsense", b"II*\0", b"II*\0\xff\xff\xff\xff", b"II*\0\x08\0\0\0\x05\0" + bytes(12), exif(9), exif(0)],
+)
+def test_damaged_exif_is_left_out_with_a_note(block: bytes) -> None:
+    picture = read_picture(save(RGB, "PNG", exif=block), LIMIT)
+    assert picture.exif is None
+    assert "EXIF" in picture.notes[0]
+    assert np.array_equal(picture.pixels, PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("image", "format"),
+    [
+        (RGB.convert("L"), "PNG"),
+        (RGB.convert("L"), "TIFF"),
+        (RGB.convert("1"), "PNG"),
+        (RGB.convert("1"), "BMP"),
+        (RGB.convert("1"), "TIFF"),
+        (RGB.convert("P", palette=Image.Palette.ADAPTIVE), "PNG"),
+        (RGB.convert("P", palette=Image.Palette.ADAPTIVE), "GIF"),
+        (RGB.convert("L"), "PPM"),
+        (RGB.convert("1"), "PPM"),
+        (RGB.convert("CMYK"), "TIFF"),
+        (RGB.convert("YCbCr"), "TIFF"),
+        (RGB.convert("RGBA"), "PNG"),
+        (RGB.convert("RGBA"), "TIFF"),
+        (RGB.convert("LA"), "PNG"),
+    ],
+)
+def test_other_kinds_become_rgb(image: Image.Image, format: str) -> None:
+    picture = read_picture(save(image, format), LIMIT)
+    assert np.array_equal(picture.pixels, np.asarray(image.convert("RGB")))
+
+
+def test_cmyk_jpeg_becomes_rgb() -> None:
+    picture = read_picture(save(Image.fromarray(SMOOTH).convert("CMYK"), "JPEG", quality=95), LIMIT)
+    assert np.abs(picture.pixels.astype(int) - SMOOTH).max() < 40
+    assert np.abs(picture.pixels.astype(int) - SMOOTH).mean() < 4
+
+
+def test_profiles_of_other_colour_spaces_are_left_out() -> None:
+    grey = ICC[:16] + b"GRAY" + ICC[20:]
+    for profile in (grey, b"short"):
+        picture = read_picture(save(RGB.convert("L"), "PNG", icc_profile=profile), LIMIT)
+        assert picture.icc is None
+        assert "colour profile" in picture.notes[0]
+
+
+def transparent() -> list[tuple[Image.Image, str, dict[str, object]]]:
+    rgba = RGB.convert("RGBA")
+    rgba.putpixel((55, 39), (1, 2, 3, 254))
+    grey = rgba.convert("LA")
+    palette = RGB.quantize(16)
+    used = palette.getpixel((0, 0))
+    return [
+        (rgba, "PNG", {}),
+        (rgba, "WEBP", {"lossless": True}),
+        (rgba, "AVIF", {"quality": 100}),
+        (rgba, "TIFF", {}),
+        (grey, "PNG", {}),
+        (palette, "PNG", {"transparency": used}),
+        (palette, "GIF", {"transparency": used}),
+        (RGB, "PNG", {"transparency": tuple(int(v) for v in PIXELS[3, 4])}),
+    ]
+
+
+@pytest.mark.parametrize(("image", "format", "options"), transparent())
+def test_transparency_is_refused(image: Image.Image, format: str, options: dict[str, object]) -> None:
+    with pytest.raises(ImageError, match="transparent"):
+        read_picture(save(image, format, **options), LIMIT)
+
+
+def png(width: int, height: int, depth: int, colour: int, data: bytes) -> bytes:
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(data))
+        + chunk(b"IEND", b"")
+    )
+
+
+def tiff_rgb16() -> bytes:
+    entries = [
+        (256, 3, 1, 1),
+        (257, 3, 1, 1),
+        (258, 3, 3, 122),
+        (262, 3, 1, 2),
+        (273, 4, 1, 128),
+        (277, 3, 1, 3),
+    ]
+    entries += [(278, 3, 1, 1), (279, 4, 1, 6)]
+    block = (
+        b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(struct.pack("<HHII", *e) for e in entries)
+    )
+    return block.ljust(122, b"\0") + struct.pack("<3H", 16, 16, 16) + bytes(6)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png(1, 1, 16, 2, bytes(7)),
+        png(1, 1, 16, 6, bytes(9)),
+        png(1, 1, 16, 4, bytes(5)),
+        png(1, 1, 16, 0, bytes(3)),
+        b"P6 1 1 65535\n" + bytes(6),
+        b"P6 1 1 256\n" + bytes(6),
+        b"P5 1 1 65535\n" + bytes(2),
+        b"P3 1 1 1000\n1 2 3\n",
+        tiff_rgb16(),
+        save(Image.new("F", (2, 2)), "TIFF"),
+        save(Image.new("I", (2, 2)), "TIFF"),
+    ],
+)
+def test_more_than_8_bits_are_refused(data: bytes) -> None:
+    with pytest.raises(ImageError, match="8 bits"):
+        read_picture(data, LIMIT)
+
+
+def test_animations_give_their_first_frame_and_a_note() -> None:
+    first, second = Image.new("RGB", (8, 8), (200, 0, 0)), Image.new("RGB", (8, 8), (0, 0, 200))
+    for format in ("GIF", "WEBP", "PNG", "TIFF", "AVIF"):
+        options = {"lossless": True} if format == "WEBP" else {"quality": 100} if format == "AVIF" else {}
+        picture = read_picture(save(first, format, save_all=True, append_images=[second], **options), LIMIT)
+        assert np.abs(picture.pixels.astype(int) - [200, 0, 0]).max() <= 2, format
+        assert "first" in picture.notes[0], format
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png(60000, 60000, 8, 2, b""),
+        png(2**31 - 1, 2**31 - 1, 8, 2, b""),
+        b"P6 60000 60000 255\n",
+        b"BM" + struct.pack("<IIIIiiHHIIiiII", 54, 0, 54, 40, 30000, 30000, 1, 24, 0, 0, 0, 0, 0, 0),
+        b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0) + b"," + bytes(20),
+        save(Image.new("L", (1001, 1000)), "WEBP"),
+        save(Image.new("L", (1001, 1000)), "PNG"),
+    ],
+    ids=["png", "png-huge", "ppm", "bmp", "gif", "webp", "real"],
+)
+def test_bombs_are_refused_before_decoding(data: bytes) -> None:
+    with pytest.raises((LimitExceeded, ImageError)) as caught:
+        read_picture(data, LIMIT)
+    if data[:3] != b"GIF":  # the made-up GIF may be called damaged first
+        assert isinstance(caught.value, LimitExceeded)
+
+
+def test_the_limit_is_inclusive() -> None:
+    data = save(RGB, "PNG")
+    assert read_picture(data, 40 * 56).width == 56
+    with pytest.raises(LimitExceeded, match="56 x 40 pixels, more than the limit of 2239"):
+        read_picture(data, 40 * 56 - 1)
+
+
+def test_the_limit_of_pillow_is_not_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert read_picture(save(RGB, "PNG"), LIMIT).height == 40
+    assert Image.MAX_IMAGE_PIXELS == 100
+    with pytest.raises(LimitExceeded):
+        read_picture(save(RGB, "WEBP", lossless=True), LIMIT)
+    allow_pixels(LIMIT)
+    assert read_picture(save(RGB, "WEBP", lossless=True), LIMIT).height == 40
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from([*WRITABLE_FORMATS, "GIF"]), st.data())
+def test_damage_gives_a_picture_or_one_of_our_errors(format: str, data: st.DataObject) -> None:
+    whole = bytearray(SAMPLES[format])
+    for _ in range(data.draw(st.integers(1, 6))):
+        whole[data.draw(st.integers(0, min(len(whole) - 1, 400)))] = data.draw(st.integers(0, 255))
+    try:
+        picture = read_picture(bytes(whole), LIMIT)
+    except (ImageError, LimitExceeded) as error:
+        assert "\n" not in str(error)
+    else:
+        assert picture.pixels.size <= 3 * LIMIT
+
+
+SAMPLES = {format: write_picture(FULL, format) for format in WRITABLE_FORMATS} | {"GIF": save(RGB, "GIF")}
+
+
+def test_what_a_format_cannot_hold_is_an_output_error() -> None:
+    with pytest.raises(OutputError, match="JPEG"):
+        write_picture(Picture(pixels=PIXELS, exif=exif() + bytes(70000)), "JPEG")
+    with pytest.raises(OutputError, match="WebP"):
+        write_picture(Picture(pixels=np.zeros((1, 16384, 3), np.uint8)), "WebP")
+
+
+def test_tiff_does_not_take_storage_tags_from_exif() -> None:
+    tags = Image.Exif()
+    tags[0x0111] = 5  # where the strips are
+    tags[0x010F] = "maker"
+    block = tags.tobytes().removeprefix(b"Exif\0\0")
+    back = read_picture(write_picture(Picture(pixels=PIXELS, exif=block), "TIFF"), LIMIT)
+    assert np.array_equal(back.pixels, PIXELS)
+    assert b"maker" in back.exif
+
+
+@pytest.mark.parametrize("pixels", [PIXELS.astype(float), PIXELS[..., 0], np.zeros((2, 2, 4), np.uint8)])
+def test_a_picture_is_8_bit_rgb(pixels: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="uint8"):
+        Picture(pixels=pixels)
+
+
+def test_large_pictures_are_converted_in_bands() -> None:
+    wide = np.random.default_rng(2).integers(0, 256, (300, 5000, 3), dtype=np.uint8)
+    assert np.array_equal(read_picture(save(Image.fromarray(wide), "BMP"), 10**7).pixels, wide)
