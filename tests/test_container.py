@@ -157,8 +157,9 @@ def files(draw: st.DrawFn) -> File:
         minor=minor,
     )
     kind = {0: ChunkType.STRIP, 1: ChunkType.CLASSICAL, 2: ChunkType.LOSSLESS}[payload]
-    kinds: list[int] = [ChunkType.ICC] * icc + [kind] * header.num_strips + [ChunkType.ALPHA] * alpha
-    kinds += [ChunkType.EXIF] * exif + [ChunkType.XMP] * xmp
+    kinds = [int(kind)] * header.num_strips
+    kinds = [ChunkType.ICC] * icc + kinds + [ChunkType.ALPHA] * alpha + [ChunkType.EXIF] * exif
+    kinds += [ChunkType.XMP] * xmp
     if minor:
         kinds += sorted(draw(st.sets(st.integers(0x43, 0x7F), max_size=2)))
     return File(header=header, chunks=tuple(Chunk(kind, draw(data)) for kind in kinds))
@@ -279,8 +280,9 @@ def test_strips_tile_the_picture(height: int, strip_units: int) -> None:
     assert header.rows_of_strip(header.num_strips - 1).stop == height
     assert all(len(header.rows_of_strip(i)) > 0 for i in ends)
     assert all(header.rows_of_strip(i).start == header.rows_of_strip(i - 1).stop for i in ends - {0})
-    with pytest.raises(IndexError):
-        header.rows_of_strip(header.num_strips)
+    for outside in (-1, header.num_strips):
+        with pytest.raises(IndexError):
+            header.rows_of_strip(outside)
 
 
 def test_parts_of_a_file() -> None:
