@@ -4,9 +4,9 @@ A group is coded in two parts, both in the current message:
 
 1. Symbols, table by table in ascending index, within one table in flattened (C) order. A value v of a table
    that covers low..high has the symbol v - low; any other has the table's last symbol, the escape.
-2. The escaped values as bits of probability 1/2, the symbols 0 and 1 of `COIN`. Each value has a sign (0: above
-   high, 1: below low) and a distance e = v - high or low - v, 1 <= e < 2^16, of m bits (2^(m-1) <= e < 2^m).
-   The bits come in planes, each with the values it concerns in flattened order:
+2. The escaped values as bits of probability 1/2, the symbols 0 and 1 of `COIN`. Each value has a sign (0:
+   above high, 1: below low) and a distance e = v - high or low - v, 1 <= e < 2^16, of m bits, that is
+   2^(m-1) <= e < 2^m. The bits come in planes, each with the values it concerns in flattened order:
      - the sign of every value;
      - for r = 1 to 15: of every value with m >= r, whether m > r (Exp-Golomb's prefix, at most 15 bits);
      - for p = 14 down to 0: of every value with m > p + 1, bit p of e (the top bit of e is never sent).

@@ -123,7 +123,7 @@ class Decoder:
 
 
 def _model(models: dict[Table, tuple[list[int], list[int]]], table: Table) -> tuple[list[int], list[int]]:
-    """The sums before each entry (and of all) and the frequencies as Python integers, made once per message."""
+    """The sum before each entry, and the frequencies, as Python integers; made once per message."""
     if table not in models:
         frequencies = table.frequencies.tolist()
         models[table] = [0, *accumulate(frequencies)], frequencies

@@ -124,17 +124,17 @@ class TableSet:
 def quantise(probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return frequencies (n,) with the sum 2^24, each at least 1, for probabilities (n,) of any sum.
 
-    The last is the escape symbol's. Every entry gets 1; the rest is shared in proportion, what rounding leaves over going to the largest
-    remainders (the earlier entry at a tie). Raises ValueError unless 2 <= n <= 65536 and the probabilities
-    are finite, not negative and not all zero.
+    The last is the escape symbol's. Every entry gets 1; the rest is shared in proportion, and what rounding
+    leaves over goes to the largest remainders (the earlier entry at a tie). Raises ValueError unless
+    2 <= n <= 65536 and the probabilities are finite, not negative and not all zero.
     """
     p = np.asarray(probabilities, np.float64)
     if p.ndim != 1 or not 2 <= p.size <= 2 * LARGEST_VALUE + 2:
         raise ValueError(f"probabilities of shape {p.shape}; 2 to 65536 entries make a table")
-    total = math.fsum(p.tolist()) if np.isfinite(p).all() and p.min() >= 0 else 0.0
-    if not 0 < total < math.inf:
-        raise ValueError("probabilities must be finite and not negative, with a sum above zero")
-    share = p / total * (TOTAL - p.size)
+    if not (np.isfinite(p).all() and p.min() >= 0 and p.max() > 0):
+        raise ValueError("probabilities must be finite and not negative, and one above zero")
+    p = p / p.max()
+    share = p / math.fsum(p.tolist()) * (TOTAL - p.size)
     frequencies: NDArray[np.int64] = np.floor(share).astype(np.int64) + 1
     missing = TOTAL - int(frequencies.sum())
     largest = np.argsort(frequencies - 1 - share, kind="stable")[:missing]
