@@ -1,0 +1,313 @@
+"""Where results go, and reading and writing them without losing anything.
+
+All outputs of a command are planned before any work begins, so that no two results meet in one file and no
+input is overwritten. Files appear whole or not at all.
+"""
+
+import os
+import secrets
+import stat
+import sys
+import unicodedata
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from robustcodec.errors import LimitExceeded, OutputError, UsageError
+
+ENCODED_SUFFIX = ".rbc"
+PICTURE_FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jfif": "JPEG",
+    ".webp": "WebP",
+    ".avif": "AVIF",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+    ".ppm": "PPM",
+    ".pgm": "PPM",
+    ".pbm": "PPM",
+    ".pnm": "PPM",
+    ".gif": "GIF",
+}
+"""File name suffixes of pictures and the names that `images` has for their formats."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to make: from `source` (None: standard input) to `target` (None: standard output)."""
+
+    source: Path | None
+    target: Path | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do, in the order of the inputs, and what is left alone because its result exists."""
+
+    jobs: tuple[Job, ...]
+    skipped: tuple[Job, ...]
+
+
+def plan_outputs(
+    inputs: Sequence[str],
+    output: str | None,
+    *,
+    suffix: str,
+    found: Collection[str],
+    recursive: bool = False,
+    overwrite: bool = False,
+) -> Plan:
+    """Decide where the result of each input goes, before any work.
+
+    `inputs` are files, folders (with `recursive`; files in them count if their suffix is in `found`) or `-`.
+    `output` is a file (overwritten), a folder, `-`, or None for a name beside the input. Names derived from
+    inputs end in `suffix`, and existing ones are skipped unless `overwrite`. Raises UsageError if the
+    arguments contradict each other, if two inputs would be written to one file, or if an input would be overwritten.
+    """
+    _check_forgotten_option(inputs, output, found)
+    sources = [source for name in inputs for source in _expand(name, found, recursive)]
+    file, folder = _destination(inputs, output, len(sources))
+    jobs = []
+    for source, place in sources:
+        if file or output == "-":
+            jobs.append(Job(source, file))
+        elif source is None and folder is None:
+            jobs.append(Job(None, None))
+        elif source is None:
+            raise UsageError("standard input has no name to go by; give -o a file")
+        else:
+            jobs.append(Job(source, (folder / place if folder else source).with_suffix(suffix)))
+
+    jobs = _without_doubles(jobs)
+    _check_collisions(jobs)
+    keep = file is not None or overwrite
+    return Plan(
+        jobs=tuple(job for job in jobs if keep or not _exists(job.target)),
+        skipped=tuple(job for job in jobs if not keep and _exists(job.target)),
+    )
+
+
+def check_streams(plan: Plan) -> None:
+    """Refuse to write a result to a terminal or to wait for one to type a picture."""
+    if any(job.target is None for job in plan.jobs) and sys.stdout.isatty():
+        raise UsageError("standard output is a terminal; give -o a file or pipe the result into a program")
+    if any(job.source is None for job in plan.jobs) and sys.stdin.isatty():
+        raise UsageError("standard input is a terminal; name a file or pipe one into this program")
+
+
+def read_input(source: Path | None, max_bytes: int) -> bytes:
+    """All bytes of a file, or of standard input for None.
+
+    Raises UsageError if it cannot be read and LimitExceeded, having read no more, above `max_bytes`.
+    """
+    name = "standard input" if source is None else clean_name(source)
+    try:
+        if source is None:
+            data = sys.stdin.buffer.read(max_bytes + 1)
+        else:
+            with source.open("rb") as file:
+                data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise UsageError(f"{name} cannot be read: {error.strerror}") from error
+    if len(data) > max_bytes:
+        raise LimitExceeded(
+            f"{name} has more than {max_bytes} bytes, the most that the limit on pixels allows"
+        )
+    return data
+
+
+def write_output(target: Path | None, data: bytes) -> None:
+    """Write a result to its file (see `write_atomically`), making its folder, or to standard output for None.
+
+    Raises OutputError, or BrokenPipeError if whoever reads standard output has gone.
+    """
+    if target is None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"the folder {clean_name(target.parent)} cannot be made: {error.strerror}"
+        ) from error
+    write_atomically(target, data)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Make `path` hold `data`, at once and whole: after a failure or a crash it is what it was before.
+
+    The data goes to a temporary file in the same folder (`.robustcodec-*.tmp`, which only kill -9 or a power
+    cut leaves behind) that then takes the name. A symbolic link is replaced, not followed; a file keeps its
+    permissions; what is no regular file (a pipe, /dev/null) is written into. Raises OutputError.
+    """
+    try:
+        if _is_device(path):
+            with path.open("wb", buffering=0) as device:
+                _write_all(device.fileno(), data)
+        else:
+            _replace(path, data)
+    except OSError as error:
+        raise OutputError(f"{clean_name(path)} cannot be written: {error.strerror}") from error
+
+
+def clean_name(name: str | PurePath) -> str:
+    """A name, or any text, that is safe on a terminal and in a log: one line of visible characters.
+
+    Control and format characters, and bytes that are no UTF-8, become \\xNN, \\uNNNN or \\UNNNNNNNN.
+    """
+    return "".join(map(_clean_character, str(name)))
+
+
+def _clean_character(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python carries a byte that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+        return character
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _check_forgotten_option(inputs: Sequence[str], output: str | None, found: Collection[str]) -> None:
+    if len(inputs) == 2 and output is None and not Path(inputs[1]).exists():
+        suffix = Path(inputs[1]).suffix.lower()
+        if suffix and suffix not in found:
+            name = clean_name(inputs[1])
+            raise UsageError(f"{name} does not exist; if it is to be the output, write -o {name}")
+
+
+def _destination(inputs: Sequence[str], output: str | None, count: int) -> tuple[Path | None, Path | None]:
+    """The file or the folder that `output` means; neither for standard output and for names beside inputs."""
+    if output == "-" and count > 1:
+        raise UsageError(f"standard output takes one result, not {count}; give -o a folder")
+    if output is None or output == "-":
+        return None, None
+    path = Path(output)
+    if count != 1 or output.endswith(("/", os.sep)) or path.is_dir() or Path(inputs[0]).is_dir():
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"{clean_name(path)} is no folder, which is what {count} results need")
+        return None, path
+    if not path.parent.is_dir():
+        raise UsageError(f"the folder {clean_name(path.parent)} does not exist; make it first")
+    return path, None
+
+
+def _expand(name: str, found: Collection[str], recursive: bool) -> Iterator[tuple[Path | None, PurePath]]:
+    """The files that an argument stands for, each with its place below an output folder."""
+    path = Path(name)
+    if name == "-":
+        yield None, PurePath()
+    elif not path.is_dir():
+        yield path, PurePath(path.name)
+    elif not recursive:
+        raise UsageError(f"{clean_name(name)} is a folder; add --recursive to take what is in it")
+    else:
+        # Links to folders are not followed: they could lead out of the tree or round in circles.
+        for folder, folders, names in os.walk(path):
+            folders.sort()
+            for file in sorted(names):
+                inside = Path(folder, file)
+                if inside.suffix.lower() in found and inside.is_file():
+                    yield inside, inside.relative_to(path)
+
+
+def _without_doubles(jobs: Sequence[Job]) -> list[Job]:
+    """A file named twice (or once by its folder) is done once."""
+    return list({(_place(job.source), _place(job.target)): job for job in jobs}.values())
+
+
+def _check_collisions(jobs: Sequence[Job]) -> None:
+    taken: dict[str | None, Job] = {}
+    for job in jobs:
+        other = taken.setdefault(_place(job.target), job)
+        if other is not job:
+            raise UsageError(
+                f"{clean_name(str(other.source))} and {clean_name(str(job.source))} would both be written to "
+                f"{clean_name(str(job.target))}; use two commands"
+            )
+    inputs = {identity for job in jobs if job.source and (identity := _identity(job.source))}
+    for job in jobs:
+        if job.target and _identity(job.target) in inputs:
+            raise UsageError(
+                f"{clean_name(job.target)} is an input and would be overwritten; choose another name"
+            )
+
+
+def _place(path: Path | None) -> str | None:
+    """Which entry of which folder a path names; the entry itself may be a link, since links are replaced."""
+    return None if path is None else os.path.normcase(path.parent.resolve() / path.name)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        info = path.stat()
+    except OSError:
+        return None
+    return (info.st_dev, info.st_ino) if stat.S_ISREG(info.st_mode) else None
+
+
+def _exists(target: Path | None) -> bool:
+    return target is not None and os.path.lexists(target)
+
+
+def _is_device(path: Path) -> bool:
+    """Whether to write into `path` instead of replacing it.
+
+    /dev/stdout and /proc/self/fd/1 may lead to a regular file but must not be replaced themselves.
+    """
+    folder = path.parent.resolve()
+    if folder.is_relative_to("/dev") or folder.is_relative_to("/proc"):
+        # Shared memory is a file system like any other.
+        return not folder.is_relative_to("/dev/shm")
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    try:
+        kept_mode = stat.S_IMODE(path.lstat().st_mode) if stat.S_ISREG(path.lstat().st_mode) else None
+    except OSError:
+        kept_mode = None
+    temporary = path.parent / f".robustcodec-{secrets.token_hex(8)}.tmp"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)  # POSIX and Windows
+    # Never more open than the file that it replaces, not even for a moment.
+    descriptor = os.open(temporary, flags, 0o666 if kept_mode is None else kept_mode & 0o777)
+    try:
+        try:
+            _write_all(descriptor, data)
+            if kept_mode is not None and hasattr(os, "fchmod"):
+                os.fchmod(descriptor, kept_mode & 0o777)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    _sync_folder(path.parent)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name survive a power cut, where the system can."""
+    if os.name == "posix":
+        with suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
