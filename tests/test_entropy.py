@@ -4,12 +4,14 @@ import math
 import statistics
 import sys
 from types import ModuleType
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from numpy.typing import NDArray
 
 from robustcodec.entropy import (
     COIN,
@@ -38,6 +40,8 @@ else:
 
 both = pytest.mark.parametrize("coder", BACKENDS, ids=lambda module: module.__name__.rpartition(".")[2])
 quick = settings(max_examples=60, deadline=None, derandomize=True)
+
+Array: TypeAlias = NDArray[Any]
 
 RARE_FIRST = Table(0, np.array([1, TOTAL - 1]))
 RARE_LAST = Table(0, np.array([TOTAL - 1, 1]))
@@ -90,7 +94,7 @@ def naive(message: Message) -> bytes:
 
 
 def words_of(data: bytes) -> list[int]:
-    return np.frombuffer(data, "<u4").tolist()
+    return [int(word) for word in np.frombuffer(data, "<u4")]
 
 
 @st.composite
@@ -120,6 +124,7 @@ PINNED: list[tuple[Message, list[int]]] = [
     ([(COIN, [1])], [0x80000000]),
     ([(COIN, [1, 0])], [0x80000000]),
     ([(RARE_FIRST, [0, 0])], [0x00000000, 0x00000000]),
+    ([(RARE_FIRST, [0]), (COIN, [0]), (UNEVEN, [7])], [0x0000007F, 0x00000000]),
     ([(UNEVEN, [0, 1, 2, 3, 4, 5, 6, 7, 3, 3])], [0x00143A35, 0x132AEE6B]),
     ([(RARE_LAST, [1]), (THREE, [2, 0, 1]), (COIN, [1, 0, 1, 1, 0, 1])], [0xFFFFFFBA, 0xCD6184BC]),
 ]
@@ -248,6 +253,14 @@ def test_a_message_must_end_with_its_last_symbol(coder: ModuleType) -> None:
 
 
 @both
+@pytest.mark.parametrize("words", [[0x7F], [0x7F, 1], [0x7F, 0xFF], [0x7F, 0, 0]])
+def test_a_final_zero_word_has_no_other_spelling(coder: ModuleType, words: list[int]) -> None:
+    plan = [(RARE_FIRST, 1), (COIN, 1), (UNEVEN, 1)]
+    assert read(coder, np.array([0x7F, 0], "<u4").tobytes(), plan) == [[0], [0], [7]]
+    assert read(coder, np.array(words, "<u4").tobytes(), plan) is None
+
+
+@both
 def test_a_point_that_belongs_to_no_symbol_is_refused(coder: ModuleType) -> None:
     with pytest.raises(CorruptFile, match="damaged"):
         coder.Decoder(b"\xff" * 8).take(1, COIN)
@@ -302,7 +315,7 @@ def test_the_pure_coder_stands_in_where_constriction_is_missing(monkeypatch: pyt
 # --- groups and escapes -------------------------------------------------------------------------------------
 
 
-def group_bytes(coder: ModuleType, values: np.ndarray, index: np.ndarray, tables: TableSet) -> bytes:
+def group_bytes(coder: ModuleType, values: Array, index: Array, tables: TableSet) -> bytes:
     encoder = coder.Encoder()
     encode_group(encoder, values, index, tables)
     data: bytes = encoder.finish()
@@ -449,7 +462,7 @@ def test_quantise_by_hand() -> None:
 
 @given(npst.arrays(np.float64, st.integers(2, 300), elements=st.floats(0, 1e300)).filter(np.any))
 @quick
-def test_quantise_is_exact_and_proportional(p: np.ndarray) -> None:
+def test_quantise_is_exact_and_proportional(p: Array) -> None:
     frequencies = quantise(p)
     assert frequencies.dtype == np.int64
     assert frequencies.min() >= 1
@@ -501,7 +514,7 @@ def test_tables_survive_a_bundle() -> None:
         assert not copy.frequencies.flags.writeable
 
 
-def int32(*numbers: int) -> np.ndarray:
+def int32(*numbers: int) -> Array:
     return np.array(numbers, np.int32)
 
 
@@ -532,9 +545,7 @@ HALF = TOTAL // 2
         (int32(HALF, HALF), int32(2), int32(-(2**31)), "beyond"),
     ],
 )
-def test_damaged_tables_are_refused(
-    frequencies: np.ndarray, lengths: np.ndarray, minimums: np.ndarray, found: str
-) -> None:
+def test_damaged_tables_are_refused(frequencies: Array, lengths: Array, minimums: Array, found: str) -> None:
     with pytest.raises(ModelDamaged, match=found):
         TableSet.from_arrays(frequencies, lengths, minimums)
 
@@ -543,6 +554,6 @@ def test_damaged_tables_are_refused(
     "frequencies",
     [np.array([TOTAL]), np.array([0.5, 0.5]), np.array([[HALF, HALF]]), np.array([2**64 - 1, 2], np.uint64)],
 )
-def test_a_table_cannot_be_made_wrong(frequencies: np.ndarray) -> None:
+def test_a_table_cannot_be_made_wrong(frequencies: Array) -> None:
     with pytest.raises(ModelDamaged):
         Table(0, frequencies)
