@@ -1,21 +1,24 @@
-"""Layers in exact integer arithmetic: everything that selects a probability, bit for bit the same everywhere.
+"""Layers in exact integer arithmetic, for all that selects a probability: the same bits everywhere.
 
-Activations, weights and sums are integers held in float64. Sums of integers below 2**53 are exact in float64 in
-whatever order a matrix product adds them, so the result depends on no CPU, library or number of threads. That no
-sum gets there is proved from the weights (`check_bounds`) when a model is exported and again when it is loaded.
+Activations, weights and sums are integers held in float64. Sums of integers below 2**53 are exact in float64
+in whatever order a matrix product adds them, so the result depends on no CPU, library or number of threads.
+That no sum gets there is proved from the weights (`check_bounds`) when a model is exported and again when it
+is loaded.
 
 A layer computes, with a = W x + b for each output channel and its shift s,
 
     y = clip(floor(a * 2**-s + 1/2))
 
-where a leaky layer first replaces a negative a by a * 41 * 2**-12 (a slope of 0.01001), without rounding in between.
-A ReLU is a clip from below at zero. The last layer of a chain may leave out this step and give a itself.
+where a leaky layer first replaces a negative a by a * 41 * 2**-12 (a slope of 0.01001), without rounding in
+between. A ReLU is a clip from below at zero. The last layer of a chain may leave out this step and give
+its a.
 """
 
 import enum
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +61,8 @@ class Kind(enum.Enum):
 class LayerSpec:
     """The shape of a layer, which its architecture fixes.
 
-    `clip` holds the smallest and largest output, or is None for a last layer, whose sums are given as they are.
+    `clip` holds the smallest and largest output, or is None for a last layer, whose sums are given as they
+    are.
     """
 
     name: str
@@ -82,8 +86,10 @@ class LayerSpec:
 class IntegerLayer:
     """A layer with its numbers; one that exists has the right types, shapes and shifts.
 
-    weight: int16 (outputs, inputs, kernel, kernel), for a transposed convolution too (torch has inputs first).
-    bias: int64 (outputs,), in units of the sums. shift: uint8 (outputs,), 0 to MAX_SHIFT; 0 where clip is None.
+    weight: int16 (outputs, inputs, kernel, kernel), for a transposed convolution too (torch has inputs
+    first).
+    bias: int64 (outputs,), in units of the sums. shift: uint8 (outputs,), 0 to MAX_SHIFT; 0 where clip is
+    None.
     Raises ModelDamaged.
     """
 
@@ -95,13 +101,18 @@ class IntegerLayer:
     def __post_init__(self) -> None:
         spec = self.spec
         _check_array(
-            f"{spec.name}.weight", self.weight, np.int16, (spec.outputs, spec.inputs, spec.kernel, spec.kernel)
+            f"{spec.name}.weight",
+            self.weight,
+            np.int16,
+            (spec.outputs, spec.inputs, spec.kernel, spec.kernel),
         )
         _check_array(f"{spec.name}.bias", self.bias, np.int64, (spec.outputs,))
         _check_array(f"{spec.name}.shift", self.shift, np.uint8, (spec.outputs,))
         largest = 0 if spec.clip is None else MAX_SHIFT
         if int(self.shift.max()) > largest:
-            raise ModelDamaged(f"{spec.name}.shift holds {self.shift.max()}, but at most {largest} is allowed.")
+            raise ModelDamaged(
+                f"{spec.name}.shift holds {self.shift.max()}, but at most {largest} is allowed."
+            )
 
 
 def _check_array(
@@ -114,12 +125,12 @@ def _check_array(
 
 
 def layers_from_arrays(
-    specs: Sequence[LayerSpec], arrays: Mapping[str, NDArray[np.generic]]
+    specs: Sequence[LayerSpec], arrays: Mapping[str, NDArray[Any]]
 ) -> tuple[IntegerLayer, ...]:
     """Build layers from the arrays `<name>.weight`, `<name>.bias` and `<name>.shift` of each spec.
 
-    Other arrays are left alone. Raises ModelDamaged if one is missing or of another type or shape. The bounds are
-    not checked: call `check_bounds`.
+    Other arrays are left alone. Raises ModelDamaged if one is missing or of another type or shape. The bounds
+    are not checked: call `check_bounds`.
     """
     for spec in specs:
         for part in ("weight", "bias", "shift"):
@@ -144,14 +155,16 @@ def layers_to_arrays(layers: Sequence[IntegerLayer]) -> dict[str, NDArray[np.gen
 
 
 def bound(layer: IntegerLayer, max_input: int) -> int:
-    """Largest magnitude that any value inside the layer can reach on inputs of magnitude up to `max_input`.
+    """Largest magnitude that a value inside the layer can reach on inputs of magnitude up to `max_input`.
 
-    The arithmetic is exact if it is below 2**53. Values are counted in the unit of the last rounding, half a step of
-    which is 2**(s-1), or 2**(s+11) after the leaky slope.
+    The arithmetic is exact if it is below 2**53. Values are counted in the unit of the last rounding, half a
+    step of which is 2**(s-1), or 2**(s+11) after the leaky slope.
     """
     spec = layer.spec
     weights = np.abs(layer.weight.astype(np.int64)).sum((1, 2, 3)).tolist()
-    biases = [abs(value) for value in layer.bias.tolist()]  # Python's abs: that of -2**63 does not fit an int64
+    biases = [
+        abs(value) for value in layer.bias.tolist()
+    ]  # Python's abs: that of -2**63 does not fit an int64
     largest = 0
     for weight, bias, shift in zip(weights, biases, layer.shift.tolist(), strict=True):
         total = weight * max_input + bias
@@ -165,12 +178,15 @@ def bound(layer: IntegerLayer, max_input: int) -> int:
 
 
 def check_bounds(layers: Sequence[IntegerLayer], max_input: int) -> None:
-    """Prove that a chain of layers is exact on integers of magnitude up to `max_input`; else raise ModelDamaged."""
+    """Prove that a chain of layers is exact on integers of magnitude up to `max_input`.
+
+    Raises ModelDamaged if it may not be.
+    """
     for layer, following in itertools.zip_longest(layers, layers[1:]):
         reached = bound(layer, max_input)
         if reached >= _EXACT:
             raise ModelDamaged(
-                f"{layer.spec.name} can reach {reached}, beyond the 2**53 up to which its arithmetic is exact."
+                f"{layer.spec.name} can reach {reached}, but its arithmetic is exact only below 2**53."
             )
         if following is None:
             return
@@ -180,9 +196,10 @@ def check_bounds(layers: Sequence[IntegerLayer], max_input: int) -> None:
 
 
 def apply(layer: IntegerLayer, x: Float64) -> Float64:
-    """Apply a layer to integers x (inputs, H, W): (outputs, H, W), or twice the height and width for a DECONV.
+    """Apply a layer to integers x (inputs, H, W): (outputs, H, W), or (outputs, 2H, 2W) for a DECONV.
 
-    Exact for inputs within the range that `check_bounds` was given. Products run on the BLAS threads of the process.
+    Exact for inputs within the range that `check_bounds` was given. Products run on the BLAS threads of the
+    process.
     """
     spec = layer.spec
     if x.ndim != 3 or x.shape[0] != spec.inputs or x.dtype != np.float64:
@@ -210,7 +227,7 @@ def apply(layer: IntegerLayer, x: Float64) -> Float64:
 
 
 def finish(layer: IntegerLayer, sums: Float64) -> Float64:
-    """Turn the products W x (outputs, n) into the layer's outputs, in place: bias, activation, shift, clip."""
+    """Turn products W x (outputs, n) into the layer's outputs in place: bias, activation, shift, clip."""
     spec = layer.spec
     sums += layer.bias.astype(np.float64)[:, None]
     if spec.clip is None:
@@ -227,19 +244,31 @@ def finish(layer: IntegerLayer, sums: Float64) -> Float64:
     return np.clip(sums, *spec.clip, out=sums)
 
 
-# Each of the four phases of a transposed convolution's output reads 3x3, 3x2, 2x3 or 2x2 inputs around its own
-# position. In this order of the nine, every phase's inputs stand side by side, so that all share one matrix.
-_DECONV_TAPS = ((-1, -1), (-1, 0), (-1, 1), (0, 0), (0, 1), (1, 0), (1, 1), (0, -1), (1, -1))
+# Each of the four phases of a transposed convolution's output reads 3x3, 3x2, 2x3 or 2x2 inputs around its
+# own position. In this order of the nine, every phase's inputs stand side by side, so that all share one
+# matrix.
+_DECONV_TAPS: tuple[tuple[int, int], ...] = (
+    (-1, -1),
+    (-1, 0),
+    (-1, 1),
+    (0, 0),
+    (0, 1),
+    (1, 0),
+    (1, 1),
+    (0, -1),
+    (1, -1),
+)
 _DECONV_USED = {(0, 0): slice(0, 9), (0, 1): slice(1, 7), (1, 0): slice(3, 9), (1, 1): slice(3, 7)}
 
 
 def _conv_taps(kernel: int) -> tuple[tuple[int, int], ...]:
     margin = kernel // 2
-    return tuple(itertools.product(range(-margin, margin + 1), repeat=2))
+    offsets = range(-margin, margin + 1)
+    return tuple((dy, dx) for dy in offsets for dx in offsets)
 
 
 def _phases(layer: IntegerLayer) -> Iterator[tuple[int, int, Float64, slice]]:
-    """Yield (row, column) of each output phase, its weights as a matrix (outputs, taps * inputs), the taps it reads."""
+    """Yield row and column of each output phase, its weights (outputs, taps * inputs), the taps it reads."""
     spec = layer.spec
     if spec.kind is Kind.CONV:
         taps = _conv_taps(spec.kernel)
@@ -266,29 +295,31 @@ def _tiles(height: int, width: int) -> Iterator[tuple[int, int, int, int]]:
             yield top, left, min(rows, height - top), min(columns, width - left)
 
 
-def check_thresholds(thresholds: NDArray[np.generic], channels: int, count: int) -> NDArray[np.int64]:
+def check_thresholds(thresholds: NDArray[Any], channels: int, count: int) -> NDArray[np.int64]:
     """Give thresholds back if they are int64 (channels, count), rising (weakly) from 0 to below 2**47.
 
     Raises ModelDamaged otherwise.
     """
     _check_array("thresholds", thresholds, np.int64, (channels, count))
-    checked: NDArray[np.int64] = thresholds
-    if int(checked.min()) < 0 or int(checked.max()) >= MAX_THRESHOLD:
-        raise ModelDamaged(f"thresholds run from {checked.min()} to {checked.max()}, outside 0 to 2**47 - 1.")
-    if not (checked[:, 1:] >= checked[:, :-1]).all():
+    if int(thresholds.min()) < 0 or int(thresholds.max()) >= MAX_THRESHOLD:
+        raise ModelDamaged(
+            f"thresholds run from {thresholds.min()} to {thresholds.max()}, outside 0 to 2**47 - 1."
+        )
+    if not (thresholds[:, 1:] >= thresholds[:, :-1]).all():
         raise ModelDamaged("thresholds fall within a channel, but must rise.")
-    return checked
+    return thresholds
 
 
 def scale_index(t: Float64, thresholds: NDArray[np.int64], step: int) -> NDArray[np.uint8]:
     """Count for each t of (M, h, w) the thresholds T of its channel (M, K) with t * 1024 >= T * step.
 
-    `t` holds integers below 2**53, `thresholds` passed `check_thresholds`, K is at most 255, `step` 1 to 65535.
+    `t` holds integers below 2**53, `thresholds` passed `check_thresholds`, K is at most 255, `step` 1 to
+    65535.
     """
     if not 1 <= step <= MAX_STEP or thresholds.shape[1] > 255:
         raise ValueError(f"step {step} or {thresholds.shape[1]} thresholds are out of range.")
-    # t * 1024 >= T * step is t >= ceil(T * step / 1024) for whole t; the product is below 2**63, the ceiling below
-    # 2**53, so that it stays exact as a float64
+    # t * 1024 >= T * step is t >= ceil(T * step / 1024) for whole t; the product is below 2**63, the ceiling
+    # below 2**53, so that it stays exact as a float64
     limits = (-(-thresholds * step // STEP_UNIT)).astype(np.float64)
     result = np.empty(t.shape, np.uint8)
     for channel, limit in enumerate(limits):
@@ -301,8 +332,8 @@ def quantise_layer(
 ) -> IntegerLayer:
     """Round a real layer to integers: inputs count in `input_unit`, outputs in `output_unit`.
 
-    weight (outputs, inputs, k, k) and bias (outputs,) are real. The units are folded into the weights, and each
-    channel gets the largest shift with which its weights fit 16 bits. Raises ModelDamaged if none does.
+    weight (outputs, inputs, k, k) and bias (outputs,) are real. The units are folded into the weights, and
+    each channel gets the largest shift with which its weights fit 16 bits. Raises ModelDamaged if none does.
     """
     weight = weight * (input_unit / output_unit)
     peaks = np.abs(weight).max((1, 2, 3)).tolist()
@@ -319,7 +350,7 @@ def quantise_layer(
 def quantise_last_layer(
     spec: LayerSpec, weight: Float64, bias: Float64, input_unit: float
 ) -> tuple[IntegerLayer, Float64]:
-    """Round the real last layer of a chain (clip None) to integers; also give the unit (outputs,) of its sums."""
+    """Round the real last layer of a chain (clip None); also give the unit (outputs,) of its sums."""
     weight = weight * input_unit
     units = np.maximum(np.abs(weight).max((1, 2, 3)) / _MAX_WEIGHT, _MIN_RAW_UNIT)
     layer = IntegerLayer(

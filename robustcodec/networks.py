@@ -1,0 +1,168 @@
+"""Runs the real-valued networks in ONNX Runtime, which no other module imports: arrays in, arrays out."""
+
+import math
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from robustcodec import graphs
+from robustcodec.errors import ModelDamaged
+
+Float32 = NDArray[np.float32]
+
+STRIDE = 16
+"""Pixels of the picture per latent, in each direction."""
+
+
+class Networks:
+    """The three networks of a model; each one's session is made when it is first used.
+
+    One call at a time computes on `threads` threads. Memory stays at the most that a call has needed (with
+    N=128: 0.3 GB per megapixel of the call): callers cut large pictures into tiles.
+    """
+
+    def __init__(
+        self, architecture: str, sizes: tuple[int, int], tensors: Mapping[str, Float32], threads: int
+    ) -> None:
+        """Hold checked parameters; see `load`."""
+        self._architecture = architecture
+        self._sizes = sizes
+        self._tensors = tensors
+        self._threads = threads
+
+    def analyse(self, x: Float32) -> Float32:
+        """Give latents y (M, H/16, W/16) of a picture x (3, H, W) in [0, 1]; H and W are multiples of 16."""
+        if x.shape[1] % STRIDE or x.shape[2] % STRIDE:
+            raise ValueError(f"A picture of {x.shape[2]}x{x.shape[1]} is not padded to {STRIDE}.")
+        return self._analysis.run(x)
+
+    def hyper_analyse(self, y: Float32) -> Float32:
+        """Give side information z (N, h/4, w/4), rounded up, of latents y (M, h, w)."""
+        return self._hyper_analysis.run(y)
+
+    def synthesise(self, y_hat: Float32) -> Float32:
+        """Give a picture (3, 16h, 16w) of latents y_hat (M, h, w).
+
+        It is not clipped to [0, 1], and hostile latents can make it infinite or not a number.
+        """
+        return self._synthesis.run(y_hat)
+
+    @cached_property
+    def _analysis(self) -> "_Session":
+        return self._session("analysis")
+
+    @cached_property
+    def _hyper_analysis(self) -> "_Session":
+        return self._session("hyper_analysis")
+
+    @cached_property
+    def _synthesis(self) -> "_Session":
+        return self._session("synthesis")
+
+    def _session(self, network: str) -> "_Session":
+        names = graphs.parameters(self._architecture, self._sizes, network)
+        return _Session(
+            graphs.read_graph(self._architecture, self._sizes, network),
+            graphs.initialisers(network, {name: self._tensors[name] for name in names}),
+            self._threads,
+        )
+
+
+def parameters(architecture: str, sizes: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all parameters of a model's networks; see `graphs.parameters`."""
+    return {
+        name: shape
+        for network in graphs.NETWORKS
+        for name, shape in graphs.parameters(architecture, sizes, network).items()
+    }
+
+
+def load(
+    architecture: str, sizes: tuple[int, int], tensors: Mapping[str, NDArray[Any]], threads: int
+) -> Networks:
+    """Check a model's tensors (float16 or float32) and make its networks out of them.
+
+    Raises ModelError for sizes without graphs, ModelDamaged for tensors that are missing, unknown, of another
+    shape or type, not finite, or that could make a normalisation divide by zero.
+    """
+    shapes = parameters(architecture, sizes)
+    if tensors.keys() != shapes.keys():
+        odd = sorted(tensors.keys() ^ shapes.keys())
+        raise ModelDamaged(
+            f"The model's tensors are not those of {architecture}: {odd[0]} is missing or unknown."
+        )
+    return Networks(
+        architecture, sizes, {name: _checked(name, tensors[name], shapes[name]) for name in shapes}, threads
+    )
+
+
+def _checked(name: str, tensor: NDArray[np.generic], shape: tuple[int, ...]) -> Float32:
+    if tensor.dtype not in (np.float16, np.float32) or tensor.shape != shape:
+        raise ModelDamaged(f"{name} is {tensor.dtype} {tensor.shape}, but this network needs float {shape}.")
+    values = tensor.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ModelDamaged(f"{name} holds values that are not finite.")
+    if (name.endswith(".beta") and values.min() <= 0) or (name.endswith(".gamma") and values.min() < 0):
+        raise ModelDamaged(f"{name} holds {values.min()}, which may make its network divide by zero.")
+    return values
+
+
+class _Session:
+    """One graph with its weights."""
+
+    def __init__(self, graph: bytes, weights: Mapping[str, Float32], threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 3
+        # planning memory for the whole graph costs twice the memory and gains no time; so does no arena cost
+        # a quarter more time (every large array is then new to the kernel)
+        options.enable_mem_pattern = False
+        # threads that wait by spinning take the cores away from numpy's, and gain nothing measurable here
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # held as long as the session, which may read weights where they are
+        self._weights = [onnxruntime.OrtValue.ortvalue_from_numpy(weight) for weight in weights.values()]
+        options.add_external_initializers(list(weights), self._weights)
+        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    def run(self, values: Float32) -> Float32:
+        outputs = self._session.run(["output"], {"input": np.ascontiguousarray(values[None])})
+        result: Float32 = outputs[0][0]
+        return result
+
+
+def usable_threads() -> int:
+    """Number of processors this process may use: its affinity, cut by its control group's quota."""
+    affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    processors = len(affinity) or os.cpu_count() or 1
+    return max(1, min([processors, *_group_quotas(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]))
+
+
+def _group_quotas(membership: Path, root: Path) -> list[int]:
+    """Processors, rounded up, that the control groups (version 2) of this process grant."""
+    try:
+        entries = membership.read_text().splitlines()
+    except OSError:
+        return []
+    quotas = []
+    for entry in entries:
+        if not entry.startswith("0::/"):
+            continue
+        group = root / entry.removeprefix("0::/")
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(root):
+                break
+            try:
+                quota, period = (folder / "cpu.max").read_text().split()
+            except (OSError, ValueError):
+                continue  # the root has no such file, nor has a group without this controller
+            if quota != "max":
+                quotas.append(math.ceil(int(quota) / int(period)))
+    return quotas
