@@ -1,4 +1,4 @@
-"""Exact layers against integer arithmetic written another way, at their bounds, and with other CPUs' kernels."""
+"""Exact layers against integers computed another way, at their bounds, and with other CPUs' kernels."""
 
 import hashlib
 import os

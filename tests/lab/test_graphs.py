@@ -1,0 +1,87 @@
+"""The graphs: the bytes are those that the code writes, the numbers those of CompressAI's ScaleHyperprior."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+
+from robustcodec import graphs  # noqa: E402
+from robustcodec.graphs.digests import DIGESTS  # noqa: E402
+from robustcodec.lab.graphs import write_all  # noqa: E402
+from robustcodec.networks import Networks, load, parameters  # noqa: E402
+
+SIZES = (8, 12)
+
+
+def test_committed_files_are_what_the_code_writes(tmp_path: Path) -> None:
+    write_all(tmp_path)
+    committed = Path(graphs.__file__).parent
+    written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert written.keys() == {*DIGESTS, "digests.py"}
+    assert written.keys() == {path.name for path in committed.iterdir() if path.is_file()} - {"__init__.py"}
+    for name, data in written.items():
+        assert data == (committed / name).read_bytes(), name
+
+
+def test_graphs_are_small_plain_and_name_no_tool() -> None:
+    allowed = {"Conv", "Mul", "Div", "Sqrt", "Add", "Abs", "Relu", "Concat", "DepthToSpace"}
+    for name in DIGESTS:
+        data = (Path(graphs.__file__).parent / name).read_bytes()
+        model = onnx.load_model_from_string(data)
+        assert len(data) < 8192
+        assert model.producer_name == "" and model.producer_version == ""
+        assert {node.op_type for node in model.graph.node} <= allowed
+        assert all(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
+
+
+@pytest.fixture(scope="module")
+def model():  # type: ignore[no-untyped-def]
+    """CompressAI's network with every parameter random, so that no error of place can hide behind a zero."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates what compressai does while it is imported
+        compressai_models = pytest.importorskip("compressai.models")
+    generator = torch.Generator().manual_seed(1)
+    network = compressai_models.ScaleHyperprior(*SIZES).eval()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            noise = torch.rand(parameter.shape, generator=generator)
+            parameter.copy_(noise * 0.3 + 0.2 if name.endswith(("beta", "gamma")) else (noise - 0.4) * 0.3)
+    return network
+
+
+@pytest.fixture(scope="module")
+def networks(model) -> Networks:  # type: ignore[no-untyped-def]
+    tensors = {}
+    for name in parameters("hyper", SIZES):
+        layer = model.get_submodule(name.rpartition(".")[0])
+        value = getattr(layer, name.rpartition(".")[2])
+        if name.endswith("beta"):
+            value = layer.beta_reparam(value)
+        if name.endswith("gamma"):
+            value = layer.gamma_reparam(value)[:, :, None, None]
+        tensors[name] = value.detach().numpy()
+    return load("hyper", SIZES, tensors, threads=1)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 48), (64, 32), (80, 112)])
+def test_pictures_pass_as_through_compressai(model, networks: Networks, size: tuple[int, int]) -> None:  # type: ignore[no-untyped-def]
+    generator = np.random.default_rng(2)
+    x = generator.random((3, *size), dtype=np.float32)
+    y = networks.analyse(x)
+    z = networks.hyper_analyse(y)
+    y_hat = np.rint(4 * y)
+    x_hat = networks.synthesise(y_hat)
+    with torch.no_grad():
+        _assert_close(y, model.g_a(torch.from_numpy(x)[None]))
+        _assert_close(z, model.h_a(torch.from_numpy(y)[None].abs()))
+        _assert_close(x_hat, model.g_s(torch.from_numpy(y_hat)[None]))
+
+
+def _assert_close(values: np.ndarray, expected) -> None:  # type: ignore[no-untyped-def,type-arg]
+    expected = expected[0].numpy()
+    assert values.shape == expected.shape and values.dtype == np.float32
+    assert np.abs(values - expected).max() < 1e-4 * np.abs(expected).max()

@@ -1,0 +1,147 @@
+"""Networks of arrays: shapes, checks of what a bundle brings, pinned graphs, processors that may be used."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robustcodec import graphs, networks
+from robustcodec.errors import ModelDamaged, ModelError
+from robustcodec.networks import load, parameters, usable_threads
+
+Tensors = dict[str, np.ndarray]  # type: ignore[type-arg]
+SIZES = (8, 12)
+
+
+@pytest.fixture
+def tensors() -> Tensors:
+    generator = np.random.default_rng(0)
+    return {
+        name: (generator.random(shape) * 0.1 + 0.01).astype(np.float16)
+        for name, shape in parameters("hyper", SIZES).items()
+    }
+
+
+def test_shapes_of_latents_and_pictures(tensors: Tensors) -> None:
+    model = load("hyper", SIZES, tensors, threads=1)
+    y = model.analyse(np.zeros((3, 48, 80), np.float32))
+    assert y.shape == (12, 3, 5) and y.dtype == np.float32
+    assert model.hyper_analyse(y).shape == (8, 1, 2)
+    assert model.synthesise(y).shape == (3, 48, 80)
+
+
+def test_planes_need_not_be_contiguous(tensors: Tensors) -> None:
+    model = load("hyper", SIZES, tensors, threads=1)
+    y = np.random.default_rng(1).normal(size=(12, 6, 8)).astype(np.float32)
+    part = y[:, 1:4, 2:7]
+    assert np.array_equal(model.synthesise(part), model.synthesise(part.copy()))
+
+
+def test_tiles_need_no_more_than_their_halo(tensors: Tensors) -> None:
+    """Analysis sees 32 pixels before a tile and 16 behind it, synthesis 1 latent before and 2 behind."""
+    model = load("hyper", SIZES, tensors, threads=1)
+    generator = np.random.default_rng(1)
+    x = generator.random((3, 16, 176), dtype=np.float32)
+    whole, part = model.analyse(x), model.analyse(x[:, :, 32:144])
+    assert np.abs(whole[:, :, 4:8] - part[:, :, 2:6]).max() < 1e-5 * np.abs(whole).max()
+    y = generator.normal(size=(12, 1, 11)).astype(np.float32)
+    whole, part = model.synthesise(y), model.synthesise(y[:, :, 3:10])
+    assert np.abs(whole[:, :, 64:128] - part[:, :, 16:80]).max() < 1e-5 * np.abs(whole).max()
+
+
+def test_pictures_must_be_padded(tensors: Tensors) -> None:
+    with pytest.raises(ValueError, match="not padded to 16"):
+        load("hyper", SIZES, tensors, threads=1).analyse(np.zeros((3, 16, 17), np.float32))
+
+
+def test_decoding_needs_no_analysis(tensors: Tensors, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    def record(architecture: str, sizes: tuple[int, int], network: str) -> bytes:
+        opened.append(network)
+        return read(architecture, sizes, network)
+
+    read = graphs.read_graph
+    monkeypatch.setattr(graphs, "read_graph", record)
+    model = load("hyper", SIZES, tensors, threads=1)
+    assert opened == []
+    for _ in range(2):
+        model.synthesise(np.zeros((12, 1, 1), np.float32))
+    assert opened == ["synthesis"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("g_a.0.weight", np.zeros((8, 3, 5, 5), np.float64)),
+        ("g_a.0.weight", np.zeros((3, 8, 5, 5), np.float32)),
+        ("g_s.0.weight", np.full((12, 8, 5, 5), np.nan, np.float32)),
+        ("h_a.4.bias", np.full(8, np.inf, np.float16)),
+        ("g_a.1.beta", np.zeros(8, np.float32)),
+        ("g_s.5.gamma", np.full((8, 8, 1, 1), -1e-3, np.float32)),
+        ("g_s.6.bias", None),
+        ("h_s.0.weight", np.zeros(1, np.float32)),
+    ],
+)
+def test_unfit_tensors_are_refused(tensors: Tensors, name: str, value: np.ndarray | None) -> None:  # type: ignore[type-arg]
+    tensors.pop(name, None)
+    if value is not None:
+        tensors[name] = value
+    with pytest.raises(ModelDamaged, match=name):
+        load("hyper", SIZES, tensors, threads=1)
+
+
+@pytest.mark.parametrize(("architecture", "sizes"), [("hyper", (128, 128)), ("other", (8, 12))])
+def test_unknown_sizes_are_refused_by_name(architecture: str, sizes: tuple[int, int]) -> None:
+    with pytest.raises(ModelError, match=f"no network {architecture} {sizes[0]}/{sizes[1]}.*hyper 128/192"):
+        load(architecture, sizes, {}, threads=1)
+
+
+def test_altered_graphs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = graphs.file_name("hyper", SIZES, "synthesis")
+    monkeypatch.setitem(graphs.DIGESTS, name, "0" * 64)
+    with pytest.raises(ModelDamaged, match=name):
+        graphs.read_graph("hyper", SIZES, "synthesis")
+
+
+def test_parameters_are_compressais_transforms() -> None:
+    shapes = parameters("hyper", (128, 192))
+    assert len(shapes) == 34
+    assert shapes["g_s.6.weight"] == (128, 3, 5, 5)
+    assert shapes["g_a.1.gamma"] == (128, 128, 1, 1)
+    assert shapes["h_a.0.weight"] == (128, 192, 3, 3)
+    assert {name.split(".")[0] for name in shapes} == {"g_a", "g_s", "h_a"}
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({}, []),
+        ({"a/b": "max 100000"}, []),
+        ({"a/b": "150000 100000"}, [2]),
+        ({"a": "50000 100000", "a/b": "400000 100000"}, [4, 1]),
+        ({"a/b": "nonsense"}, []),
+    ],
+)
+def test_quotas_of_control_groups(tmp_path: Path, limits: dict[str, str], expected: list[int]) -> None:
+    membership = tmp_path / "cgroup"
+    membership.write_text("1:cpu:/old\n0::/a/b\n")
+    (tmp_path / "fs/a/b").mkdir(parents=True)
+    for group, limit in limits.items():
+        (tmp_path / "fs" / group / "cpu.max").write_text(limit + "\n")
+    assert networks._group_quotas(membership, tmp_path / "fs") == expected
+    assert networks._group_quotas(tmp_path / "absent", tmp_path / "fs") == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="affinity is Linux's")
+def test_threads_keep_to_the_affinity() -> None:
+    code = (
+        "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
+        "from robustcodec.networks import usable_threads; print(usable_threads())"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
+    assert usable_threads() >= 1
