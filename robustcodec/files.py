@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import BinaryIO
 
 from robustcodec.errors import LimitExceeded, OutputError, UsageError
 
@@ -66,7 +67,8 @@ def plan_outputs(
     `inputs` are files, folders (with `recursive`; files in them count if their suffix is in `found`) or `-`.
     `output` is a file (overwritten), a folder, `-`, or None for a name beside the input. Names derived from
     inputs end in `suffix`, and existing ones are skipped unless `overwrite`. Raises UsageError if the
-    arguments contradict each other, if two inputs would be written to one file, or if an input would be overwritten.
+    arguments contradict each other, if two inputs would be written to one file, or if an input would be
+    overwritten.
     """
     _check_forgotten_option(inputs, output, found)
     sources = [source for name in inputs for source in _expand(name, found, recursive)]
@@ -107,10 +109,10 @@ def read_input(source: Path | None, max_bytes: int) -> bytes:
     name = "standard input" if source is None else clean_name(source)
     try:
         if source is None:
-            data = sys.stdin.buffer.read(max_bytes + 1)
+            data = _read_some(sys.stdin.buffer, max_bytes + 1)
         else:
             with source.open("rb") as file:
-                data = file.read(max_bytes + 1)
+                data = _read_some(file, max_bytes + 1)
     except OSError as error:
         raise UsageError(f"{name} cannot be read: {error.strerror}") from error
     if len(data) > max_bytes:
@@ -170,6 +172,15 @@ def _clean_character(character: str) -> str:
     if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp"):
         return character
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _read_some(file: BinaryIO, max_bytes: int) -> bytes:
+    """At most `max_bytes`, in pieces: a single call would allocate as much as it may read."""
+    parts = []
+    while max_bytes > 0 and (part := file.read(min(max_bytes, 1 << 20))):
+        parts.append(part)
+        max_bytes -= len(part)
+    return b"".join(parts)
 
 
 def _check_forgotten_option(inputs: Sequence[str], output: str | None, found: Collection[str]) -> None:

@@ -1,0 +1,199 @@
+"""The batch engine of encode and decode: run one job for each file, report, and find the exit code.
+
+A file that fails does not stop the others, even if it takes its worker process with it.
+"""
+
+import os
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from time import perf_counter
+from typing import TYPE_CHECKING, Protocol
+
+import typer
+
+from robustcodec.cli.console import FAILED, Console, end_quietly, named
+from robustcodec.errors import RobustcodecError
+from robustcodec.files import Job, Plan, check_streams, clean_name
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one file: fields for the report (see `_describe`) and remarks for the user."""
+
+    fields: Mapping[str, object]
+    notes: tuple[str, ...] = ()
+
+
+Work = Callable[[Job], Result]
+
+
+class Task(Hashable, Protocol):
+    """What to do with each file: frozen options that travel to worker processes; each prepares once."""
+
+    def prepare(self) -> Work:
+        """Load what all files share (the model) and return the function that does one file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A job and either its result or what went wrong."""
+
+    job: Job
+    result: Result = field(default_factory=lambda: Result({}))
+    error: str | None = None
+    seconds: float = 0.0
+
+
+def process(task: Task, plan: Plan, console: Console, *, processes: int) -> None:
+    """Do all jobs of a plan and report each; exits with 1 if some failed."""
+    check_streams(plan)
+    for job in plan.skipped:
+        console.note(f"{_name(job.target)} exists already, skipped; --overwrite makes it anew")
+        console.row(named(job.source, "input") | named(job.target, "output") | {"skipped": True})
+    outcomes = []
+    for outcome in run(task, plan.jobs, processes):
+        outcomes.append(outcome)
+        _report(outcome, console)
+        console.progress(len(outcomes), len(plan.jobs))
+    _summarise(outcomes, plan, console)
+    if any(outcome.error for outcome in outcomes):
+        raise typer.Exit(FAILED)
+
+
+def run(task: Task, jobs: Sequence[Job], processes: int) -> Iterator[Outcome]:
+    """Do the jobs, in this process or in several, and yield their outcomes in the order of the jobs."""
+    streams = any(job.source is None or job.target is None for job in jobs)
+    if processes == 1 or len(jobs) <= 1 or streams:  # only this process has the standard streams
+        if jobs:
+            work = task.prepare()
+            yield from (_attempt(work, job) for job in jobs)
+    else:
+        yield from _run_in_pool(task, jobs, min(processes, len(jobs)))
+
+
+def threads_each(threads: int | None, processes: int) -> int | None:
+    """Threads for each of several processes, so that together they use the machine once; None: all of it."""
+    if threads is not None or processes == 1:
+        return threads
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable // processes)
+
+
+def _attempt(work: Work, job: Job) -> Outcome:
+    start = perf_counter()
+    try:
+        result = work(job)
+    except RobustcodecError as error:
+        return Outcome(job=job, error=str(error))
+    except MemoryError:
+        return Outcome(job=job, error="this file needs more memory than the machine gives")
+    except BrokenPipeError:
+        end_quietly()
+    return Outcome(job=job, result=result, seconds=perf_counter() - start)
+
+
+def _run_in_pool(task: Task, jobs: Sequence[Job], processes: int) -> Iterator[Outcome]:
+    from concurrent.futures.process import BrokenProcessPool
+
+    pool = _pool(processes)
+    try:
+        futures = [pool.submit(_attempt_in_worker, task, job) for job in jobs]
+        for job, future in zip(jobs, futures, strict=True):
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                # One file killed its worker and with it the pool: find out which by giving each its own.
+                yield _attempt_alone(task, job)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _attempt_in_worker(task: Task, job: Job) -> Outcome:
+    try:
+        work = _prepared(task)
+    except RobustcodecError as error:
+        return Outcome(job=job, error=str(error))
+    return _attempt(work, job)
+
+
+@lru_cache(maxsize=1)
+def _prepared(task: Task) -> Work:
+    """One model for each worker process, kept for its whole life."""
+    return task.prepare()
+
+
+def _attempt_alone(task: Task, job: Job) -> Outcome:
+    from concurrent.futures.process import BrokenProcessPool
+
+    with _pool(1) as pool:
+        try:
+            return pool.submit(_attempt_in_worker, task, job).result()
+        except BrokenProcessPool:
+            return Outcome(
+                job=job, error="the process that worked on this file died, perhaps for want of memory"
+            )
+
+
+def _pool(processes: int) -> "ProcessPoolExecutor":
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    # Spawned, not forked: a fork of a process with threads (ONNX Runtime, BLAS) can hang.
+    return ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    import signal
+    import warnings
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent deals with it
+    warnings.simplefilter("ignore")
+
+
+def _report(outcome: Outcome, console: Console) -> None:
+    job, fields = outcome.job, outcome.result.fields
+    names = named(job.source, "input")
+    if outcome.error is not None:
+        # Most messages about files name them; the picture's own errors do not.
+        subject = _name(job.source)
+        prefix = "" if subject in outcome.error else f"{subject}: "
+        console.error(f"{prefix}{outcome.error}")
+        console.row(names | {"error": outcome.error})
+        return
+    if not console.json:
+        console.note(f"{_name(job.source)} -> {_name(job.target)}: {_describe(fields, outcome.seconds)}")
+    for note in outcome.result.notes:
+        console.note(f"{_name(job.source)}: {note}")
+    console.row(names | named(job.target, "output") | dict(fields) | {"seconds": round(outcome.seconds, 4)})
+
+
+def _summarise(outcomes: Sequence[Outcome], plan: Plan, console: Console) -> None:
+    count = len(outcomes) + len(plan.skipped)
+    if count == 0:
+        console.note("nothing to do: no file of a known kind was found")
+    if count < 2 or console.json:
+        return
+    done = [outcome.result.fields for outcome in outcomes if outcome.error is None]
+    size = sum(value for fields in done if isinstance(value := fields.get("bytes"), int))
+    failed = len(outcomes) - len(done)
+    console.note(f"{len(done)} done ({size:,} bytes), {len(plan.skipped)} skipped, {failed} failed")
+
+
+def _describe(fields: Mapping[str, object], seconds: float) -> str:
+    formats: dict[str, Callable[[object], str]] = {
+        "bytes": "{:,} bytes".format,
+        "bpp": "{:.3f} bpp".format,
+        "quality": "quality {:.3g}".format,
+        "psnr": "{:.2f} dB".format,
+    }
+    parts = [f"{fields['width']}x{fields['height']}"] if "width" in fields else []
+    parts += [show(fields[name]) for name, show in formats.items() if fields.get(name) is not None]
+    return ", ".join([*parts, f"{seconds:.2f} s"])
+
+
+def _name(path: object) -> str:
+    return "-" if path is None else clean_name(str(path))

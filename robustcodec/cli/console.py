@@ -1,0 +1,91 @@
+"""What the commands say: JSON lines and data on standard output, everything else on standard error."""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from robustcodec.errors import MissingExtra, RobustcodecError, UsageError
+from robustcodec.files import clean_name
+
+DONE, FAILED, USAGE, CONTRACT = 0, 1, 2, 3
+INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143
+
+
+def exit_code(error: RobustcodecError) -> int:
+    """The exit code of an error that ends a whole command."""
+    return USAGE if isinstance(error, UsageError | MissingExtra) else FAILED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Console:
+    """Where a command talks, cleaned of control characters: `quiet` leaves only errors and JSON."""
+
+    quiet: bool = False
+    json: bool = False
+
+    def note(self, text: str) -> None:
+        """Say something on standard error unless quiet."""
+        if not self.quiet:
+            self._line(text)
+
+    def error(self, text: str) -> None:
+        """Say on standard error what went wrong."""
+        self._line(f"robustcodec: error: {text}")
+
+    def progress(self, done: int, total: int) -> None:
+        """Show a counter that the next line replaces; only a terminal sees it."""
+        if not self.quiet and done < total and _on_terminal():
+            sys.stderr.write(f"{done} of {total}")
+            sys.stderr.flush()
+
+    def row(self, fields: Mapping[str, object]) -> None:
+        """Write one JSON line, if JSON was asked for."""
+        if self.json:
+            emit(json.dumps({name: _json_value(value) for name, value in fields.items()}, allow_nan=False))
+
+    def _line(self, text: str) -> None:
+        start = "\r\x1b[K" if _on_terminal() else ""  # the progress counter
+        sys.stderr.write(f"{start}{clean_name(text)}\n")
+        sys.stderr.flush()
+
+
+def emit(line: str) -> None:
+    """Write one line to standard output."""
+    try:
+        print(clean_name(line), flush=True)
+    except BrokenPipeError:
+        end_quietly()
+
+
+def end_quietly() -> NoReturn:
+    """Exit as SIGPIPE would: whoever read standard output has gone and wants no message."""
+    # What is still buffered would fail once more, loudly, when Python closes the stream.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(PIPE_CLOSED)
+
+
+def named(path: Path | None, stream: str) -> dict[str, object]:
+    """A path as JSON fields: `{stream: name}`, and the exact bytes in base64 if they are not UTF-8."""
+    if path is None:
+        return {stream: "-"}
+    raw = os.fsencode(path)
+    try:
+        return {stream: raw.decode("utf-8")}
+    except UnicodeDecodeError:
+        from base64 import b64encode
+
+        name = raw.decode("utf-8", "backslashreplace")
+        return {stream: name, f"{stream}_b64": b64encode(raw).decode("ascii")}
+
+
+def _json_value(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _on_terminal() -> bool:
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and "CI" not in os.environ

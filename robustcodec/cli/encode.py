@@ -1,0 +1,183 @@
+"""The command `encode`: pictures to robustcodec files."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from robustcodec.cli import options
+from robustcodec.cli.batch import Result, Work, process, threads_each
+from robustcodec.cli.console import Console
+from robustcodec.errors import UsageError
+from robustcodec.files import ENCODED_SUFFIX, PICTURE_FORMATS, Job, plan_outputs, read_input, write_output
+from robustcodec.rate import HIGHEST, LOWEST, BitsPerPixel, FileSize, Psnr, Quality, Target
+
+if TYPE_CHECKING:
+    from robustcodec.codec import Codec
+    from robustcodec.images import Picture
+
+DEFAULT_QUALITY = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeTask:
+    """What encoding any of the files takes."""
+
+    bundle: Path
+    target: Target
+    threads: int | None = None
+    max_pixels: int = options.MAX_PIXELS
+    measure: bool = False
+    strip: bool = False
+    strip_all: bool = False
+    dry_run: bool = False
+
+    def prepare(self) -> Work:
+        """Load the model."""
+        from robustcodec.bundle import open_bundle
+        from robustcodec.codec import Codec
+        from robustcodec.images import allow_pixels
+
+        allow_pixels(self.max_pixels)
+        return partial(encode_file, Codec(open_bundle(self.bundle), threads=self.threads), self)
+
+
+def encode_file(codec: "Codec", task: EncodeTask, job: Job) -> Result:
+    """Encode one picture."""
+    from robustcodec.container import Limits
+    from robustcodec.images import read_picture
+    from robustcodec.metrics import bits_per_pixel, psnr
+
+    data = read_input(job.source, options.byte_limit(task.max_pixels))
+    picture = _stripped(read_picture(data, task.max_pixels), task)
+    limits = Limits(max_pixels=task.max_pixels)
+    encoded = codec.encode(picture, task.target, limits=limits, measure=task.measure)
+    if not task.dry_run:
+        write_output(job.target, encoded.data)
+
+    fields: dict[str, object] = {
+        "width": picture.width,
+        "height": picture.height,
+        "bytes": len(encoded.data),
+        "bpp": bits_per_pixel(len(encoded.data), picture.width, picture.height),
+        "model": codec.bundle.id,
+        "quality": encoded.quality,
+        "step": encoded.step,
+    }
+    if encoded.reconstruction is not None:
+        fields["psnr"] = psnr(picture.pixels, encoded.reconstruction)
+    larger = len(encoded.data) >= len(data)
+    notes = [f"larger than the input, which has {len(data):,} bytes; keep that"] if larger else []
+    return Result(fields, notes=(*picture.notes, *notes))
+
+
+def encode(
+    inputs: Annotated[list[str], typer.Argument(metavar="IN...", help="Pictures, folders with -r, or -.")],
+    output: options.Output = None,
+    quality: Annotated[
+        float | None, typer.Option("-q", "--quality", help="From 1 (small) to 6 (faithful) [default: 4].")
+    ] = None,
+    target_bpp: Annotated[float | None, typer.Option(help="At most so many bits per pixel.")] = None,
+    target_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="At most so many bytes, such as 60K or 1.5M.")
+    ] = None,
+    target_psnr: Annotated[float | None, typer.Option(help="At least so many decibels.")] = None,
+    model: options.Model = None,
+    arch: Annotated[str | None, typer.Option(help="Architecture of the model: hyper or cheng.")] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="Variant of the model: robust, base and others.")
+    ] = None,
+    psnr: Annotated[bool, typer.Option("--psnr", help="Measure the PSNR of the result, too.")] = False,
+    strip: Annotated[
+        bool, typer.Option("--strip", help="Drop EXIF and XMP, keep the colour profile.")
+    ] = False,
+    strip_all: Annotated[bool, typer.Option("--strip-all", help="Drop all metadata.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write nothing.")] = False,
+    json: options.Json = False,
+    recursive: options.Recursive = False,
+    overwrite: options.Overwrite = False,
+    threads: options.Threads = None,
+    jobs: options.Jobs = 1,
+    max_pixels: options.MaxPixels = options.MAX_PIXELS,
+    quiet: options.Quiet = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say which model is used.")] = False,
+) -> None:
+    """Encode pictures (PNG, JPEG, WebP, AVIF, TIFF, BMP, PPM, GIF).
+
+    Without -o, photo.png becomes photo.rbc beside it. Results that exist are skipped, but a file that -o
+    names is overwritten.
+    """
+    target = choose_target(quality, target_bpp, target_size, target_psnr)
+    options.check_json(json, output)
+    plan = plan_outputs(
+        inputs,
+        output,
+        suffix=ENCODED_SUFFIX,
+        found=PICTURE_FORMATS,
+        recursive=recursive,
+        overwrite=overwrite or dry_run,
+    )
+    from robustcodec.bundle import find
+
+    console = Console(quiet=quiet, json=json)
+    task = EncodeTask(
+        bundle=find(model, arch, variant).path,
+        target=target,
+        threads=threads_each(threads, jobs),
+        max_pixels=options.pixel_limit(max_pixels),
+        measure=psnr,
+        strip=strip,
+        strip_all=strip_all,
+        dry_run=dry_run,
+    )
+    if verbose:
+        console.note(f"model: {task.bundle}")
+    process(task, plan, console, processes=jobs)
+
+
+def choose_target(
+    quality: float | None, target_bpp: float | None, target_size: str | None, target_psnr: float | None
+) -> Target:
+    """The one target that the options ask for, quality 4 if none.
+
+    Raises UsageError for several targets and for one out of range.
+    """
+    options_given = {
+        "--quality": quality,
+        "--target-bpp": target_bpp,
+        "--target-size": target_size,
+        "--target-psnr": target_psnr,
+    }
+    given = [name for name, value in options_given.items() if value is not None]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} exclude each other; give one of them")
+    if target_bpp is not None:
+        return BitsPerPixel(_positive(target_bpp))
+    if target_size is not None:
+        return FileSize(options.parse_size(target_size))
+    if target_psnr is not None:
+        return Psnr(_positive(target_psnr))
+    return Quality(DEFAULT_QUALITY if quality is None else _quality(quality))
+
+
+def _quality(value: float) -> float:
+    if not LOWEST <= value <= HIGHEST:
+        raise UsageError(
+            f"quality goes from {LOWEST:g} (small) to {HIGHEST:g} (faithful) here, not to {value:g}; "
+            "for a size or a fidelity use --target-size, --target-bpp or --target-psnr"
+        )
+    return value
+
+
+def _positive(value: float) -> float:
+    if not 0 < value < 1000:
+        raise UsageError(f"a target of {value:g} is out of range: give a positive number")
+    return value
+
+
+def _stripped(picture: "Picture", task: EncodeTask) -> "Picture":
+    if task.strip_all:
+        return replace(picture, icc=None, exif=None, xmp=None)
+    return replace(picture, exif=None, xmp=None) if task.strip else picture

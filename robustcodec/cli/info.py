@@ -1,0 +1,83 @@
+"""The command `info`: what robustcodec files say about themselves, without any model."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustcodec.cli import options
+from robustcodec.cli.console import FAILED, Console, emit, named
+from robustcodec.errors import RobustcodecError
+from robustcodec.files import clean_name, read_input
+
+
+def info(
+    inputs: Annotated[list[str], typer.Argument(metavar="IN...", help="Files, or - for standard input.")],
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the bytes of each section.")] = False,
+    json: options.Json = False,
+    max_pixels: options.MaxPixels = options.MAX_PIXELS,
+) -> None:
+    """Show size, format, model and sections of robustcodec files; every checksum is verified."""
+    console = Console(json=json)
+    failed = False
+    for name in inputs:
+        path = None if name == "-" else Path(name)
+        try:
+            fields = describe(path, options.pixel_limit(max_pixels))
+        except RobustcodecError as error:
+            failed = True
+            console.error(f"{name}: {error}")
+            console.row(named(path, "input") | {"error": str(error)})
+            continue
+        console.row(named(path, "input") | fields)
+        if not json:
+            for line in _lines(clean_name(name), fields, verbose):
+                emit(line)
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def describe(path: Path | None, max_pixels: int) -> dict[str, object]:
+    """All that a file says about itself, for JSON."""
+    from robustcodec.container import MAJOR_VERSION, ChunkType, Limits, unpack
+    from robustcodec.metrics import bits_per_pixel
+
+    data = read_input(path, options.byte_limit(max_pixels))
+    file = unpack(data, Limits(max_pixels=max_pixels))
+    header = file.header
+    return {
+        "version": f"{MAJOR_VERSION}.{header.minor}",
+        "width": header.width,
+        "height": header.height,
+        "bytes": len(data),
+        "bpp": bits_per_pixel(len(data), header.width, header.height),
+        "payload": header.payload.name.lower(),
+        "step": header.step / 1024 if header.step else None,
+        "fingerprint": header.fingerprint.hex() if any(header.fingerprint) else None,
+        "strips": header.num_strips,
+        "transform": header.transform,
+        "grey": header.grey,
+        "alpha": header.alpha,
+        "icc": header.icc,
+        "exif": file.get(ChunkType.EXIF) is not None,
+        "xmp": file.get(ChunkType.XMP) is not None,
+        "sections": file.sections,
+    }
+
+
+def _lines(name: str, fields: dict[str, object], verbose: bool) -> Iterator[str]:
+    extras = [label for label in ("grey", "alpha", "icc", "exif", "xmp") if fields[label]]
+    coding = str(fields["payload"])
+    if fields["fingerprint"]:
+        coding += f" {fields['fingerprint']}, step {fields['step']:.3f}"
+    if fields["strips"] != 1:
+        coding += f", {fields['strips']} strips"
+    yield (
+        f"{name}: robustcodec {fields['version']}, {fields['width']}x{fields['height']}, {coding}, "
+        f"{fields['bytes']:,} bytes, {fields['bpp']:.3f} bpp{''.join(f', {extra}' for extra in extras)}"
+    )
+    sections = fields["sections"]
+    if verbose and isinstance(sections, dict):
+        for section, size in sections.items():
+            yield f"  {section}: {size:,} bytes"

@@ -1,0 +1,63 @@
+"""The commands `models list`, `add`, `remove` and `verify`: which models this machine has."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustcodec.cli import options
+from robustcodec.cli.console import FAILED, Console, emit, named
+from robustcodec.errors import ModelError
+
+app = typer.Typer(help="List, add, remove and verify models.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("list")
+def list_models(json: options.Json = False) -> None:
+    """List the models that are found, and where."""
+    from robustcodec.bundle import installed
+
+    console = Console(json=json)
+    for model in installed():
+        console.row({"id": model.id, "fingerprint": model.fingerprint.hex()} | named(model.path, "path"))
+        if not json:
+            emit(f"{model.id}  {model.fingerprint.hex()}  {model.path}")
+
+
+@app.command()
+def add(path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of a model.")]) -> None:
+    """Check a model and copy it to where it is found from now on."""
+    from robustcodec import bundle
+
+    Console().note(f"added as {bundle.add(path).id}")
+
+
+@app.command()
+def remove(id: Annotated[str, typer.Argument(metavar="ID", help="Id of a model that was added.")]) -> None:
+    """Remove a model that was added; files made with it need it to be decoded."""
+    from robustcodec import bundle
+
+    bundle.remove(id)
+    Console().note(f"removed {id}")
+
+
+@app.command()
+def verify(
+    id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="Id or path [default: all models].")
+    ] = None,
+) -> None:
+    """Check every byte and every bound of a model."""
+    from robustcodec import bundle
+
+    console = Console()
+    failed = False
+    for path in [bundle.find(id).path] if id else [model.path for model in bundle.installed()]:
+        try:
+            bundle.verify(path)
+            emit(f"{path}: in order")
+        except ModelError as error:
+            failed = True
+            console.error(f"{path}: {error}")
+    if failed:
+        raise typer.Exit(FAILED)

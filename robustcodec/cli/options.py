@@ -1,0 +1,61 @@
+"""Options that several commands share, and how their values are read."""
+
+from typing import Annotated
+
+import typer
+
+from robustcodec.errors import UsageError
+
+MAX_PIXELS = 1 << 28
+UNLIMITED_PIXELS = 1 << 56  # more than the format can say
+
+Output = Annotated[
+    str | None,
+    typer.Option("-o", "--output", metavar="OUT", help="File, folder, or - for standard output."),
+]
+Model = Annotated[str | None, typer.Option("-m", "--model", help="Id, path or fingerprint of a model.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of each process [default: all cores].")]
+Jobs = Annotated[int, typer.Option(min=1, help="Files to work on at once, each in its own process.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object for each file on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace results that exist already instead of skipping them.")
+]
+Recursive = Annotated[
+    bool, typer.Option("-r", "--recursive", help="Take folders as inputs and keep their tree under -o.")
+]
+MaxPixels = Annotated[
+    int, typer.Option(min=0, help="Refuse pictures with more pixels before decoding them; 0: no limit.")
+]
+
+
+def pixel_limit(max_pixels: int) -> int:
+    """The limit in pixels that an option's value means."""
+    return max_pixels or UNLIMITED_PIXELS
+
+
+def byte_limit(max_pixels: int) -> int:
+    """The largest input worth reading: 16-bit RGBA without compression, and 64 MiB of metadata."""
+    return 8 * max_pixels + (64 << 20)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as 60000, 60K, 1.5M or 1.5MB.
+
+    K and M are 1000 and 1000000, so that the file fits whichever meaning its reader has. Raises UsageError.
+    """
+    number = text.strip().upper().removesuffix("B")
+    factor = {"K": 1000, "M": 1000**2}.get(number[-1:], 1)
+    try:
+        size = float(number if factor == 1 else number[:-1]) * factor
+        if not 1 <= size < 2**48:
+            raise ValueError
+    except ValueError:
+        raise UsageError(f"{text} is no size: give bytes, or kilobytes or megabytes as 60K or 1.5M") from None
+    return int(size)
+
+
+def check_json(json: bool, output: str | None) -> None:
+    """Raise UsageError if both the result and the report would go to standard output."""
+    if json and output == "-":
+        raise UsageError("--json and -o - both write to standard output; give -o a file")
