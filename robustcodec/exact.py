@@ -110,9 +110,7 @@ class IntegerLayer:
         _check_array(f"{spec.name}.shift", self.shift, np.uint8, (spec.outputs,))
         largest = 0 if spec.clip is None else MAX_SHIFT
         if int(self.shift.max()) > largest:
-            raise ModelDamaged(
-                f"{spec.name}.shift holds {self.shift.max()}, but at most {largest} is allowed."
-            )
+            raise ModelDamaged(f"{spec.name}.shift holds {self.shift.max()}, but the limit is {largest}.")
 
 
 def _check_array(
@@ -162,9 +160,8 @@ def bound(layer: IntegerLayer, max_input: int) -> int:
     """
     spec = layer.spec
     weights = np.abs(layer.weight.astype(np.int64)).sum((1, 2, 3)).tolist()
-    biases = [
-        abs(value) for value in layer.bias.tolist()
-    ]  # Python's abs: that of -2**63 does not fit an int64
+    # magnitudes in Python, since that of -2**63 does not fit an int64
+    biases = [abs(value) for value in layer.bias.tolist()]
     largest = 0
     for weight, bias, shift in zip(weights, biases, layer.shift.tolist(), strict=True):
         total = weight * max_input + bias
@@ -214,8 +211,8 @@ def apply(layer: IntegerLayer, x: Float64) -> Float64:
     for top, left, rows, columns in _tiles(height, width):
         window = np.empty((len(taps), spec.inputs, rows, columns))
         for index, (dy, dx) in enumerate(taps):
-            y, z = top + margin + dy, left + margin + dx
-            window[index] = padded[:, y : y + rows, z : z + columns]
+            row, column = top + margin + dy, left + margin + dx
+            window[index] = padded[:, row : row + rows, column : column + columns]
         for py, px, matrix, used in phases:
             sums = matrix @ window[used].reshape(matrix.shape[1], rows * columns)
             result[
