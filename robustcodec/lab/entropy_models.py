@@ -67,7 +67,7 @@ class FactorizedPrior(nn.Module):
 
     _WIDTHS = (1, 3, 3, 3, 3, 1)
 
-    def __init__(self, channels: int, init_scale: float = 10.0, tail_mass: float = 1e-9) -> None:
+    def __init__(self, channels: int, init_scale: float = 3.0, tail_mass: float = 1e-9) -> None:
         super().__init__()
         widths = self._WIDTHS
         layers = len(widths) - 1

@@ -18,7 +18,10 @@ LATENT_GAIN = 8.0
 _GDN_DIAGONAL = 1e-3
 _GDN_OTHERS = 1e-5
 _UNUSED_WEIGHT = 0.02
-_SCALE_WEIGHT = 0.1
+_HYPER_CROPS = 64
+_HYPER_GAIN = 6.0
+_HYPER_FLOOR = 0.1
+_HYPER_RANDOM = 0.1
 
 
 @torch.no_grad()
@@ -46,11 +49,34 @@ def orthonormal_start(network: Hyper, crops: Tensor, generator: torch.Generator,
     up[-1].bias.copy_(means)
     last.weight.mul_(gain)
     up[0].weight.div_(gain)
-    # scales begin at what each latent channel really has: far too small ones would cost thousands of bits each
-    scales = network.h_s[-2]
-    assert isinstance(scales, nn.Conv2d) and scales.bias is not None
-    scales.weight.mul_(_SCALE_WEIGHT)
-    scales.bias.copy_(network.analyse(crops[:32]).std((0, 2, 3)).clamp(min=SCALE_MIN))
+    _start_hyperprior(network, network.analyse(crops[:_HYPER_CROPS]))
+
+
+def _start_hyperprior(network: Hyper, y: Tensor) -> None:
+    """Begin with scales that follow the local energy of groups of latents, which the side information carries.
+
+    z of a group is the mean of its |y|, each relative to its channel's own mean, over 4x4 positions. What remains
+    of z starts near zero; all kernels keep some randomness to learn from.
+    """
+    groups = max(1, network.n // 4)
+    channel = torch.arange(network.m)
+    group = channel * groups // network.m
+    members = torch.bincount(group, minlength=groups)[group]
+    mean = y.abs().mean((0, 2, 3)).clamp(min=SCALE_MIN)
+    reduce, halve, halve_again = network.h_a[0], network.h_a[2], network.h_a[4]
+    double, double_again, scale = network.h_s[0], network.h_s[2], network.h_s[4]
+    line = torch.arange(groups)
+    for layer in (reduce, halve, halve_again, double, double_again, scale):
+        layer.weight.mul_(_HYPER_RANDOM)
+        layer.bias.zero_()
+    reduce.weight[group, channel, 1, 1] += 1 / (mean * members)
+    halve.weight[line, line, 2:4, 2:4] += 0.25
+    halve_again.weight[line, line, 2:4, 2:4] += 0.25 * _HYPER_GAIN
+    double.weight[line, line, 2:4, 2:4] += 1.0
+    double_again.weight[line, line, 2:4, 2:4] += 1.0
+    # a Gaussian's scale is 1.25 times its mean magnitude
+    scale.weight[channel, group, 1, 1] += 1.25 * mean / _HYPER_GAIN
+    scale.bias.copy_(_HYPER_FLOOR * mean)
 
 
 def _blocks(features: Tensor) -> Tensor:

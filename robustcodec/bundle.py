@@ -1,0 +1,412 @@
+"""A model as a folder: finding it, checking it, opening it.
+
+    manifest.json           what the model is, where it comes from, what was measured; sha256 of every part
+    analysis.safetensors    float16: analysis and hyper analysis (read by the encoder only)
+    synthesis.safetensors   float16: synthesis
+    entropy.safetensors     integers: layers, thresholds, medians and tables that select probabilities
+    lab.safetensors         float32: what the lab needs to attack or train the model; the runtime never reads it
+
+Nothing in a bundle is trusted. The fingerprint covers all that the decoder depends on and goes into each file.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from robustcodec.errors import ModelDamaged, ModelNotFound, OutputError, UsageError
+from robustcodec.rate import HIGHEST, LOWEST, STEP_MAX, STEP_MIN
+
+FORMAT = 1
+"""Version of the bundle's format."""
+
+MANIFEST = "manifest.json"
+ANALYSIS, SYNTHESIS, ENTROPY, LAB = (
+    f"{name}.safetensors" for name in ("analysis", "synthesis", "entropy", "lab")
+)
+PARTS = (ANALYSIS, SYNTHESIS, ENTROPY, LAB)
+
+_ENVIRONMENT = "ROBUSTCODEC_MODELS"
+_MAX_MANIFEST = 1 << 20
+_MAX_PART = 1 << 28
+_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_HEX = re.compile(r"[0-9a-f]{64}")
+
+Arrays = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class RatePoint:
+    """A quality with the Lagrangian it was trained for and its quantisation step R, in units of 1/1024."""
+
+    quality: float
+    lagrangian: float
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What `manifest.json` says; `provenance`, `points`, `contract` and `attacks` are for people and later layers.
+
+    `sizes` are the architecture's channel counts (N and M for hyper); `rates` rise in quality and fall in step.
+    """
+
+    id: str
+    architecture: str
+    sizes: tuple[int, ...]
+    variant: str
+    rates: tuple[RatePoint, ...]
+    provenance: dict[str, Any]
+    points: tuple[dict[str, Any], ...]
+    contract: dict[str, Any] | None
+    attacks: tuple[dict[str, Any], ...]
+    parts: dict[str, str]
+    """sha256 of each part, by file name."""
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """Eight bytes that name everything the decoder depends on."""
+        decoder = {
+            "format": FORMAT,
+            "architecture": self.architecture,
+            "sizes": list(self.sizes),
+            "synthesis": self.parts[SYNTHESIS],
+            "entropy": self.parts[ENTROPY],
+        }
+        return hashlib.sha256(json.dumps(decoder, sort_keys=True).encode()).digest()[:8]
+
+    def step(self, quality: float) -> int:
+        """Quantisation step R of a quality from 1 to 6, interpolated on a logarithmic scale."""
+        if not LOWEST <= quality <= HIGHEST:
+            raise UsageError(
+                f"Quality {quality:g} is out of range: it is a number from {LOWEST:g} to {HIGHEST:g} here; to ask "
+                "for a size or a fidelity use --target-bpp, --target-size or --target-psnr."
+            )
+        qualities = [point.quality for point in self.rates]
+        steps = [math.log(point.step) for point in self.rates]
+        return round(math.exp(float(np.interp(quality, qualities, steps))))
+
+    def quality(self, step: int) -> float:
+        """Quality whose step is `step`; steps beyond the table's ends have the quality of that end."""
+        steps = [math.log(point.step) for point in self.rates]
+        qualities = [point.quality for point in self.rates]
+        return float(np.interp(-math.log(step), [-value for value in steps], qualities))
+
+
+class Bundle:
+    """An opened model folder whose manifest is checked; parts are read and verified when first needed."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @property
+    def id(self) -> str:
+        """Model id, such as hyper-base."""
+        return self.manifest.id
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Eight bytes that name everything the decoder depends on."""
+        return self.manifest.fingerprint
+
+    @cached_property
+    def analysis(self) -> Arrays:
+        """Float weights of the encoder's networks."""
+        return self._part(ANALYSIS)
+
+    @cached_property
+    def synthesis(self) -> Arrays:
+        """Float weights of the synthesis."""
+        return self._part(SYNTHESIS)
+
+    @cached_property
+    def entropy(self) -> Arrays:
+        """Integer arrays that select probabilities."""
+        return self._part(ENTROPY)
+
+    @cached_property
+    def lab(self) -> Arrays:
+        """Float parameters for the lab."""
+        return self._part(LAB)
+
+    def _part(self, name: str) -> Arrays:
+        data = _read(self.path / name, _MAX_PART)
+        if hashlib.sha256(data).hexdigest() != self.manifest.parts[name]:
+            raise ModelDamaged(f"{self.path / name} does not match its checksum; install the model again.")
+        try:
+            arrays = load(data)
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise ModelDamaged(f"{self.path / name} is no safetensors file; install the model again.") from error
+        for key, array in arrays.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ModelDamaged(f"{self.path / name} holds values in {key} that are not finite.")
+        return arrays
+
+
+def floats(arrays: Arrays, shapes: Mapping[str, tuple[int, ...]], what: str) -> dict[str, NDArray[np.float32]]:
+    """Check float arrays of a bundle against the names and shapes that an architecture needs; give them as float32."""
+    if set(arrays) != set(shapes):
+        odd = sorted(set(arrays) ^ set(shapes))[0]
+        raise ModelDamaged(f"The model's {what} has missing or unknown arrays, {odd} among them.")
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape or arrays[name].dtype not in (np.float16, np.float32):
+            raise ModelDamaged(
+                f"The model's {name} is {arrays[name].dtype} {arrays[name].shape}; expected floats {shape}."
+            )
+    return {name: arrays[name].astype(np.float32) for name in shapes}
+
+
+def write_bundle(folder: Path, manifest: dict[str, Any], parts: Mapping[str, Arrays]) -> Bundle:
+    """Write a bundle as a new folder, whole or not at all, and open it.
+
+    `manifest` holds the fields of `Manifest` but `parts`, as JSON values; `parts` maps file names to arrays. An
+    existing bundle of the same name is replaced; any other existing folder or file is refused.
+    """
+    if folder.exists() and not (folder / MANIFEST).is_file():
+        raise OutputError(f"{folder} exists and is no model; choose another name.")
+    data = {
+        name: save({key: np.ascontiguousarray(array) for key, array in arrays.items()})
+        for name, arrays in parts.items()
+    }
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in data.items()}
+    document = {"format": FORMAT, **manifest, "parts": sums}
+    data[MANIFEST] = (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
+    _manifest(json.loads(data[MANIFEST]), folder)
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.mkdir(parents=True)
+        for name, content in data.items():
+            with (temporary / name).open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        if folder.exists():
+            old = temporary.with_name(temporary.name + ".old")
+            folder.replace(old)
+            temporary.replace(folder)
+            shutil.rmtree(old)
+        else:
+            temporary.replace(folder)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror}.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return open_bundle(folder)
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Open a model folder; only its manifest is read and checked now."""
+    document = _json(_read(path / MANIFEST, _MAX_MANIFEST), path)
+    return Bundle(path, _manifest(document, path))
+
+
+def find(model: str | None = None, architecture: str | None = None, variant: str | None = None) -> Bundle:
+    """Find a model by id, path or fingerprint prefix, or by architecture and variant.
+
+    Without any, the default is the robust hyper model, or the base one where no robust one is installed.
+    Raises ModelNotFound.
+    """
+    if model is not None:
+        if os.sep in model or (Path(model) / MANIFEST).is_file():
+            return open_bundle(Path(model))
+        matches = [
+            bundle
+            for bundle in installed()
+            if bundle.id == model or (len(model) >= 4 and bundle.fingerprint.hex().startswith(model.lower()))
+        ]
+        if not matches:
+            raise ModelNotFound(f"There is no model {model!r}; `robustcodec models` lists those that are installed.")
+        if len({bundle.fingerprint for bundle in matches}) > 1 and matches[0].id != model:
+            raise ModelNotFound(f"More than one model's fingerprint begins with {model!r}; give more of it.")
+        return matches[0]
+    name = architecture or "hyper"
+    for wanted in [variant] if variant else ["robust", "base"]:
+        for bundle in installed():
+            if (bundle.manifest.architecture, bundle.manifest.variant) == (name, wanted):
+                return bundle
+    raise ModelNotFound(
+        f"There is no model of architecture {name!r}{f' and variant {variant!r}' if variant else ''}; "
+        "`robustcodec models` lists those that are installed."
+    )
+
+
+def find_for(fingerprint: bytes) -> Bundle:
+    """Find the model that a file was made with. Raises ModelNotFound."""
+    for bundle in installed():
+        if bundle.fingerprint == fingerprint:
+            return bundle
+    raise ModelNotFound(
+        f"The file was made with model {fingerprint.hex()}, which is not installed; add its bundle with "
+        "`robustcodec models add PATH` or name it with -m PATH."
+    )
+
+
+def installed() -> Iterator[Bundle]:
+    """Go through the models on the search path, nearest first; folders that are no readable model are passed over."""
+    for folder in search_path():
+        if not folder.is_dir():
+            continue
+        for path in sorted(folder.iterdir()):
+            if (path / MANIFEST).is_file() and not path.name.startswith("."):
+                yield open_bundle(path)
+
+
+def search_path() -> list[Path]:
+    """Folders that hold models: ROBUSTCODEC_MODELS, the user's data folder, the package's own."""
+    named = [Path(entry) for entry in os.environ.get(_ENVIRONMENT, "").split(os.pathsep) if entry]
+    package = Path(__file__).parent
+    return [*named, user_folder(), package / "weights", package.parent / "weights"]
+
+
+def user_folder() -> Path:
+    """Folder that `robustcodec models add` copies to."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share"))
+    return base / "robustcodec" / "models"
+
+
+def add(path: Path) -> Bundle:
+    """Verify a bundle and copy it to the user's data folder."""
+    bundle = open_bundle(path)
+    parts = {name: bundle._part(name) for name in bundle.manifest.parts}
+    document = _json(_read(path / MANIFEST, _MAX_MANIFEST), path)
+    return write_bundle(
+        user_folder() / bundle.id, {k: v for k, v in document.items() if k not in ("format", "parts")}, parts
+    )
+
+
+def remove(model: str) -> Path:
+    """Remove a model from the user's data folder, the only place that `add` writes to."""
+    path = user_folder() / model
+    if not _ID.fullmatch(model) or not (path / MANIFEST).is_file():
+        raise ModelNotFound(f"There is no model {model!r} in {user_folder()}; only models added there are removed.")
+    shutil.rmtree(path)
+    return path
+
+
+def manifest_document(manifest: Manifest) -> dict[str, Any]:
+    """Give a manifest's fields but `parts` as JSON values, as `write_bundle` takes them."""
+    document = asdict(manifest)
+    del document["parts"]
+    return document
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except FileNotFoundError as error:
+        raise ModelNotFound(f"{path.parent} is no model: {path.name} is missing.") from error
+    except OSError as error:
+        raise ModelDamaged(f"{path} cannot be read: {error.strerror}.") from error
+    if len(data) > limit:
+        raise ModelDamaged(f"{path} is larger than {limit} bytes.")
+    return data
+
+
+def _json(data: bytes, path: Path) -> Any:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({key for key, _ in pairs}) != len(pairs):
+            raise ValueError("a name appears twice")
+        return dict(pairs)
+
+    def refuse(text: str) -> Any:
+        raise ValueError(f"{text} is no JSON number")
+
+    try:
+        return json.loads(data.decode(), object_pairs_hook=unique, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise ModelDamaged(f"{path / MANIFEST} is not valid JSON: {error}.") from error
+
+
+def _manifest(document: Any, path: Path) -> Manifest:
+    """Check a manifest's every field that the runtime uses."""
+
+    def wrong(what: str) -> ModelDamaged:
+        return ModelDamaged(f"{path / MANIFEST}: {what}.")
+
+    if not isinstance(document, dict) or type(document.get("format")) is not int:
+        raise wrong("it does not say its format version")
+    if document["format"] > FORMAT:
+        raise wrong("it was made by a newer release of robustcodec; update to read it")
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "id": str,
+        "architecture": str,
+        "sizes": list,
+        "variant": str,
+        "rates": list,
+        "provenance": dict,
+        "points": list,
+        "contract": (dict, type(None)),
+        "attacks": list,
+        "parts": dict,
+    }
+    if set(document) != {"format", *kinds}:
+        raise wrong(f"its fields must be format, {', '.join(kinds)}")
+    for name, kind in kinds.items():
+        if not isinstance(document[name], kind):
+            raise wrong(f"{name} has the wrong type")
+    if not _ID.fullmatch(document["id"]):
+        raise wrong("the id must be lower-case letters, digits, dots and dashes")
+    sizes = document["sizes"]
+    if not 1 <= len(sizes) <= 4 or not all(type(size) is int and 1 <= size <= 1024 for size in sizes):
+        raise wrong("sizes must be one to four channel counts")
+    if set(document["parts"]) != set(PARTS) or not all(
+        isinstance(value, str) and _HEX.fullmatch(value) for value in document["parts"].values()
+    ):
+        raise wrong(f"parts must give the sha256 of {', '.join(PARTS)}")
+    rates = [_rate_point(entry) for entry in document["rates"]]
+    if (
+        not rates
+        or any(point is None for point in rates)
+        or any(
+            not (low is not None and high is not None and low.quality < high.quality and low.step > high.step)
+            for low, high in zip(rates, rates[1:], strict=False)
+        )
+    ):
+        raise wrong("rates must be objects with quality, lagrangian and step, rising in quality, falling in step")
+    if not all(isinstance(entry, dict) for entry in [*document["points"], *document["attacks"]]):
+        raise wrong("points and attacks must be lists of objects")
+    return Manifest(
+        id=document["id"],
+        architecture=document["architecture"],
+        sizes=tuple(sizes),
+        variant=document["variant"],
+        rates=tuple(point for point in rates if point is not None),
+        provenance=document["provenance"],
+        points=tuple(document["points"]),
+        contract=document["contract"],
+        attacks=tuple(document["attacks"]),
+        parts=dict(document["parts"]),
+    )
+
+
+def _rate_point(entry: Any) -> RatePoint | None:
+    if not isinstance(entry, dict) or set(entry) != {"quality", "lagrangian", "step"}:
+        return None
+    quality, lagrangian, step = entry["quality"], entry["lagrangian"], entry["step"]
+    numbers = all(type(value) in (int, float) and math.isfinite(value) for value in (quality, lagrangian))
+    if not numbers or type(step) is not int:
+        return None
+    if not (LOWEST <= quality <= HIGHEST and lagrangian > 0 and STEP_MIN <= step <= STEP_MAX):
+        return None
+    return RatePoint(float(quality), float(lagrangian), step)
