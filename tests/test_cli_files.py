@@ -142,6 +142,16 @@ main()
     ]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["models", "verify", "no-such-model"], ["models", "remove", "../x"], ["models", "add", "missing"]],
+)
+def test_models_that_are_not_there(here: Path, arguments: list[str]) -> None:
+    done = cli(*arguments)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert [line.startswith("robustcodec: error: ") for line in done.stderr.decode().splitlines()] == [True]
+
+
 # info, and what all commands share: streams, names, signals.
 
 
