@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
+from robustcodec import images
 from robustcodec.errors import ImageError, LimitExceeded, OutputError
 from robustcodec.images import WRITABLE_FORMATS, Picture, allow_pixels, read_picture, write_picture
 
@@ -139,7 +140,6 @@ def test_damaged_exif_is_left_out_with_a_note(block: bytes) -> None:
         (RGB.convert("L"), "PPM"),
         (RGB.convert("1"), "PPM"),
         (RGB.convert("CMYK"), "TIFF"),
-        (RGB.convert("YCbCr"), "TIFF"),
         (RGB.convert("RGBA"), "PNG"),
         (RGB.convert("RGBA"), "TIFF"),
         (RGB.convert("LA"), "PNG"),
@@ -276,12 +276,14 @@ def test_the_limit_is_inclusive() -> None:
 
 def test_the_limit_of_pillow_is_not_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    assert read_picture(save(RGB, "PNG"), LIMIT).height == 40
+    monkeypatch.setattr(
+        images, "_BAND_PIXELS", 56
+    )  # its check of crops comes into play below a megapixel only
+    for format in ("PNG", "JPEG", "BMP", "PPM"):
+        assert read_picture(write_picture(FULL, format), LIMIT).height == 40
     assert Image.MAX_IMAGE_PIXELS == 100
-    with pytest.raises(LimitExceeded):
-        read_picture(save(RGB, "WEBP", lossless=True), LIMIT)
     allow_pixels(LIMIT)
-    assert read_picture(save(RGB, "WEBP", lossless=True), LIMIT).height == 40
+    assert Image.MAX_IMAGE_PIXELS == LIMIT
 
 
 @settings(deadline=None, max_examples=150)
