@@ -35,9 +35,7 @@ FORMAT = 1
 """Version of the bundle's format."""
 
 MANIFEST = "manifest.json"
-ANALYSIS, SYNTHESIS, ENTROPY, LAB = (
-    f"{name}.safetensors" for name in ("analysis", "synthesis", "entropy", "lab")
-)
+ANALYSIS, SYNTHESIS, ENTROPY, LAB = (f"{name}.safetensors" for name in ("analysis", "synthesis", "entropy", "lab"))
 PARTS = (ANALYSIS, SYNTHESIS, ENTROPY, LAB)
 
 _ENVIRONMENT = "ROBUSTCODEC_MODELS"

@@ -256,9 +256,7 @@ def read_header(data: bytes, limits: Limits = DEFAULT_LIMITS) -> tuple[Header, i
     if data.startswith(_MANGLED_MAGIC):
         raise CorruptFile("the file is damaged by a transfer in text mode: copy it again in binary mode")
     if not data.startswith(MAGIC):
-        raise NotRobustcodec(
-            f"not a robustcodec file: it begins with {data[:4].hex(' ')} instead of {MAGIC.hex(' ')}"
-        )
+        raise NotRobustcodec(f"not a robustcodec file: it begins with {data[:4].hex(' ')} instead of {MAGIC.hex(' ')}")
     _need(data, len(MAGIC) + 1)
     major, minor = divmod(data[len(MAGIC)], 16)
     if major > MAJOR_VERSION:
@@ -327,9 +325,7 @@ def unpack(data: bytes, limits: Limits = DEFAULT_LIMITS) -> File:
         spans.append((kind, start, end))
         offset = end + _CRC_BYTES
     if offset != len(data):
-        raise CorruptFile(
-            f"the file should end after {offset} bytes but has {len(data)}: remove what was appended"
-        )
+        raise CorruptFile(f"the file should end after {offset} bytes but has {len(data)}: remove what was appended")
     try:
         _check_chunks(header, [(kind, end - start) for kind, start, end in spans])
     except ValueError as error:
@@ -340,10 +336,7 @@ def unpack(data: bytes, limits: Limits = DEFAULT_LIMITS) -> File:
             f"the file has {metadata} bytes of metadata but {limits.max_metadata} are allowed: "
             "raise the limit if you trust the file"
         )
-    chunks = (
-        Chunk(ChunkType(kind) if kind in _KNOWN_TYPES else kind, data[start:end])
-        for kind, start, end in spans
-    )
+    chunks = (Chunk(ChunkType(kind) if kind in _KNOWN_TYPES else kind, data[start:end]) for kind, start, end in spans)
     return File(header=header, chunks=tuple(chunks))
 
 
@@ -419,9 +412,7 @@ def _read_varint(data: bytes, offset: int) -> tuple[int, int]:
 def _need(data: bytes, size: int, *, exact: bool = False) -> None:
     if len(data) < size:
         at_least = "" if exact else "at least "
-        raise CorruptFile(
-            f"the file is truncated: {len(data)} of {at_least}{size} bytes are there; get a whole copy"
-        )
+        raise CorruptFile(f"the file is truncated: {len(data)} of {at_least}{size} bytes are there; get a whole copy")
 
 
 def _damaged(finding: str) -> CorruptFile:
@@ -429,9 +420,7 @@ def _damaged(finding: str) -> CorruptFile:
 
 
 def _newer(finding: str) -> UnsupportedVersion:
-    return UnsupportedVersion(
-        f"the file was made by a newer release of robustcodec: {finding}; update robustcodec"
-    )
+    return UnsupportedVersion(f"the file was made by a newer release of robustcodec: {finding}; update robustcodec")
 
 
 def _name(kind: int) -> str:

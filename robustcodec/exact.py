@@ -113,18 +113,12 @@ class IntegerLayer:
             raise ModelDamaged(f"{spec.name}.shift holds {self.shift.max()}, but the limit is {largest}.")
 
 
-def _check_array(
-    name: str, array: NDArray[np.generic], dtype: type[np.generic], shape: tuple[int, ...]
-) -> None:
+def _check_array(name: str, array: NDArray[np.generic], dtype: type[np.generic], shape: tuple[int, ...]) -> None:
     if array.dtype != dtype or array.shape != shape:
-        raise ModelDamaged(
-            f"{name} is {array.dtype} {array.shape}, but this network needs {np.dtype(dtype)} {shape}."
-        )
+        raise ModelDamaged(f"{name} is {array.dtype} {array.shape}, but this network needs {np.dtype(dtype)} {shape}.")
 
 
-def layers_from_arrays(
-    specs: Sequence[LayerSpec], arrays: Mapping[str, NDArray[Any]]
-) -> tuple[IntegerLayer, ...]:
+def layers_from_arrays(specs: Sequence[LayerSpec], arrays: Mapping[str, NDArray[Any]]) -> tuple[IntegerLayer, ...]:
     """Build layers from the arrays `<name>.weight`, `<name>.bias` and `<name>.shift` of each spec.
 
     Other arrays are left alone. Raises ModelDamaged if one is missing or of another type or shape. The bounds
@@ -135,9 +129,7 @@ def layers_from_arrays(
             if f"{spec.name}.{part}" not in arrays:
                 raise ModelDamaged(f"{spec.name}.{part} is missing from the model.")
     return tuple(
-        IntegerLayer(
-            spec, arrays[f"{spec.name}.weight"], arrays[f"{spec.name}.bias"], arrays[f"{spec.name}.shift"]
-        )
+        IntegerLayer(spec, arrays[f"{spec.name}.weight"], arrays[f"{spec.name}.bias"], arrays[f"{spec.name}.shift"])
         for spec in specs
     )
 
@@ -182,9 +174,7 @@ def check_bounds(layers: Sequence[IntegerLayer], max_input: int) -> None:
     for layer, following in itertools.zip_longest(layers, layers[1:]):
         reached = bound(layer, max_input)
         if reached >= _EXACT:
-            raise ModelDamaged(
-                f"{layer.spec.name} can reach {reached}, but its arithmetic is exact only below 2**53."
-            )
+            raise ModelDamaged(f"{layer.spec.name} can reach {reached}, but its arithmetic is exact only below 2**53.")
         if following is None:
             return
         if layer.spec.clip is None or layer.spec.outputs != following.spec.inputs:
@@ -299,9 +289,7 @@ def check_thresholds(thresholds: NDArray[Any], channels: int, count: int) -> NDA
     """
     _check_array("thresholds", thresholds, np.int64, (channels, count))
     if int(thresholds.min()) < 0 or int(thresholds.max()) >= MAX_THRESHOLD:
-        raise ModelDamaged(
-            f"thresholds run from {thresholds.min()} to {thresholds.max()}, outside 0 to 2**47 - 1."
-        )
+        raise ModelDamaged(f"thresholds run from {thresholds.min()} to {thresholds.max()}, outside 0 to 2**47 - 1.")
     if not (thresholds[:, 1:] >= thresholds[:, :-1]).all():
         raise ModelDamaged("thresholds fall within a channel, but must rise.")
     return thresholds

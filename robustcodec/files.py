@@ -116,9 +116,7 @@ def read_input(source: Path | None, max_bytes: int) -> bytes:
     except OSError as error:
         raise UsageError(f"{name} cannot be read: {error.strerror}") from error
     if len(data) > max_bytes:
-        raise LimitExceeded(
-            f"{name} has more than {max_bytes} bytes, the most that the limit on pixels allows"
-        )
+        raise LimitExceeded(f"{name} has more than {max_bytes} bytes, the most that the limit on pixels allows")
     return data
 
 
@@ -134,9 +132,7 @@ def write_output(target: Path | None, data: bytes) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(
-            f"the folder {clean_name(target.parent)} cannot be made: {error.strerror}"
-        ) from error
+        raise OutputError(f"the folder {clean_name(target.parent)} cannot be made: {error.strerror}") from error
     write_atomically(target, data)
 
 
@@ -243,9 +239,7 @@ def _check_collisions(jobs: Sequence[Job]) -> None:
     inputs = {identity for job in jobs if job.source and (identity := _identity(job.source))}
     for job in jobs:
         if job.target and _identity(job.target) in inputs:
-            raise UsageError(
-                f"{clean_name(job.target)} is an input and would be overwritten; choose another name"
-            )
+            raise UsageError(f"{clean_name(job.target)} is an input and would be overwritten; choose another name")
 
 
 def _place(path: Path | None) -> str | None:

@@ -227,9 +227,7 @@ def _rgb(band: Image.Image) -> Pixels:
         return np.asarray(band.convert("RGB"))
     rgba = np.asarray(band.convert("RGBA"))
     if rgba[..., 3].min() < 255:
-        raise ImageError(
-            "the picture has transparent parts, which are not supported yet; flatten it onto a background"
-        )
+        raise ImageError("the picture has transparent parts, which are not supported yet; flatten it onto a background")
     return rgba[..., :3]
 
 

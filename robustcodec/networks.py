@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,7 @@ class Networks:
     N=128: 0.3 GB per megapixel of the call): callers cut large pictures into tiles.
     """
 
-    def __init__(
-        self, architecture: str, sizes: tuple[int, int], tensors: Mapping[str, Float32], threads: int
-    ) -> None:
+    def __init__(self, architecture: str, sizes: tuple[int, int], tensors: Mapping[str, Float32], threads: int) -> None:
         """Hold checked parameters; see `load`."""
         self._architecture = architecture
         self._sizes = sizes
@@ -74,29 +72,31 @@ class Networks:
         )
 
 
-def parameters(architecture: str, sizes: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all parameters of a model's networks; see `graphs.parameters`."""
+def parameters(
+    architecture: str, sizes: tuple[int, int], networks: Sequence[str] = graphs.NETWORKS
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all parameters of some of a model's networks; see `graphs.parameters`."""
     return {
-        name: shape
-        for network in graphs.NETWORKS
-        for name, shape in graphs.parameters(architecture, sizes, network).items()
+        name: shape for network in networks for name, shape in graphs.parameters(architecture, sizes, network).items()
     }
 
 
 def load(
-    architecture: str, sizes: tuple[int, int], tensors: Mapping[str, NDArray[Any]], threads: int
+    architecture: str,
+    sizes: tuple[int, int],
+    tensors: Mapping[str, NDArray[Any]],
+    threads: int,
+    networks: Sequence[str] = graphs.NETWORKS,
 ) -> Networks:
-    """Check a model's tensors (float16 or float32) and make its networks out of them.
+    """Check a model's tensors (float16 or float32) and make networks out of them, all three or those named.
 
     Raises ModelError for sizes without graphs, ModelDamaged for tensors that are missing, unknown, of another
     shape or type, not finite, or that could make a normalisation divide by zero.
     """
-    shapes = parameters(architecture, sizes)
+    shapes = parameters(architecture, sizes, networks)
     if tensors.keys() != shapes.keys():
         odd = sorted(tensors.keys() ^ shapes.keys())
-        raise ModelDamaged(
-            f"The model's tensors are not those of {architecture}: {odd[0]} is missing or unknown."
-        )
+        raise ModelDamaged(f"The model's tensors are not those of {architecture}: {odd[0]} is missing or unknown.")
     return Networks(
         architecture, sizes, {name: _checked(name, tensors[name], shapes[name]) for name in shapes}, threads
     )

@@ -67,9 +67,7 @@ try:
 finally:
     print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, env=environment(), timeout=60, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment(), timeout=60, check=True)
     assert b"--target-size" in done.stdout
     assert done.stderr.decode().strip() == "[]"
 
@@ -162,9 +160,7 @@ def test_info_on_many_files(here: Path) -> None:
     done = cli("info", "a.rbc", "b.bin", "c", "missing")
     assert done.returncode == 1
     out, errors = done.stdout.decode().splitlines(), done.stderr.decode().splitlines()
-    assert out == [
-        "a.rbc: robustcodec 1.0, 768x512, network 0102030405060708, step 1.000, 1,034 bytes, 0.021 bpp"
-    ]
+    assert out == ["a.rbc: robustcodec 1.0, 768x512, network 0102030405060708, step 1.000, 1,034 bytes, 0.021 bpp"]
     assert [line.split(": ")[2] for line in errors] == ["b.bin", "c", "missing"]
 
 
@@ -476,9 +472,7 @@ class FakeCodec:
 
 
 def picture_file(name: str) -> Picture:
-    picture = Picture(
-        pixels=np.full((48, 40, 3), 100, np.uint8), xmp=b"<x/>", exif=b"II*\0\x08\0\0\0\0\0\0\0\0\0"
-    )
+    picture = Picture(pixels=np.full((48, 40, 3), 100, np.uint8), xmp=b"<x/>", exif=b"II*\0\x08\0\0\0\0\0\0\0\0\0")
     Path(name).write_bytes(write_picture(picture, "PNG"))
     return picture
 

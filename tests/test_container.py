@@ -41,9 +41,7 @@ FORMAT_PAGE = (Path(__file__).parent.parent / "docs" / "format.md").read_text(en
 # Written by hand from the field table; the checksums come from `crc` below, not from the module.
 HEADER_768x512 = bytes.fromhex("8b52420a 10 00 00 0000 ff05 ff03 0004 0123456789abcdef 6c08a68b")
 STRIP_HELLO = bytes.fromhex("90 09 78563412 68656c6c6f b483b774")
-SMALLEST = bytes.fromhex(
-    "8b52420a 10 00 00 0000 00 00 0004 0123456789abcdef e247ca1e 90 04 00000000 20112459"
-)
+SMALLEST = bytes.fromhex("8b52420a 10 00 00 0000 00 00 0004 0123456789abcdef e247ca1e 90 04 00000000 20112459")
 
 
 def crc(data: bytes) -> bytes:
@@ -673,8 +671,7 @@ def test_page_defines_transforms_as_the_bits_say(row: list[str]) -> None:
     assert c.shape == tuple({"H": 2, "W": 3}[side] for side in size.split(" × "))
     names = {"p": p, "H": 2, "W": 3}
     pixels = [
-        [eval(formula.strip("`"), {}, names | {"i": i, "j": j}) for j in range(c.shape[1])]
-        for i in range(c.shape[0])
+        [eval(formula.strip("`"), {}, names | {"i": i, "j": j}) for j in range(c.shape[1])] for i in range(c.shape[0])
     ]
     assert np.array_equal(c, pixels)
     # A viewer that knows EXIF shows the reader's picture (Pillow's rules, not ours).

@@ -169,9 +169,7 @@ def test_carries_run_through_many_words(item: Table) -> None:
 @both
 @given(message(), st.data())
 @quick
-def test_only_the_canonical_message_is_accepted(
-    coder: ModuleType, written: Message, data: st.DataObject
-) -> None:
+def test_only_the_canonical_message_is_accepted(coder: ModuleType, written: Message, data: st.DataObject) -> None:
     """A damaged message is refused, or is what the encoder writes for the other symbols it decodes to."""
     whole = write(coder, written)
     plan = [(item, len(symbols)) for item, symbols in written]
@@ -193,9 +191,7 @@ def test_only_the_canonical_message_is_accepted(
     st.data(),
 )
 @quick
-def test_hostile_bytes_give_the_same_outcome_everywhere(
-    data: bytes, tables: list[Table], draw: st.DataObject
-) -> None:
+def test_hostile_bytes_give_the_same_outcome_everywhere(data: bytes, tables: list[Table], draw: st.DataObject) -> None:
     plan = [(item, draw.draw(st.integers(0, 9))) for item in tables]
     outcomes = [read(coder, data, plan) for coder in BACKENDS]
     assert all(outcome == outcomes[0] for outcome in outcomes)
@@ -471,9 +467,7 @@ def test_quantise_is_exact_and_proportional(p: Array) -> None:
     assert np.abs(frequencies - exact).max() <= 1.000001
 
 
-@pytest.mark.parametrize(
-    "p", [[1.0], [], [[1.0, 1.0]], [-1.0, 2.0], [0.0, 0.0], [math.nan, 1.0], [math.inf, 1.0]]
-)
+@pytest.mark.parametrize("p", [[1.0], [], [[1.0, 1.0]], [-1.0, 2.0], [0.0, 0.0], [math.nan, 1.0], [math.inf, 1.0]])
 def test_quantise_refuses_what_is_no_distribution(p: list[float]) -> None:
     with pytest.raises(ValueError, match="probabilities"):
         quantise(np.array(p))

@@ -148,9 +148,7 @@ def test_extreme_weights_and_inputs_at_full_fan_in(kind: Kind, clip: tuple[int, 
         (9, S16, True, (LIMIT - 1 - 2**20) // 41),
     ],
 )
-def test_bounds_hold_to_the_last_unit(
-    shift: int, clip: tuple[int, int] | None, leaky: bool, largest: int
-) -> None:
+def test_bounds_hold_to_the_last_unit(shift: int, clip: tuple[int, int] | None, leaky: bool, largest: int) -> None:
     bias = largest - 300 * 65535
     fits, fails = (single(-300, value, shift, clip, leaky) for value in (-bias, -bias - 1))
     assert bound(fits, 65535) < LIMIT <= bound(fails, 65535)
@@ -286,9 +284,7 @@ def test_unfit_thresholds_are_refused(thresholds: NDArray[np.generic]) -> None:
 def test_quantised_layers_come_close_to_the_real_ones() -> None:
     """A chain of a transposed convolution with ReLU and a convolution, in the units they were given."""
     generator = np.random.default_rng(5)
-    real = [
-        generator.laplace(0, 0.05, (spec.outputs, spec.inputs, spec.kernel, spec.kernel)) for spec in SPECS
-    ]
+    real = [generator.laplace(0, 0.05, (spec.outputs, spec.inputs, spec.kernel, spec.kernel)) for spec in SPECS]
     real[1][2] *= 1e-3
     biases = [generator.normal(0, 0.1, spec.outputs) for spec in SPECS]
     unit_in, unit = 2.0**-10, 5 / 65535
@@ -383,8 +379,7 @@ def _kernels() -> list[str]:
 
 
 @pytest.mark.skipif(
-    not any(library.get("internal_api") == "openblas" for library in threadpool_info())
-    or len(_kernels()) < 2,
+    not any(library.get("internal_api") == "openblas" for library in threadpool_info()) or len(_kernels()) < 2,
     reason="needs OpenBLAS with kernels to choose from",
 )
 def test_other_processors_kernels_give_the_same() -> None:

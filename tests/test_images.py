@@ -70,9 +70,7 @@ def test_truncated_files_are_refused(format: str, picture: Picture) -> None:
             read_picture(data[:size], LIMIT)
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"\0", b"hello, world", b"%!PS-Adobe", b"\x8bRB\n and more", b"RIFF1234WAVE"]
-)
+@pytest.mark.parametrize("data", [b"", b"\0", b"hello, world", b"%!PS-Adobe", b"\x8bRB\n and more", b"RIFF1234WAVE"])
 def test_other_files_are_refused(data: bytes) -> None:
     with pytest.raises(ImageError, match=r"empty|known format|robustcodec file"):
         read_picture(data, LIMIT)
@@ -193,12 +191,7 @@ def png(width: int, height: int, depth: int, colour: int, data: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(data))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
 
 
 def tiff_rgb16() -> bytes:
@@ -211,9 +204,7 @@ def tiff_rgb16() -> bytes:
         (277, 3, 1, 3),
     ]
     entries += [(278, 3, 1, 1), (279, 4, 1, 6)]
-    block = (
-        b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(struct.pack("<HHII", *e) for e in entries)
-    )
+    block = b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(struct.pack("<HHII", *e) for e in entries)
     return block.ljust(122, b"\0") + struct.pack("<3H", 16, 16, 16) + bytes(6)
 
 
@@ -276,9 +267,7 @@ def test_the_limit_is_inclusive() -> None:
 
 def test_the_limit_of_pillow_is_not_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    monkeypatch.setattr(
-        images, "_BAND_PIXELS", 56
-    )  # its check of crops comes into play below a megapixel only
+    monkeypatch.setattr(images, "_BAND_PIXELS", 56)  # its check of crops comes into play below a megapixel only
     for format in ("PNG", "JPEG", "BMP", "PPM"):
         assert read_picture(write_picture(FULL, format), LIMIT).height == 40
     assert Image.MAX_IMAGE_PIXELS == 100

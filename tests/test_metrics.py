@@ -60,10 +60,7 @@ def test_ms_ssim_of_any_size(side: int) -> None:
 def test_ms_ssim_falls_with_noise() -> None:
     ramp = np.linspace(0, 255, 200).astype(np.uint8)
     a = np.broadcast_to(ramp[:, None, None], (200, 180, 3))
-    values = [
-        ms_ssim(a, np.clip(a + RNG.normal(0, sigma, a.shape), 0, 255).astype(np.uint8))
-        for sigma in (2, 8, 32)
-    ]
+    values = [ms_ssim(a, np.clip(a + RNG.normal(0, sigma, a.shape), 0, 255).astype(np.uint8)) for sigma in (2, 8, 32)]
     assert 1 > values[0] > values[1] > values[2] > 0
 
 

@@ -133,9 +133,7 @@ def _attempt_alone(task: Task, job: Job) -> Outcome:
         try:
             return pool.submit(_attempt_in_worker, task, job).result()
         except BrokenProcessPool:
-            return Outcome(
-                job=job, error="the process that worked on this file died, perhaps for want of memory"
-            )
+            return Outcome(job=job, error="the process that worked on this file died, perhaps for want of memory")
 
 
 def _pool(processes: int) -> "ProcessPoolExecutor":

@@ -75,9 +75,7 @@ def decode(
     output: options.Output = None,
     format: Annotated[
         str | None,
-        typer.Option(
-            "--format", help="png, jpeg, webp, avif, tiff, bmp or ppm [default: by the name, or png]."
-        ),
+        typer.Option("--format", help="png, jpeg, webp, avif, tiff, bmp or ppm [default: by the name, or png]."),
     ] = None,
     model: options.Model = None,
     json: options.Json = False,

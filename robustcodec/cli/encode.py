@@ -86,13 +86,9 @@ def encode(
     target_psnr: Annotated[float | None, typer.Option(help="At least so many decibels.")] = None,
     model: options.Model = None,
     arch: Annotated[str | None, typer.Option(help="Architecture of the model: hyper or cheng.")] = None,
-    variant: Annotated[
-        str | None, typer.Option(help="Variant of the model: robust, base and others.")
-    ] = None,
+    variant: Annotated[str | None, typer.Option(help="Variant of the model: robust, base and others.")] = None,
     psnr: Annotated[bool, typer.Option("--psnr", help="Measure the PSNR of the result, too.")] = False,
-    strip: Annotated[
-        bool, typer.Option("--strip", help="Drop EXIF and XMP, keep the colour profile.")
-    ] = False,
+    strip: Annotated[bool, typer.Option("--strip", help="Drop EXIF and XMP, keep the colour profile.")] = False,
     strip_all: Annotated[bool, typer.Option("--strip-all", help="Drop all metadata.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write nothing.")] = False,
     json: options.Json = False,

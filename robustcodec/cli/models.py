@@ -43,9 +43,7 @@ def remove(id: Annotated[str, typer.Argument(metavar="ID", help="Id of a model t
 
 @app.command()
 def verify(
-    id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="Id or path [default: all models].")
-    ] = None,
+    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Id or path [default: all models].")] = None,
 ) -> None:
     """Check every byte that encode and decode read of a model."""
     from robustcodec import bundle

@@ -110,15 +110,11 @@ def decode_group(decoder: Decoder, index: NDArray[np.integer[Any]], tables: Tabl
         high = low + tables.escapes[index[escaped]] - 1
         values[escaped] = np.where(below, low - distance, high + distance)
         if np.abs(values).max() > LARGEST_VALUE:
-            raise CorruptFile(
-                f"an entropy-coded message holds a value beyond ±{LARGEST_VALUE}; get the file again"
-            )
+            raise CorruptFile(f"an entropy-coded message holds a value beyond ±{LARGEST_VALUE}; get the file again")
     return values.reshape(shape)
 
 
-def ideal_bits(
-    values: NDArray[np.int32], index: NDArray[np.integer[Any]], tables: TableSet
-) -> NDArray[np.float64]:
+def ideal_bits(values: NDArray[np.int32], index: NDArray[np.integer[Any]], tables: TableSet) -> NDArray[np.float64]:
     """Return the bits that `encode_group` ideally spends on each value, escapes included; same shape."""
     shape = np.shape(values)
     index = _checked(index, tables)
@@ -126,9 +122,7 @@ def ideal_bits(
     symbols, escaped = _symbols(values, index, tables)
     lengths = tables.escapes.astype(np.int64) + 1
     frequencies = np.concatenate([table.frequencies for table in tables])
-    bits: NDArray[np.float64] = (
-        PRECISION - np.log2(frequencies)[(np.cumsum(lengths) - lengths)[index] + symbols]
-    )
+    bits: NDArray[np.float64] = PRECISION - np.log2(frequencies)[(np.cumsum(lengths) - lengths)[index] + symbols]
     if escaped.size:
         _, distance = _beyond(values[escaped], index[escaped], tables)
         m = _bit_length(distance)

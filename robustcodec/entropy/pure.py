@@ -133,9 +133,7 @@ def _model(models: dict[Table, tuple[list[int], list[int]]], table: Table) -> tu
 def read_words(data: bytes) -> NDArray[np.uint32]:
     """Return a message's words; raises CorruptFile when the last is incomplete."""
     if len(data) % 4:
-        raise CorruptFile(
-            f"an entropy-coded message has {len(data)} bytes, not a multiple of 4; get the file again"
-        )
+        raise CorruptFile(f"an entropy-coded message has {len(data)} bytes, not a multiple of 4; get the file again")
     return np.frombuffer(data, "<u4").astype(np.uint32)
 
 

@@ -92,9 +92,7 @@ class TableSet:
         return np.array([table.escape for table in self.tables], np.int32)
 
     @classmethod
-    def from_arrays(
-        cls, frequencies: NDArray[Any], lengths: NDArray[Any], minimums: NDArray[Any]
-    ) -> "TableSet":
+    def from_arrays(cls, frequencies: NDArray[Any], lengths: NDArray[Any], minimums: NDArray[Any]) -> "TableSet":
         """Cut concatenated tables apart; the arrays come from a bundle and nothing about them is trusted.
 
         `frequencies` int32 (sum of lengths,), `lengths` and `minimums` int32 (number of tables,).

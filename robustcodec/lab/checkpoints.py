@@ -33,7 +33,15 @@ def load_weights(source: Path) -> dict[str, Tensor]:
             document = torch.load(source, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise TrainingError(f"{source} does not exist; give a run folder, a bundle or a checkpoint.") from error
-    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, AttributeError, ImportError) as error:
+    except (
+        OSError,
+        SafetensorError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        AttributeError,
+        ImportError,
+    ) as error:
         raise TrainingError(f"{source} cannot be read as a checkpoint ({type(error).__name__}).") from error
     except Exception as error:  # torch's unpickler raises its own classes for whatever it refuses
         raise TrainingError(f"{source} is refused as a checkpoint: it holds more than weights.") from error

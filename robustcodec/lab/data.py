@@ -62,12 +62,7 @@ class Pool:
         A picture is drawn in proportion to the square root of its pixels: by pixels alone, a few large pictures
         would fill the batches.
         """
-        kept = [
-            version
-            for picture in pictures
-            for version in _reduced(picture)
-            if min(version.shape[:2]) >= smallest
-        ]
+        kept = [version for picture in pictures for version in _reduced(picture) if min(version.shape[:2]) >= smallest]
         if not kept:
             raise TrainingError(f"No picture is at least {smallest} pixels wide and high; use larger pictures.")
         sizes = torch.tensor([version.shape[:2] for version in kept])

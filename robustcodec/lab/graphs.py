@@ -39,9 +39,7 @@ class _Graph:
 
     def upward_to_phases(self, plane: str, layer: str) -> list[str]:
         return [
-            self.convolution(
-                [plane, f"{layer}.weight.{y}{x}", f"{layer}.bias"], (3 - y, 3 - x), (1 - y, 1 - x, 1, 1)
-            )
+            self.convolution([plane, f"{layer}.weight.{y}{x}", f"{layer}.bias"], (3 - y, 3 - x), (1 - y, 1 - x, 1, 1))
             for y, x in graphs.PHASES
         ]
 
@@ -74,9 +72,7 @@ def _analysis(graph: _Graph, x: str) -> str:
     ]
     phases = [graph.normalise(phase, "g_a.1") for phase in phases]
     plane = graph.total(
-        graph.convolution(
-            _share(phase, "g_a.2", (row, column)), (3 - row, 3 - column), (1, 1, 1 - row, 1 - column)
-        )
+        graph.convolution(_share(phase, "g_a.2", (row, column)), (3 - row, 3 - column), (1, 1, 1 - row, 1 - column))
         for phase, (row, column) in zip(phases, graphs.PHASES, strict=True)
     )
     plane = graph.downward(graph.normalise(plane, "g_a.3"), "g_a.4")
@@ -114,9 +110,7 @@ def build(architecture: str, sizes: tuple[int, int], network: str) -> bytes:
     """Give the bytes of one graph. Its input is called `input`, its output `output`; weights are external."""
     n, m = sizes
     shapes = graphs.parameters(architecture, sizes, network)
-    weights = graphs.initialisers(
-        network, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-    )
+    weights = graphs.initialisers(network, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
     graph = _Graph()
     last = _BUILDERS[network](graph, "input")
     channels = {"analysis": (3, m), "hyper_analysis": (m, n), "synthesis": (m, 3)}[network]

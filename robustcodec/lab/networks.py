@@ -109,15 +109,9 @@ class Hyper(nn.Module):
         super().__init__()
         self.n, self.m = n, m
         self.g_a = nn.Sequential(_down(3, n), Gdn(n), _down(n, n), Gdn(n), _down(n, n), Gdn(n), _down(n, m))
-        self.g_s = nn.Sequential(
-            _up(m, n), Gdn(n, True), _up(n, n), Gdn(n, True), _up(n, n), Gdn(n, True), _up(n, 3)
-        )
-        self.h_a = nn.Sequential(
-            nn.Conv2d(m, n, 3, padding=1), nn.ReLU(), _down(n, n), nn.ReLU(), _down(n, n)
-        )
-        self.h_s = nn.Sequential(
-            _up(n, n), nn.ReLU(), _up(n, n), nn.ReLU(), nn.Conv2d(n, m, 3, padding=1), nn.ReLU()
-        )
+        self.g_s = nn.Sequential(_up(m, n), Gdn(n, True), _up(n, n), Gdn(n, True), _up(n, n), Gdn(n, True), _up(n, 3))
+        self.h_a = nn.Sequential(nn.Conv2d(m, n, 3, padding=1), nn.ReLU(), _down(n, n), nn.ReLU(), _down(n, n))
+        self.h_s = nn.Sequential(_up(n, n), nn.ReLU(), _up(n, n), nn.ReLU(), nn.Conv2d(n, m, 3, padding=1), nn.ReLU())
         self.entropy_bottleneck = FactorizedPrior(n)
 
     def analyse(self, x: Tensor) -> Tensor:

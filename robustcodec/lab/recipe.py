@@ -126,13 +126,12 @@ class Recipe:
 
 
 def from_start(steps: int) -> Recipe:
-    """Train from the orthonormal start: the hyper path alone, warm-up, a constant rate, a long decay."""
+    """Train from the orthonormal start: warm-up, a constant rate, a long decay."""
     return Recipe(
         steps=steps,
         precision=Precision.BFLOAT16,
         phases=(
-            Phase(share=0.02, rate_from=1e-3, rate_to=1e-3, trained=Trained.ENTROPY),
-            Phase(share=0.02, rate_from=1e-5, rate_to=1e-3),
+            Phase(share=0.04, rate_from=1e-5, rate_to=1e-3),
             Phase(share=0.46, rate_from=1e-3, rate_to=1e-3),
             Phase(share=0.4, rate_from=1e-3, rate_to=5e-5),
             Phase(share=0.1, rate_from=5e-5, rate_to=0.0, rounding=Rounding.MIXED),

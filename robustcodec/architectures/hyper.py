@@ -1,0 +1,159 @@
+"""The scale hyperprior (Ballé 2018): scales of y from side information z, all latents in one group.
+
+x -> analysis -> y -> |.| -> hyper analysis -> z -> round -> integer hyper synthesis -> scales of y
+                 y -> round(y / step) * step -> synthesis -> x_hat
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustcodec import networks
+from robustcodec.architectures import Float32, Group, Int32, Latents, Schedule
+from robustcodec.bundle import Bundle
+from robustcodec.entropy import LARGEST_VALUE, TableSet
+from robustcodec.errors import ModelDamaged
+from robustcodec.exact import (
+    U16,
+    IntegerLayer,
+    Kind,
+    LayerSpec,
+    apply,
+    check_bounds,
+    check_thresholds,
+    layers_from_arrays,
+    scale_index,
+)
+from robustcodec.rate import STEP_UNIT
+
+HYPER_STRIDE = 4
+"""Latents of y per element of z, in each direction."""
+
+MAX_MEDIAN = 1 << 20
+"""Bound of z's medians, in units of 1/1024."""
+
+MAX_INPUT = LARGEST_VALUE * STEP_UNIT + MAX_MEDIAN
+"""Largest magnitude that enters the integer hyper synthesis."""
+
+
+def layer_specs(n: int, m: int) -> tuple[LayerSpec, ...]:
+    """Give the integer layers of the hyper synthesis for N and M channels."""
+    return (
+        LayerSpec("h_s.0", Kind.DECONV, n, n, 5, U16),
+        LayerSpec("h_s.2", Kind.DECONV, n, n, 5, U16),
+        LayerSpec("h_s.4", Kind.CONV, n, m, 3, None),
+    )
+
+
+class EntropyParameters:
+    """Everything that selects probabilities: integers out of a bundle, checked."""
+
+    def __init__(self, arrays: Mapping[str, NDArray[np.generic]], n: int, m: int) -> None:
+        specs = layer_specs(n, m)
+        self.y_tables = _tables(arrays, "y")
+        self.z_tables = _tables(arrays, "z")
+        expected = {
+            *(f"{spec.name}.{part}" for spec in specs for part in ("weight", "bias", "shift")),
+            *(f"{latents}.{part}" for latents in "yz" for part in ("frequencies", "lengths", "minimums")),
+            "thresholds",
+            "medians",
+        }
+        if set(arrays) != expected:
+            odd = sorted(set(arrays) ^ expected)[0]
+            raise ModelDamaged(f"The model's entropy parameters have missing or unknown arrays, {odd} among them.")
+        if len(self.z_tables) != n:
+            raise ModelDamaged(f"The model has {len(self.z_tables)} tables for the {n} channels of z.")
+        self.layers: tuple[IntegerLayer, ...] = layers_from_arrays(specs, arrays)
+        check_bounds(self.layers, MAX_INPUT)
+        self.thresholds = check_thresholds(arrays["thresholds"], m, len(self.y_tables) - 1)
+        medians = arrays["medians"]
+        if medians.dtype != np.int32 or medians.shape != (n,) or np.abs(medians.astype(np.int64)).max() > MAX_MEDIAN:
+            raise ModelDamaged(f"The model's medians must be {n} integers of 32 bits within ±{MAX_MEDIAN}.")
+        self.medians: Int32 = medians.astype(np.int32)
+
+    def scales(self, z: Int32, height: int, width: int) -> NDArray[np.float64]:
+        """Give the scales of y (M, height, width) as integers, in each channel's own unit.
+
+        The ReLU that ends the hyper synthesis is left out: no threshold is negative, so none can tell.
+        """
+        values = z.astype(np.float64) * STEP_UNIT + self.medians[:, None, None]
+        for layer in self.layers:
+            values = apply(layer, values)
+        return values[:, :height, :width]
+
+
+@dataclass(frozen=True, eq=False)
+class HyperConditions:
+    """The scales of y."""
+
+    scales: NDArray[np.float64]
+    thresholds: NDArray[np.int64]
+
+    def schedule(self, step: int) -> Schedule:
+        """Walk y in one group with means of zero."""
+        symbols = yield Group(..., scale_index(self.scales, self.thresholds, step), np.zeros((), np.int32))
+        return Latents(symbols * np.int32(step), (symbols.astype(np.int16),))
+
+
+class Hyper:
+    """An opened hyper model."""
+
+    analysis_halo = 32
+    synthesis_halo = 2
+
+    def __init__(self, bundle: Bundle, threads: int) -> None:
+        sizes = bundle.manifest.sizes
+        if len(sizes) != 2:
+            raise ModelDamaged(f"{bundle.path} has {len(sizes)} sizes; hyper has two, N and M.")
+        self._bundle = bundle
+        self._threads = threads
+        self._n, self._m = sizes
+        self.entropy = EntropyParameters(bundle.entropy, *sizes)
+        self.z_tables = self.entropy.z_tables
+        self.y_tables = self.entropy.y_tables
+
+    @cached_property
+    def _encoder(self) -> networks.Networks:
+        return self._networks(self._bundle.analysis, "analysis", "hyper_analysis")
+
+    @cached_property
+    def _decoder(self) -> networks.Networks:
+        return self._networks(self._bundle.synthesis, "synthesis")
+
+    def _networks(self, tensors: Mapping[str, NDArray[np.generic]], *names: str) -> networks.Networks:
+        return networks.load("hyper", (self._n, self._m), tensors, self._threads, names)
+
+    def analyse(self, x: Float32) -> Float32:
+        """Give y (M, H/16, W/16) of x (3, H, W) in [0, 1]."""
+        return self._encoder.analyse(x)
+
+    def side_information(self, y: Float32) -> Int32:
+        """Give z's symbols (N, h/4, w/4), rounded up, of y (M, h, w)."""
+        z = self._encoder.hyper_analyse(y)
+        symbols = np.rint(z - self.entropy.medians[:, None, None] / np.float32(STEP_UNIT))
+        return np.clip(symbols, -LARGEST_VALUE, LARGEST_VALUE).astype(np.int32)
+
+    def side_index(self, height: int, width: int) -> NDArray[np.integer[Any]]:
+        """Give the table index of z's symbols: a table per channel."""
+        shape = (self._n, -(-height // HYPER_STRIDE), -(-width // HYPER_STRIDE))
+        return np.broadcast_to(np.arange(self._n, dtype=np.uint16)[:, None, None], shape)
+
+    def conditions(self, z: Int32, height: int, width: int) -> HyperConditions:
+        """Give what z's symbols say about y (M, height, width)."""
+        return HyperConditions(self.entropy.scales(z, height, width), self.entropy.thresholds)
+
+    def synthesise(self, y_hat: Float32) -> Float32:
+        """Give x_hat (3, 16h, 16w)."""
+        return self._decoder.synthesise(y_hat)
+
+
+def _tables(arrays: Mapping[str, NDArray[np.generic]], latents: str) -> TableSet:
+    parts = ("frequencies", "lengths", "minimums")
+    missing = [f"{latents}.{part}" for part in parts if f"{latents}.{part}" not in arrays]
+    if missing:
+        raise ModelDamaged(f"The model's entropy parameters lack {missing[0]}.")
+    return TableSet.from_arrays(**{part: arrays[f"{latents}.{part}"] for part in parts})

@@ -1,0 +1,371 @@
+"""From a trained network to a bundle: real numbers to exact integers, with the proof, the tables and the points."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robustcodec.architectures.hyper import MAX_INPUT, MAX_MEDIAN, EntropyParameters, layer_specs
+from robustcodec.bundle import ANALYSIS, ENTROPY, LAB, SYNTHESIS, Bundle, RatePoint, write_bundle
+from robustcodec.codec import Codec
+from robustcodec.entropy import LARGEST_VALUE, Table, TableSet, gaussian_tables, ideal_bits, quantise
+from robustcodec.errors import TrainingError
+from robustcodec.exact import (
+    MAX_THRESHOLD,
+    IntegerLayer,
+    check_bounds,
+    layers_to_arrays,
+    quantise_last_layer,
+    quantise_layer,
+    scale_index,
+)
+from robustcodec.graphs import check_size
+from robustcodec.images import Picture
+from robustcodec.lab.entropy_models import SCALE_MIN, FactorizedPrior, gaussian_bits
+from robustcodec.lab.networks import Gdn, Hyper
+from robustcodec.metrics import bits_per_pixel, psnr
+from robustcodec.rate import STEP_UNIT, Quality, high_rate_step, lagrangian, score
+
+Pixels = NDArray[np.uint8]
+Arrays = dict[str, NDArray[Any]]
+
+SCALES = tuple(np.exp(np.linspace(math.log(SCALE_MIN), math.log(256.0), 64)).tolist())
+"""Scales that the tables of y stand for, as in CompressAI; a latent takes the nearest in the logarithm."""
+
+QUALITIES = (1, 2, 3, 4, 5, 6)
+
+_HEADROOM = 1.5
+"""How far beyond the largest activation on the calibration pictures the integers reach before they saturate."""
+
+_PRIOR_SHARE = 0.05
+"""Share of a Gaussian in each fitted table: what hostile pictures bring is not what was counted."""
+
+_Z_TAIL = 2.0**-20
+_CALIBRATION_CROP = 512
+
+
+@dataclass(frozen=True)
+class CodeLength:
+    """Bits per pixel of the calibration pictures at quality 4, latents alone, under different probabilities."""
+
+    real: float
+    """The trained network's own, in float32 (CompressAI's estimate, without its floor)."""
+    rounded_scale: float
+    """The same scales, each rounded to the nearest of the tables' 64, Gaussian tables."""
+    exact: float
+    """Integer networks, Gaussian tables."""
+    fitted: float
+    """Integer networks, the tables that are shipped."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A clean operating point on the validation pictures: means per picture, from real files."""
+
+    quality: float
+    bpp: float
+    psnr: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A bundle and what was measured on the way."""
+
+    bundle: Bundle
+    code_length: CodeLength
+    points: tuple[Point, ...]
+
+
+def export(
+    weights: Mapping[str, Tensor],
+    folder: Path,
+    *,
+    id: str,
+    variant: str,
+    provenance: dict[str, Any],
+    calibration: Sequence[Pixels],
+    validation: Sequence[Pixels],
+    announce: Callable[[str], None],
+) -> Exported:
+    """Write the bundle of a network's weights.
+
+    Integer ranges and the tables of y are fitted on `calibration`, the operating points measured on `validation`
+    (pictures uint8 (H, W, 3)). The bundle is written twice: without points, to measure them, and then with them.
+    """
+    network = _half_precision(weights)
+    check_size(network.arch, (network.n, network.m))
+    announce(f"calibrating on {len(calibration)} pictures")
+    latents = [_latents(network, picture) for picture in calibration]
+    gaussian = _entropy_arrays(network, latents, gaussian_tables(SCALES))
+    counts = _count(EntropyParameters(gaussian, network.n, network.m), latents)
+    entropy = {**gaussian, **_prefixed("y", _fitted_tables(gaussian_tables(SCALES), counts).to_arrays())}
+    lengths = _code_lengths(network, latents, gaussian, entropy)
+    rates = tuple(
+        RatePoint(float(quality), lagrangian(quality), round(STEP_UNIT * high_rate_step(quality)))
+        for quality in QUALITIES
+    )
+    manifest: dict[str, Any] = {
+        "id": id,
+        "architecture": network.arch,
+        "sizes": [network.n, network.m],
+        "variant": variant,
+        "rates": [asdict(rate) for rate in rates],
+        "provenance": {**provenance, "code_length": asdict(lengths)},
+        "points": [],
+        "contract": None,
+        "attacks": [],
+    }
+    analysis, synthesis = _transforms(network)
+    parts = {ANALYSIS: analysis, SYNTHESIS: synthesis, ENTROPY: entropy, LAB: _lab_arrays(network, latents)}
+    bundle = write_bundle(folder, manifest, parts)
+    announce(f"measuring operating points on {len(validation)} pictures")
+    points = tuple(measure_points(bundle, validation))
+    manifest["points"] = [asdict(point) for point in points]
+    return Exported(write_bundle(folder, manifest, parts), lengths, points)
+
+
+def measure_points(bundle: Bundle, pictures: Sequence[Pixels]) -> Iterator[Point]:
+    """Encode and decode pictures at each whole quality: means of bpp and PSNR per picture."""
+    codec = Codec(bundle)
+    for quality in QUALITIES:
+        bpp: list[float] = []
+        decibels: list[float] = []
+        for pixels in pictures:
+            encoded = codec.encode(Picture(pixels=pixels), Quality(quality), measure=True)
+            assert encoded.reconstruction is not None
+            bpp.append(bits_per_pixel(len(encoded.data), pixels.shape[1], pixels.shape[0]))
+            decibels.append(psnr(pixels, encoded.reconstruction))
+        means = float(np.mean(bpp)), float(np.mean(decibels))
+        yield Point(float(quality), *means, score(*means, quality))
+
+
+def _half_precision(weights: Mapping[str, Tensor]) -> Hyper:
+    """Build the network with its transforms rounded to float16, as they are shipped, and its quantiles set."""
+    from robustcodec.lab.checkpoints import network_of
+
+    network = network_of(dict(weights), "the checkpoint").eval().requires_grad_(False)
+    for module in (network.g_a, network.h_a, network.g_s):
+        for layer in module:
+            if isinstance(layer, Gdn):
+                beta, gamma = layer.parameters_in_use()
+                layer.set_parameters(beta.half().float().clamp(min=2.0**-14), gamma.half().float())
+            else:
+                for parameter in layer.parameters():
+                    parameter.copy_(parameter.half().float())
+    network.entropy_bottleneck.set_quantiles()
+    return network
+
+
+def _transforms(network: Hyper) -> tuple[Arrays, Arrays]:
+    """Arrays of the analysis part (g_a, h_a) and of the synthesis part (g_s), float16, with effective GDN parameters."""
+
+    def arrays(name: str, module: torch.nn.Sequential) -> Arrays:
+        result: Arrays = {}
+        for index, layer in enumerate(module):
+            if isinstance(layer, Gdn):
+                beta, gamma = layer.parameters_in_use()
+                # float16 of a value that is float16 but for the last bits of its square root
+                result[f"{name}.{index}.beta"] = beta.half().numpy()
+                result[f"{name}.{index}.gamma"] = gamma.half().numpy()[:, :, None, None]
+            else:
+                for key, parameter in layer.named_parameters():
+                    result[f"{name}.{index}.{key}"] = parameter.half().numpy()
+        return result
+
+    return arrays("g_a", network.g_a) | arrays("h_a", network.h_a), arrays("g_s", network.g_s)
+
+
+@dataclass(frozen=True)
+class _Latents:
+    """Latents of a calibration picture: y (M, h, w) and z (N, h/4, w/4), real; and the picture's pixels."""
+
+    y: Tensor
+    z: Tensor
+    pixels: int
+
+
+@torch.no_grad()
+def _latents(network: Hyper, picture: Pixels) -> _Latents:
+    """Analyse the middle of a picture, cut to whole side information."""
+    height, width = (min(side, _CALIBRATION_CROP) // network.stride * network.stride for side in picture.shape[:2])
+    if not height or not width:
+        raise TrainingError(f"a calibration picture has fewer than {network.stride} pixels a side; use larger ones")
+    top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
+    crop = picture[top : top + height, left : left + width]
+    x = torch.from_numpy(crop.copy()).permute(2, 0, 1)[None].float() / 255
+    y = network.analyse(x)
+    return _Latents(y[0], network.h_a(y.abs())[0], height * width)
+
+
+def _medians(prior: FactorizedPrior) -> NDArray[np.int32]:
+    medians = (prior.quantiles[:, 0, 1] * STEP_UNIT).round().clamp(-MAX_MEDIAN, MAX_MEDIAN)
+    return medians.to(torch.int32).numpy()
+
+
+def _z_hat(latents: _Latents, medians: NDArray[np.int32]) -> tuple[NDArray[np.int32], Tensor]:
+    """Give z's symbols and z_hat (1, N, h, w), real."""
+    centre = torch.from_numpy(medians)[:, None, None] / STEP_UNIT
+    symbols = (latents.z - centre).round().clamp(-LARGEST_VALUE, LARGEST_VALUE)
+    return symbols.to(torch.int32).numpy(), (symbols + centre)[None]
+
+
+def _entropy_arrays(network: Hyper, latents: Sequence[_Latents], y_tables: TableSet) -> Arrays:
+    """Make the integer part of a bundle, with the given tables of y."""
+    medians = _medians(network.entropy_bottleneck)
+    layers, units = _integer_layers(network, latents, medians)
+    middles = np.sqrt(np.array(SCALES[:-1]) * np.array(SCALES[1:]))
+    thresholds = np.minimum(np.ceil(middles[None, :] / units[:, None]), MAX_THRESHOLD - 1).astype(np.int64)
+    return {
+        **layers_to_arrays(layers),
+        "thresholds": thresholds,
+        "medians": medians,
+        **_prefixed("y", y_tables.to_arrays()),
+        **_prefixed("z", _z_tables(network.entropy_bottleneck, medians).to_arrays()),
+    }
+
+
+def _integer_layers(
+    network: Hyper, latents: Sequence[_Latents], medians: NDArray[np.int32]
+) -> tuple[tuple[IntegerLayer, ...], NDArray[np.float64]]:
+    """Round the hyper synthesis to integers and prove it exact; also give the unit of each channel's scale."""
+    first, second, last = layer_specs(network.n, network.m)
+    units = _activation_units(network, latents, medians)
+    real = [network.h_s[index] for index in (0, 2, 4)]
+    matrices = [
+        # torch keeps a transposed convolution's inputs first
+        layer.weight.double().transpose(0, 1).numpy()
+        if isinstance(layer, torch.nn.ConvTranspose2d)
+        else layer.weight.double().numpy()
+        for layer in real
+    ]
+    biases = [layer.bias.double().numpy() for layer in real]
+    layer_0 = quantise_layer(first, matrices[0], biases[0], 1 / STEP_UNIT, units[0])
+    layer_1 = quantise_layer(second, matrices[1], biases[1], units[0], units[1])
+    layer_2, scale_units = quantise_last_layer(last, matrices[2], biases[2], units[1])
+    layers = (layer_0, layer_1, layer_2)
+    check_bounds(layers, MAX_INPUT)
+    return layers, scale_units
+
+
+@torch.no_grad()
+def _activation_units(
+    network: Hyper, latents: Sequence[_Latents], medians: NDArray[np.int32]
+) -> tuple[float, float]:
+    """Units in which the two hidden activations, with headroom, fill 16 bits."""
+    largest = [0.0, 0.0]
+    for each in latents:
+        _, hidden = _z_hat(each, medians)
+        for position, span in enumerate((slice(0, 2), slice(2, 4))):
+            hidden = network.h_s[span](hidden)
+            largest[position] = max(largest[position], float(hidden.max()))
+    first, second = (max(value, 1e-3) * _HEADROOM / 65535 for value in largest)
+    return first, second
+
+
+@torch.no_grad()
+def _z_tables(prior: FactorizedPrior, medians: NDArray[np.int32]) -> TableSet:
+    """Tables of z: the prior's mass around each whole distance from the (rounded) median."""
+    centre = torch.from_numpy(medians).double() / STEP_UNIT
+    reach = int(np.clip(prior.quantiles.double().sub(centre[:, None, None]).abs().max(), 2, 512))
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    double = _double(prior)
+    at = centre[:, None, None] + offsets
+    mass = (torch.sigmoid(double.logits(at + 0.5)) - torch.sigmoid(double.logits(at - 0.5)))[:, 0].numpy()
+    tables = []
+    for row in mass:
+        inside = np.flatnonzero(row > _Z_TAIL)
+        low, high = (int(inside[0]), int(inside[-1])) if inside.size else (reach, reach)
+        kept = row[low : high + 1]
+        tables.append(Table(low - reach, quantise(np.append(kept, max(1 - kept.sum(), 0)))))
+    return TableSet(tuple(tables))
+
+
+def _double(prior: FactorizedPrior) -> FactorizedPrior:
+    copy = FactorizedPrior(prior.quantiles.shape[0])
+    copy.load_state_dict(prior.state_dict())
+    return copy.double()
+
+
+def _count(parameters: EntropyParameters, latents: Sequence[_Latents]) -> NDArray[np.int64]:
+    """Count magnitudes of y's symbols by table, over all qualities: (tables, largest counted + 2), the rest last."""
+    largest = int(parameters.y_tables.escapes.max())
+    counts = np.zeros((len(parameters.y_tables), largest + 2), np.int64)
+    for each in latents:
+        symbols, _ = _z_hat(each, parameters.medians)
+        scales = parameters.scales(symbols, *each.y.shape[1:])
+        for quality in QUALITIES:
+            step = round(STEP_UNIT * high_rate_step(quality))
+            index = scale_index(scales, parameters.thresholds, step)
+            values = np.minimum(np.abs(np.rint(each.y.numpy() * (STEP_UNIT / step))), largest + 1).astype(np.int64)
+            flat = index.astype(np.int64).ravel() * (largest + 2) + values.ravel()
+            counts += np.bincount(flat, minlength=counts.size).reshape(counts.shape)
+    return counts
+
+
+def _fitted_tables(gaussian: TableSet, counts: NDArray[np.int64]) -> TableSet:
+    """Symmetric tables in proportion to what was counted, with a share of the Gaussian in each.
+
+    The latents of pictures are not Gaussian given their scale: they are more peaked, with heavier tails.
+    """
+    tables = []
+    for table, magnitudes in zip(gaussian, counts, strict=True):
+        prior = table.frequencies / table.frequencies.sum()
+        reach = table.escape // 2
+        within = magnitudes[: reach + 1].astype(np.float64)
+        escaped = magnitudes[reach + 1 :].sum()
+        halves = np.concatenate([within[:0:-1] / 2, within[:1], within[1:] / 2, [escaped]])
+        # a table that was hardly ever used keeps the Gaussian's shape
+        weight = _PRIOR_SHARE * max(halves.sum(), 1.0) + 256.0
+        tables.append(Table(table.minimum, quantise(halves + weight * prior)))
+    return TableSet(tuple(tables))
+
+
+@torch.no_grad()
+def _code_lengths(network: Hyper, latents: Sequence[_Latents], gaussian: Arrays, fitted: Arrays) -> CodeLength:
+    """Measure what exactness costs and what fitted tables gain, at step 1."""
+    n, m = network.n, network.m
+    exact, shipped = EntropyParameters(gaussian, n, m), EntropyParameters(fitted, n, m)
+    log_middles = np.log(np.sqrt(np.array(SCALES[:-1]) * np.array(SCALES[1:])))
+    totals = np.zeros(4)
+    for each in latents:
+        z_symbols, z_hat = _z_hat(each, exact.medians)
+        y_symbols = np.rint(each.y.numpy()).astype(np.int32)
+        z_index = np.broadcast_to(np.arange(n)[:, None, None], z_symbols.shape)
+        z_exact = ideal_bits(z_symbols, z_index, exact.z_tables).sum()
+        real = network.h_s(z_hat)[0].clamp(min=SCALE_MIN)
+        nearest = np.searchsorted(log_middles, np.log(real.numpy()), side="right")
+        scales = exact.scales(z_symbols, *each.y.shape[1:])
+        index = scale_index(scales, exact.thresholds, STEP_UNIT)
+        totals += [
+            float(gaussian_bits(each.y.round(), real).sum() + network.entropy_bottleneck.bits(z_hat).sum()),
+            float(ideal_bits(y_symbols, nearest, exact.y_tables).sum() + z_exact),
+            float(ideal_bits(y_symbols, index, exact.y_tables).sum() + z_exact),
+            float(ideal_bits(y_symbols, index, shipped.y_tables).sum() + z_exact),
+        ]
+    totals /= sum(each.pixels for each in latents)
+    return CodeLength(*totals.tolist())
+
+
+def _lab_arrays(network: Hyper, latents: Sequence[_Latents]) -> Arrays:
+    """What the lab needs beside the other parts: the prior, and the units of the integer layers."""
+    prior = network.entropy_bottleneck
+    medians = _medians(prior)
+    units = _activation_units(network, latents, medians)
+    _, scale_units = _integer_layers(network, latents, medians)
+    return {
+        **{f"entropy_bottleneck.{name}": tensor.numpy() for name, tensor in prior.state_dict().items()},
+        "h_s.0.unit": np.array([units[0]], np.float32),
+        "h_s.2.unit": np.array([units[1]], np.float32),
+        "h_s.4.unit": scale_units.astype(np.float32),
+    }
+
+
+def _prefixed(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
+    return {f"{prefix}.{name}": array for name, array in arrays.items()}
