@@ -10,6 +10,7 @@ Nothing in a bundle is trusted. The fingerprint covers all that the decoder depe
 """
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -378,7 +379,7 @@ def _manifest(document: Any, path: Path) -> Manifest:
         or any(point is None for point in rates)
         or any(
             not (low is not None and high is not None and low.quality < high.quality and low.step > high.step)
-            for low, high in zip(rates, rates[1:], strict=False)
+            for low, high in itertools.pairwise(rates)
         )
     ):
         raise wrong("rates must be objects with quality, lagrangian and step, rising in quality, falling in step")

@@ -46,7 +46,7 @@ from robustcodec.errors import CorruptFile, ImageError, LimitExceeded, ModelErro
 from robustcodec.images import Picture
 from robustcodec.metrics import psnr
 from robustcodec.networks import STRIDE, usable_threads
-from robustcodec.rate import STEP_UNIT, BitsPerPixel, Psnr, Quality, Target
+from robustcodec.rate import DEFAULT_TARGET, STEP_UNIT, BitsPerPixel, Psnr, Quality, Target
 from robustcodec.search import finest_step_within, step_for_psnr
 from robustcodec.tiling import scaled, shifted, tiles
 
@@ -96,7 +96,7 @@ class Codec:
     def encode(
         self,
         picture: Picture,
-        target: Target = Quality(4.0),
+        target: Target = DEFAULT_TARGET,
         *,
         limits: Limits = DEFAULT_LIMITS,
         measure: bool = False,
@@ -207,7 +207,7 @@ class Codec:
                 values = values - group.mean / np.float32(STEP_UNIT)
             symbols = np.rint(values * np.float32(STEP_UNIT / step))
             # beyond the largest value a latent is cut off: only hostile pictures come near it
-            clamped = np.clip(symbols, -LARGEST_VALUE, LARGEST_VALUE).astype(np.int32)
+            clamped: Int32 = np.clip(symbols, -LARGEST_VALUE, LARGEST_VALUE).astype(np.int32)
             encode_group(encoder, clamped, group.table, architecture.y_tables)
             return clamped
 

@@ -8,7 +8,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any, TypeAlias
 
@@ -100,35 +100,40 @@ def read_picture(data: bytes, max_pixels: int) -> Picture:
     sample, and LimitExceeded before decoding more than `max_pixels`.
     """
     kind, opener = _recognise(data)
-    notes = []
     with _pillow_errors(f"the {kind} picture is damaged"):
         image = opener(BytesIO(data))
         _check(kind, image, max_pixels)
         if kind == "TIFF" and _is_cut(data):
             raise ImageError("the TIFF picture is damaged (its tags point beyond the end of the file)")
-        if getattr(image, "is_animated", False):
-            notes.append("only the first of several frames or pages was used")
+        animated = getattr(image, "is_animated", False)
         image.seek(0)
-        image.load()
-        pixels = np.empty((image.height, image.width, 3), np.uint8)
-        for rows, band in _bands(image):
-            pixels[rows] = _rgb(band)
+        picture = _picture(image)
+    notes = ("only the first of several frames or pages was used",) if animated else ()
+    return replace(picture, notes=(*notes, *picture.notes))
 
-    icc = image.info.get("icc_profile") or None
-    if icc and not _fits_rgb(icc):
-        icc = None
-        notes.append("its colour profile is not for RGB and was left out")
-    raw_exif = _exif_of_tiff(image) if kind == "TIFF" else image.info.get("exif") or b""
-    exif, orientation, damaged = _upright_exif(raw_exif)
-    if damaged:
-        notes.append("its EXIF data is damaged and was left out")
-    return Picture(
-        pixels=_turn(pixels, orientation),
-        icc=icc,
-        exif=exif or None,
-        xmp=_upright_xmp(image.info.get("xmp") or b"") or None,
-        notes=tuple(notes),
-    )
+
+def to_picture(image: Image.Image | Pixels, max_pixels: int) -> Picture:
+    """Take a picture from a Pillow image, with its metadata, or from an array uint8 (H, W, 3) or (H, W).
+
+    A Pillow image is treated as `read_picture` treats a file; of an animation the frame it stands at is taken.
+    Raises ImageError for other arrays and for what `read_picture` refuses, and LimitExceeded.
+    """
+    if not isinstance(image, Image.Image):
+        return _from_array(image)
+    kind = image.format or "Pillow"
+    with _pillow_errors(f"the {kind} picture is damaged"):
+        _check(kind, image, max_pixels)
+        if not (image.width and image.height):
+            raise ImageError("the picture has no pixels")
+        return _picture(image)
+
+
+def to_pillow(picture: Picture) -> Image.Image:
+    """Give a Pillow image whose `info` holds the picture's metadata, so that `save` writes it where it can."""
+    image = Image.fromarray(picture.pixels)
+    metadata = {"icc_profile": picture.icc, "exif": picture.exif and _EXIF_PREFIX + picture.exif, "xmp": picture.xmp}
+    image.info |= {name: value for name, value in metadata.items() if value is not None}
+    return image
 
 
 def write_picture(picture: Picture, format: str) -> bytes:
@@ -143,6 +148,43 @@ def write_picture(picture: Picture, format: str) -> bytes:
     with _pillow_errors(f"the picture cannot be written as {format}", OutputError):
         image.save(out, format.upper(), **_WRITERS[format](picture))
     return out.getvalue()
+
+
+def _from_array(array: Pixels) -> Picture:
+    if not isinstance(array, np.ndarray):
+        raise ImageError(f"a picture cannot be a {type(array).__name__}; give a Pillow image or an array")
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)) or not array.size:
+        raise ImageError(
+            f"a picture cannot be an array of {array.dtype} {array.shape}; give uint8 (height, width, 3) or "
+            "(height, width), from 0 to 255"
+        )
+    grey = array.ndim == 2
+    return Picture(pixels=np.ascontiguousarray(np.repeat(array[..., None], 3, axis=2) if grey else array))
+
+
+def _picture(image: Image.Image) -> Picture:
+    """The pixels of an image's current frame, upright, and its metadata."""
+    image.load()
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for rows, band in _bands(image):
+        pixels[rows] = _rgb(band)
+
+    notes = []
+    icc = image.info.get("icc_profile") or None
+    if icc and not _fits_rgb(icc):
+        icc = None
+        notes.append("its colour profile is not for RGB and was left out")
+    from_tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
+    exif, orientation, damaged = _upright_exif(_exif_of_tiff(image) if from_tiff else image.info.get("exif") or b"")
+    if damaged:
+        notes.append("its EXIF data is damaged and was left out")
+    return Picture(
+        pixels=_turn(pixels, orientation),
+        icc=icc,
+        exif=exif or None,
+        xmp=_upright_xmp(image.info.get("xmp") or b"") or None,
+        notes=tuple(notes),
+    )
 
 
 def _recognise(data: bytes) -> tuple[str, type[ImageFile.ImageFile]]:
@@ -174,7 +216,7 @@ def _pillow_errors(sentence: str, kind: type[RobustcodecError] = ImageError) -> 
         raise kind(f"{sentence} ({str(error).rstrip('.') or type(error).__name__})") from error
 
 
-def _check(kind: str, image: ImageFile.ImageFile, max_pixels: int) -> None:
+def _check(kind: str, image: Image.Image, max_pixels: int) -> None:
     """Refuse from the header alone, before the pixels are decoded."""
     if image.width * image.height > max_pixels:
         raise LimitExceeded(
@@ -202,14 +244,15 @@ def _is_cut(tiff: bytes) -> bool:
     return False
 
 
-def _is_deep(kind: str, image: ImageFile.ImageFile) -> bool:
+def _is_deep(kind: str, image: Image.Image) -> bool:
     """Whether a sample has more than 8 bits; Pillow cuts most of these to 8 without a word."""
     if image.mode.startswith(("I", "F")):
         return True
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         bits: tuple[int, ...] = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
         return max(bits) > 8
-    codec, arguments = (image.tile[0][0], image.tile[0][3]) if image.tile else ("", ())
+    tile = image.tile if isinstance(image, ImageFile.ImageFile) else ()
+    codec, arguments = (tile[0][0], tile[0][3]) if tile else ("", ())
     if kind == "PNG":
         return str(arguments).endswith(";16B")
     return kind == "PPM" and codec.startswith("ppm") and isinstance(arguments, tuple) and arguments[-1] > 255
@@ -290,7 +333,7 @@ def _descriptive(source: Image.Exif) -> Image.Exif:
     return kept
 
 
-def _exif_of_tiff(image: ImageFile.ImageFile) -> bytes:
+def _exif_of_tiff(image: Image.Image) -> bytes:
     """What describes the picture among the tags of the page, which Pillow has turned upright already."""
     try:
         kept = _descriptive(image.getexif())

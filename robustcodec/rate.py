@@ -26,8 +26,8 @@ def lagrangian(quality: float) -> float:
             "to ask for a size or a fidelity, use a target in bits per pixel, bytes or decibels."
         )
     below = min(int(quality), len(LAMBDAS) - 1)
-    low, high = math.log(LAMBDAS[below - 1]), math.log(LAMBDAS[below])
-    return math.exp(low + (high - low) * (quality - below))
+    low, high = LAMBDAS[below - 1], LAMBDAS[below]
+    return low * (high / low) ** (quality - below)
 
 
 def high_rate_step(quality: float, anchor: float = 4.0) -> float:
@@ -72,3 +72,5 @@ class Psnr:
 
 
 Target = Quality | BitsPerPixel | FileSize | Psnr
+
+DEFAULT_TARGET = Quality(4.0)

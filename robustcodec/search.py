@@ -85,7 +85,7 @@ def _between(fine: int, coarse: int, sizes: dict[int, int], wanted: float) -> in
     elif fine not in sizes:
         # halve the step for each doubling of the size, until the other side of the bracket is known
         guess = coarse * (sizes[coarse] / wanted) ** 1.5
-        return min(max(round(guess), fine + 1), coarse - 1)
+        return min(max(int(guess), fine + 1), coarse - 1)
     share = min(max(share, _PULL), 1 - _PULL)
     step = round(math.exp(math.log(fine) + share * math.log(coarse / fine)))
     return min(max(step, fine + 1), coarse - 1)

@@ -1,41 +1,180 @@
-"""The commands of the lab, which need robustcodec[lab]: training, hardening, attacks and export.
+"""The commands of the lab, which need robustcodec[lab]: training and export.
 
-Without it each command still exists and says what to install. Its body lives in `robustcodec.lab`.
+Without it each command still exists and says what to install. Their bodies live in `robustcodec.lab`.
 """
 
+import dataclasses
 from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robustcodec.cli import options
+from robustcodec.cli.console import Console
 from robustcodec.errors import MissingExtra, UsageError
 
-_HELP = {
-    "train": "Train a model on a folder of pictures (needs robustcodec[lab]).",
-    "export": "Make a model for encode and decode from a training checkpoint (needs robustcodec[lab]).",
-}
+if TYPE_CHECKING:
+    from robustcodec.lab.recipe import Recipe
+
+_STEPS = 20000
 
 
 def add_commands(app: typer.Typer) -> None:
     """Add every command of the lab to the command line."""
-    # Options are taken as they come until a command declares its own.
-    anything = {"allow_extra_args": True, "ignore_unknown_options": True}
-    app.command("train", help=_HELP["train"], context_settings=anything)(train)
-    app.command("export", help=_HELP["export"], context_settings=anything)(export)
+    app.command("train")(train)
+    app.command("export")(export)
 
 
-def train(context: typer.Context) -> None:
-    """Train a model."""
+def train(
+    run: Annotated[Path, typer.Option("-o", "--output", metavar="RUN", help="Folder of the run.")],
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of training pictures.")] = None,
+    validation: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of validation pictures [default: some of --data].")
+    ] = None,
+    arch: Annotated[str, typer.Option(help="Architecture: hyper.")] = "hyper",
+    channels: Annotated[
+        str | None, typer.Option(metavar="N,M", help="Channels inside and of the latents [default: 128,192].")
+    ] = None,
+    quality: Annotated[float | None, typer.Option("-q", "--quality", help="Train for this quality alone.")] = None,
+    qualities: Annotated[
+        str | None, typer.Option(metavar="LOW-HIGH", help="Train for a range of qualities, such as 1-6.")
+    ] = None,
+    init: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Begin with a run's, bundle's or checkpoint's weights.")
+    ] = None,
+    hours: Annotated[float | None, typer.Option(min=0.0, help="Train for so long (measured as steps).")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help=f"Train for so many steps [default: {_STEPS}].")] = None,
+    recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="Recipe as JSON; see --print-recipe.")] = None,
+    print_recipe: Annotated[
+        bool, typer.Option("--print-recipe", help="Print the recipe that would be used, and stop.")
+    ] = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train a model on a folder of pictures (needs robustcodec[lab]).
+
+    A run that was interrupted goes on when the same command, or -o RUN alone, is given again, and ends with the
+    same weights as if it had not been.
+
+    \b
+      robustcodec train --data photos -o runs/base --qualities 1-6 --hours 3
+      robustcodec train -o runs/base
+      robustcodec export runs/base -o my-model
+    """
     require_lab()
-    raise UsageError("train is not part of this release yet")
+    from robustcodec.lab.progress import Reporter
+    from robustcodec.lab.runs import Run
+    from robustcodec.lab.train import Order
+    from robustcodec.lab.train import train as run_training
+
+    chosen = _choose_recipe(recipe, arch, channels, quality, qualities, steps, hours, continues=init is not None)
+    if print_recipe:
+        typer.echo(chosen.to_json(), nl=False)
+        return
+    console = Console(quiet=quiet, json=False)
+    order = None
+    if data is not None:
+        order = Order(recipe=chosen, data=data, validation=validation, init=init, hours=hours)
+    elif not Run(run).exists:
+        raise UsageError(f"{run} holds no run to resume; name a folder of training pictures with --data")
+    with Reporter(run, console.note) as reporter:
+        run_training(Run(run), order, reporter.report, console.note)
+    console.note(f"done; make a model of it with: robustcodec export {run} -o MODEL")
 
 
-def export(context: typer.Context) -> None:
-    """Export a model."""
+def export(
+    source: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, bundle or CompressAI checkpoint.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Bundle folder, or file with --to.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Pictures to calibrate and measure on [default: those of the run]."),
+    ] = None,
+    id: Annotated[str | None, typer.Option("--id", help="Id of the model [default: the folder's name].")] = None,
+    variant: Annotated[str, typer.Option(help="Variant: base, teacher, robust, ma2023 or your own.")] = "base",
+    to: Annotated[
+        str | None, typer.Option(metavar="compressai", help="Write a state dict that CompressAI loads instead.")
+    ] = None,
+    quality: Annotated[
+        float, typer.Option("-q", "--quality", help="Quality whose step --to compressai folds into the weights.")
+    ] = 4.0,
+    quiet: options.Quiet = False,
+) -> None:
+    """Make a model for encode and decode out of a training run or checkpoint (needs robustcodec[lab]).
+
+    \b
+      robustcodec export runs/base -o models/my-model
+      robustcodec encode photo.png -m models/my-model
+      robustcodec export runs/base --to compressai -q 4 -o base-q4.pth.tar
+    """
     require_lab()
-    raise UsageError("export is not part of this release yet")
+    from robustcodec.lab.export import export_run
+    from robustcodec.lab.interop import write_compressai
+
+    console = Console(quiet=quiet, json=False)
+    if to is not None:
+        if to != "compressai":
+            raise UsageError(f"--to can be compressai, not {to}")
+        write_compressai(source, output, quality)
+        console.note(f"wrote {output}")
+        return
+    exported = export_run(source, output, id or output.name, variant, data, console.note)
+    lengths = exported.code_length
+    console.note(
+        f"code length at quality 4, in bits per pixel: {lengths.real:.4f} by the network in real numbers, "
+        f"{lengths.rounded_scale:.4f} with 64 scales, {lengths.exact:.4f} in exact integers, "
+        f"{lengths.fitted:.4f} with fitted tables"
+    )
+    for point in exported.points:
+        console.note(f"quality {point.quality:g}: {point.bpp:.3f} bpp, {point.psnr:.2f} dB, J {point.score:.3f}")
+    console.note(f"wrote {output}: model {exported.bundle.id}, fingerprint {exported.bundle.fingerprint.hex()}")
 
 
 def require_lab() -> None:
     """Raise MissingExtra unless torch can be imported."""
     if find_spec("torch") is None:
         raise MissingExtra("this command needs PyTorch; install it with: pip install 'robustcodec[lab]'")
+
+
+def _choose_recipe(
+    file: Path | None,
+    arch: str,
+    channels: str | None,
+    quality: float | None,
+    qualities: str | None,
+    steps: int | None,
+    hours: float | None,
+    *,
+    continues: bool,
+) -> "Recipe":
+    """The recipe that the options ask for: a file or the default, with what else was said put into it."""
+    from robustcodec.lab import recipe as recipes
+
+    if quality is not None and qualities is not None:
+        raise UsageError("--quality and --qualities exclude each other; give one of them")
+    if steps is not None and hours is not None:
+        raise UsageError("--steps and --hours exclude each other; give one of them")
+    if arch != "hyper":
+        raise UsageError(f"there is no architecture {arch!r} to train; this release has hyper")
+    if file is not None:
+        chosen = recipes.Recipe.load(file)
+    else:
+        chosen = (recipes.continued if continues else recipes.from_start)(_STEPS)
+    if steps is not None:
+        chosen = dataclasses.replace(chosen, steps=steps)
+    if channels is not None:
+        n, m = _numbers(channels, ",", "--channels takes two counts, such as 128,192")
+        chosen = dataclasses.replace(chosen, channels=(int(n), int(m)))
+    if quality is not None:
+        chosen = dataclasses.replace(chosen, quality_low=quality, quality_high=quality)
+    if qualities is not None:
+        low, high = _numbers(qualities, "-", "--qualities takes a range, such as 1-6")
+        chosen = dataclasses.replace(chosen, quality_low=low, quality_high=high)
+    return chosen
+
+
+def _numbers(text: str, separator: str, usage: str) -> tuple[float, float]:
+    try:
+        first, second = (float(part) for part in text.split(separator))
+    except ValueError:
+        raise UsageError(f"{usage}, not {text!r}") from None
+    return first, second

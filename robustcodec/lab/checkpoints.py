@@ -1,26 +1,41 @@
 """Weights from elsewhere: a run, a bundle, or a CompressAI checkpoint in any of the wrappings found in the wild."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from robustcodec.errors import TrainingError
-from robustcodec.lab.networks import Hyper
+from robustcodec.bundle import MANIFEST, Bundle, floats, open_bundle
+from robustcodec.errors import ModelDamaged, TrainingError
+from robustcodec.exact import Kind
+from robustcodec.graphs import parameters
+from robustcodec.lab.entropy_models import FactorizedPrior
+from robustcodec.lab.networks import Gdn, Hyper
 from robustcodec.lab.runs import Run
+from robustcodec.rate import STEP_UNIT
+
+if TYPE_CHECKING:
+    from robustcodec.architectures.hyper import EntropyParameters
 
 _WRAPPINGS = ("state_dict", "network", "model_state_dict", "model", "net")
 _LEGACY = {"_matrix": "matrices.", "_bias": "biases.", "_factor": "factors."}
+_MAX_CHANNELS = 1024
 
 
 def load_weights(source: Path) -> dict[str, Tensor]:
-    """Read a state dict (float32, on the CPU) from a run folder, a safetensors file or a torch checkpoint.
+    """Read a state dict (float32, on the CPU) from a run folder, a bundle, a safetensors file or a torch checkpoint.
 
     Of a run, the averaged weights are read. A torch checkpoint is read without executing what it may contain.
+    Raises TrainingError, or ModelError for a bundle.
     """
+    if (source / MANIFEST).is_file():
+        return weights_of_bundle(open_bundle(source))
     if source.is_dir():
         state = Run(source).load()
         if state is None:
@@ -68,7 +83,10 @@ def network_of(weights: dict[str, Tensor], source: str) -> Hyper:
     """Build the network whose sizes and weights a state dict holds."""
     if "g_a.0.weight" not in weights or "g_a.6.weight" not in weights:
         raise TrainingError(f"{source} is no scale hyperprior (hyper): it lacks g_a.0.weight or g_a.6.weight.")
-    network = Hyper(weights["g_a.0.weight"].shape[0], weights["g_a.6.weight"].shape[0])
+    n, m = (weights[name].shape[:1].numel() for name in ("g_a.0.weight", "g_a.6.weight"))
+    if not (1 <= n <= _MAX_CHANNELS and 1 <= m <= _MAX_CHANNELS):
+        raise TrainingError(f"{source} has {n} and {m} channels; a network has 1 to {_MAX_CHANNELS} of each.")
+    network = Hyper(n, m)
     fill(network, weights, source)
     return network
 
@@ -86,6 +104,65 @@ def fill(network: Hyper, weights: dict[str, Tensor], source: str) -> None:
         if not bool(torch.isfinite(weights[name]).all()):
             raise TrainingError(f"{source} has values in {name} that are not finite.")
     network.load_state_dict({name: weights[name] for name in expected})
+
+
+def weights_of_bundle(bundle: Bundle) -> dict[str, Tensor]:
+    """Rebuild the state dict that a bundle was made from, but for the rounding to float16 and to integers.
+
+    Raises ModelError.
+    """
+    # only here: what trains on a GPU machine needs no ONNX Runtime
+    from robustcodec.architectures.hyper import EntropyParameters
+
+    architecture, sizes = bundle.manifest.architecture, bundle.manifest.sizes
+    if architecture != Hyper.arch or len(sizes) != 2:
+        raise ModelDamaged(f"{bundle.path} is no hyper model with two sizes, which is all that can be read so far.")
+    n, m = sizes
+    real: dict[str, NDArray[np.float32]] = {}
+    for arrays, names in ((bundle.analysis, ("analysis", "hyper_analysis")), (bundle.synthesis, ("synthesis",))):
+        shapes = {key: shape for name in names for key, shape in parameters(architecture, (n, m), name).items()}
+        real |= floats(arrays, shapes, "transforms")
+    prior = {f"entropy_bottleneck.{name}": tensor for name, tensor in FactorizedPrior(n).state_dict().items()}
+    units = {"h_s.0.unit": (1,), "h_s.2.unit": (1,), "h_s.4.unit": (m,)}
+    kept = floats(bundle.lab, {**{name: tuple(tensor.shape) for name, tensor in prior.items()}, **units}, "lab part")
+    if not all((kept[name] > 0).all() for name in units):
+        raise ModelDamaged(f"{bundle.path} has units of its integer layers that are not above zero.")
+    return {
+        **{name: torch.from_numpy(array) for name, array in real.items()},
+        **_normalisations(real),
+        **_hyper_synthesis(EntropyParameters(bundle.entropy, n, m), kept),
+        **{name: torch.from_numpy(kept[name]) for name in prior},
+    }
+
+
+def _normalisations(real: Mapping[str, NDArray[np.float32]]) -> dict[str, Tensor]:
+    """Give the parameters of the normalisations as they are stored, instead of effective."""
+    result: dict[str, Tensor] = {}
+    for layer in (name.removesuffix(".beta") for name in real if name.endswith(".beta")):
+        beta, gamma = (torch.from_numpy(real[f"{layer}.{part}"]) for part in ("beta", "gamma"))
+        if beta.min() < 0 or gamma.min() < 0:
+            raise ModelDamaged(f"{layer} of the model has negative parameters, whose roots cannot be stored.")
+        normalisation = Gdn(beta.shape[0])
+        normalisation.set_parameters(beta, gamma[:, :, 0, 0])
+        result |= {f"{layer}.{name}": tensor for name, tensor in normalisation.state_dict().items()}
+    return result
+
+
+def _hyper_synthesis(entropy: "EntropyParameters", units: Mapping[str, NDArray[np.float32]]) -> dict[str, Tensor]:
+    """Undo `exact.quantise_layer`: integers times the units that were folded into them."""
+    result: dict[str, Tensor] = {}
+    inputs: NDArray[np.float64] = np.full(1, 1 / STEP_UNIT)
+    for layer in entropy.layers:
+        name = layer.spec.name
+        outputs = units[f"{name}.unit"].astype(np.float64)
+        unit = np.ldexp(outputs, -layer.shift.astype(np.int32))
+        weight = layer.weight * (unit / inputs)[:, None, None, None]
+        if layer.spec.kind is Kind.DECONV:
+            weight = weight.swapaxes(0, 1)  # torch keeps a transposed convolution's inputs first
+        result[f"{name}.weight"] = torch.from_numpy(np.ascontiguousarray(weight, np.float32))
+        result[f"{name}.bias"] = torch.from_numpy((layer.bias * unit).astype(np.float32))
+        inputs = outputs
+    return result
 
 
 def _modern_name(name: str) -> str:

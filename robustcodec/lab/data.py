@@ -12,10 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from robustcodec.errors import ImageError, TrainingError
 from robustcodec.images import read_picture
+
+Pixels = NDArray[np.uint8]
 
 _REDUCE_ABOVE = 600
 """Pictures with a longer side than this also enter the pool reduced: more detail per crop, less of JPEG's traces."""
@@ -32,10 +35,10 @@ def picture_files(folder: Path) -> list[Path]:
     return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def read_pictures(files: Sequence[Path]) -> list[np.ndarray]:
+def read_pictures(files: Sequence[Path]) -> list[Pixels]:
     """Decode pictures to uint8 (H, W, 3)."""
 
-    def read(path: Path) -> np.ndarray:
+    def read(path: Path) -> Pixels:
         try:
             return read_picture(path.read_bytes(), max_pixels=_MAX_PIXELS).pixels
         except ImageError as error:
@@ -56,7 +59,7 @@ class Pool:
     chances: Tensor
 
     @classmethod
-    def of(cls, pictures: Iterable[np.ndarray], smallest: int, device: torch.device) -> "Pool":
+    def of(cls, pictures: Iterable[Pixels], smallest: int, device: torch.device) -> "Pool":
         """Gather pictures (uint8 (H, W, 3)) of at least `smallest` pixels a side, larger ones also reduced.
 
         A picture is drawn in proportion to the square root of its pixels: by pixels alone, a few large pictures
@@ -99,7 +102,7 @@ class Pool:
         return self.pixels[index].permute(0, 3, 1, 2).float() / 255
 
 
-def _reduced(picture: np.ndarray) -> list[np.ndarray]:
+def _reduced(picture: Pixels) -> list[Pixels]:
     """Give the picture and, when it is large, its reductions."""
     if max(picture.shape[:2]) <= _REDUCE_ABOVE:
         return [picture]
@@ -112,7 +115,7 @@ def _reduced(picture: np.ndarray) -> list[np.ndarray]:
     return versions
 
 
-def centre_crops(pictures: Iterable[np.ndarray], size: int) -> Tensor:
+def centre_crops(pictures: Iterable[Pixels], size: int) -> Tensor:
     """Cut the middle out of each picture: float32 (K, 3, size, size) in [0, 1]; smaller pictures are left out."""
     crops = []
     for picture in pictures:

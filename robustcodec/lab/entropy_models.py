@@ -20,13 +20,13 @@ class _LowerBound(torch.autograd.Function):
     """max(x, bound) whose gradient still pulls values below the bound upwards (Ballé 2018)."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, bound: float) -> Tensor:  # noqa: D102
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, bound: float) -> Tensor:
         ctx.save_for_backward(x)
         ctx.bound = bound  # type: ignore[attr-defined]
         return x.clamp(min=bound)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: D102
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
         (grad,) = grads
         passes = (x >= ctx.bound) | (grad < 0)  # type: ignore[attr-defined]
@@ -35,7 +35,7 @@ class _LowerBound(torch.autograd.Function):
 
 def lower_bound(x: Tensor, bound: float) -> Tensor:
     """Give max(x, bound), with gradients that may still raise what lies below the bound."""
-    result: Tensor = _LowerBound.apply(x, bound)  # type: ignore[no-untyped-call]
+    result: Tensor = _LowerBound.apply(x, bound)
     return result
 
 
@@ -49,7 +49,8 @@ def gaussian_bits(values: Tensor, scales: Tensor) -> Tensor:
     magnitude = values.abs()
     upper = torch.special.log_ndtr((0.5 - magnitude) / scales)
     lower = torch.special.log_ndtr((-0.5 - magnitude) / scales)
-    return -(upper + _log1m_exp(upper - lower)) / _LN2
+    bits: Tensor = -(upper + _log1m_exp(upper - lower)) / _LN2
+    return bits
 
 
 def _log1m_exp(difference: Tensor) -> Tensor:
@@ -65,6 +66,7 @@ class FactorizedPrior(nn.Module):
     model is exported or validated, so training needs no auxiliary optimiser.
     """
 
+    quantiles: Tensor
     _WIDTHS = (1, 3, 3, 3, 3, 1)
 
     def __init__(self, channels: int, init_scale: float = 3.0, tail_mass: float = 1e-9) -> None:
@@ -81,7 +83,6 @@ class FactorizedPrior(nn.Module):
             self.biases.append(nn.Parameter(torch.rand(channels, widths[index + 1], 1) - 0.5))
             if index < layers - 1:
                 self.factors.append(nn.Parameter(torch.zeros(channels, widths[index + 1], 1)))
-        self.quantiles: Tensor
         self.register_buffer("quantiles", torch.tensor([[[-init_scale, 0.0, init_scale]]]).repeat(channels, 1, 1))
         self._tail_logit = math.log(2 / tail_mass - 1)
 

@@ -1,5 +1,6 @@
 """From a trained network to a bundle: real numbers to exact integers, with the proof, the tables and the points."""
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,8 +28,13 @@ from robustcodec.exact import (
 )
 from robustcodec.graphs import check_size
 from robustcodec.images import Picture
+from robustcodec.lab.checkpoints import load_weights, network_of
+from robustcodec.lab.data import picture_files, read_pictures
 from robustcodec.lab.entropy_models import SCALE_MIN, FactorizedPrior, gaussian_bits
-from robustcodec.lab.networks import Gdn, Hyper
+from robustcodec.lab.networks import Gdn, Hyper, bias, convolutions
+from robustcodec.lab.runs import Run
+from robustcodec.lab.train import split_pictures
+from robustcodec.lab.training import pixels_seen
 from robustcodec.metrics import bits_per_pixel, psnr
 from robustcodec.rate import STEP_UNIT, Quality, high_rate_step, lagrangian, score
 
@@ -48,6 +54,7 @@ _PRIOR_SHARE = 0.05
 
 _Z_TAIL = 2.0**-20
 _CALIBRATION_CROP = 512
+_CALIBRATION_PICTURES = 80
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,41 @@ def export(
     return Exported(write_bundle(folder, manifest, parts), lengths, points)
 
 
+def export_run(
+    source: Path, folder: Path, id: str, variant: str, data: Path | None, announce: Callable[[str], None]
+) -> Exported:
+    """Export a run, a bundle or a checkpoint. Pictures: those of `data`, or those that the run names."""
+    run = Run(source)
+    state = run.load() if run.exists else None
+    provenance: dict[str, Any] = {"source": source.name}
+    if run.exists and state is not None:
+        settings = run.settings()
+        training, validation = split_pictures(settings)
+        provenance = {
+            "parent": Path(settings.parent).name,
+            "pictures": len(training),
+            "steps": state.step,
+            "pixels": pixels_seen(settings.recipe, state.step),
+            "hours": round(state.seconds / 3600, 3),
+            "recipe": json.loads(settings.recipe.to_json()),
+        }
+    if data is not None:
+        training = validation = picture_files(data)
+    elif not run.exists:
+        raise TrainingError(f"{source} names no pictures to calibrate on; give some with --data")
+    every = max(1, len(training) // _CALIBRATION_PICTURES)
+    return export(
+        load_weights(source),
+        folder,
+        id=id,
+        variant=variant,
+        provenance=provenance,
+        calibration=read_pictures(training[::every]),
+        validation=read_pictures(validation),
+        announce=announce,
+    )
+
+
 def measure_points(bundle: Bundle, pictures: Sequence[Pixels]) -> Iterator[Point]:
     """Encode and decode pictures at each whole quality: means of bpp and PSNR per picture."""
     codec = Codec(bundle)
@@ -148,8 +190,6 @@ def measure_points(bundle: Bundle, pictures: Sequence[Pixels]) -> Iterator[Point
 
 def _half_precision(weights: Mapping[str, Tensor]) -> Hyper:
     """Build the network with its transforms rounded to float16, as they are shipped, and its quantiles set."""
-    from robustcodec.lab.checkpoints import network_of
-
     network = network_of(dict(weights), "the checkpoint").eval().requires_grad_(False)
     for module in (network.g_a, network.h_a, network.g_s):
         for layer in module:
@@ -164,7 +204,7 @@ def _half_precision(weights: Mapping[str, Tensor]) -> Hyper:
 
 
 def _transforms(network: Hyper) -> tuple[Arrays, Arrays]:
-    """Arrays of the analysis part (g_a, h_a) and of the synthesis part (g_s), float16, with effective GDN parameters."""
+    """Arrays of the analysis part (g_a, h_a) and the synthesis part (g_s): float16, GDN's parameters as they act."""
 
     def arrays(name: str, module: torch.nn.Sequential) -> Arrays:
         result: Arrays = {}
@@ -237,7 +277,7 @@ def _integer_layers(
     """Round the hyper synthesis to integers and prove it exact; also give the unit of each channel's scale."""
     first, second, last = layer_specs(network.n, network.m)
     units = _activation_units(network, latents, medians)
-    real = [network.h_s[index] for index in (0, 2, 4)]
+    real = convolutions(network.h_s)
     matrices = [
         # torch keeps a transposed convolution's inputs first
         layer.weight.double().transpose(0, 1).numpy()
@@ -245,7 +285,7 @@ def _integer_layers(
         else layer.weight.double().numpy()
         for layer in real
     ]
-    biases = [layer.bias.double().numpy() for layer in real]
+    biases = [bias(layer).double().numpy() for layer in real]
     layer_0 = quantise_layer(first, matrices[0], biases[0], 1 / STEP_UNIT, units[0])
     layer_1 = quantise_layer(second, matrices[1], biases[1], units[0], units[1])
     layer_2, scale_units = quantise_last_layer(last, matrices[2], biases[2], units[1])
@@ -255,9 +295,7 @@ def _integer_layers(
 
 
 @torch.no_grad()
-def _activation_units(
-    network: Hyper, latents: Sequence[_Latents], medians: NDArray[np.int32]
-) -> tuple[float, float]:
+def _activation_units(network: Hyper, latents: Sequence[_Latents], medians: NDArray[np.int32]) -> tuple[float, float]:
     """Units in which the two hidden activations, with headroom, fill 16 bits."""
     largest = [0.0, 0.0]
     for each in latents:

@@ -88,6 +88,20 @@ class Gdn(nn.Module):
         return x * (norm.sqrt() if self.inverse else norm.rsqrt())
 
 
+Convolution = nn.Conv2d | nn.ConvTranspose2d
+
+
+def convolutions(module: nn.Sequential) -> list[Convolution]:
+    """Give the convolutions of a network in order."""
+    return [layer for layer in module if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
+
+
+def bias(layer: Convolution) -> Tensor:
+    """Give the bias of a convolution, which all of ours have."""
+    assert layer.bias is not None
+    return layer.bias
+
+
 def _down(inputs: int, outputs: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 5, stride=2, padding=2)
 
@@ -120,8 +134,8 @@ class Hyper(nn.Module):
 
     def synthesise(self, y_hat: Tensor) -> Tensor:
         """Give x_hat (B, 3, H, W) of y_hat."""
-        hidden = _in_float32(self.g_s[0], y_hat)
-        return self.g_s[1:](hidden).float()
+        x_hat: Tensor = self.g_s[1:](_in_float32(self.g_s[0], y_hat)).float()
+        return x_hat
 
     def forward(self, x: Tensor, step: Tensor, rate: Quantiser, distortion: Quantiser) -> Coded:
         """Code x (B, 3, H, W) at the quantisation steps `step` (B,).

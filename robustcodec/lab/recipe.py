@@ -156,7 +156,7 @@ def continued(steps: int) -> Recipe:
 def _build(kind: Any, value: Any, where: str) -> Any:
     """Turn a JSON value into the annotated type `kind`, strictly."""
     origin = typing.get_origin(kind)
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise TrainingError(f"{where} must be an object.")
         hints = typing.get_type_hints(kind)

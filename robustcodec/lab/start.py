@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcodec.lab.entropy_models import SCALE_MIN
-from robustcodec.lab.networks import Gdn, Hyper
+from robustcodec.lab.networks import Convolution, Gdn, Hyper, bias, convolutions
 
 LATENT_GAIN = 8.0
 """Latents per unit of an orthonormal transform of pictures in [0, 1]; sets how fine the start quantises."""
@@ -35,8 +35,7 @@ def orthonormal_start(network: Hyper, crops: Tensor, generator: torch.Generator,
             module.set_parameters(torch.ones(channels), gamma)
     means = crops.mean((0, 2, 3))
     features = crops - means[:, None, None]
-    down = [layer for layer in network.g_a if isinstance(layer, nn.Conv2d)]
-    up = [layer for layer in network.g_s if isinstance(layer, nn.ConvTranspose2d)]
+    down, up = convolutions(network.g_a), convolutions(network.g_s)
     for analysis, synthesis in zip(down, reversed(up), strict=True):
         blocks = _blocks(features)
         basis = _principal_components(blocks, analysis.out_channels)
@@ -44,9 +43,8 @@ def orthonormal_start(network: Hyper, crops: Tensor, generator: torch.Generator,
         _set_synthesis(synthesis, basis)
         features = torch.einsum("kc,bchw->bkhw", basis, blocks)
     first, last = down[0], down[-1]
-    assert first.bias is not None and last.bias is not None and up[-1].bias is not None
-    first.bias.copy_(-torch.einsum("ocyx,c->o", first.weight, means))
-    up[-1].bias.copy_(means)
+    bias(first).copy_(-torch.einsum("ocyx,c->o", first.weight, means))
+    bias(up[-1]).copy_(means)
     last.weight.mul_(gain)
     up[0].weight.div_(gain)
     _start_hyperprior(network, network.analyse(crops[:_HYPER_CROPS]))
@@ -63,12 +61,12 @@ def _start_hyperprior(network: Hyper, y: Tensor) -> None:
     group = channel * groups // network.m
     members = torch.bincount(group, minlength=groups)[group]
     mean = y.abs().mean((0, 2, 3)).clamp(min=SCALE_MIN)
-    reduce, halve, halve_again = network.h_a[0], network.h_a[2], network.h_a[4]
-    double, double_again, scale = network.h_s[0], network.h_s[2], network.h_s[4]
+    reduce, halve, halve_again = convolutions(network.h_a)
+    double, double_again, scale = convolutions(network.h_s)
     line = torch.arange(groups)
     for layer in (reduce, halve, halve_again, double, double_again, scale):
         layer.weight.mul_(_HYPER_RANDOM)
-        layer.bias.zero_()
+        nn.init.zeros_(bias(layer))
     reduce.weight[group, channel, 1, 1] += 1 / (mean * members)
     halve.weight[line, line, 2:4, 2:4] += 0.25
     halve_again.weight[line, line, 2:4, 2:4] += 0.25 * _HYPER_GAIN
@@ -76,7 +74,7 @@ def _start_hyperprior(network: Hyper, y: Tensor) -> None:
     double_again.weight[line, line, 2:4, 2:4] += 1.0
     # a Gaussian's scale is 1.25 times its mean magnitude
     scale.weight[channel, group, 1, 1] += 1.25 * mean / _HYPER_GAIN
-    scale.bias.copy_(_HYPER_FLOOR * mean)
+    bias(scale).copy_(_HYPER_FLOOR * mean)
 
 
 def _blocks(features: Tensor) -> Tensor:
@@ -89,22 +87,21 @@ def _principal_components(blocks: Tensor, count: int) -> Tensor:
     samples = blocks.transpose(0, 1).flatten(1).double()
     samples = samples - samples.mean(1, keepdim=True)
     _, vectors = torch.linalg.eigh(samples @ samples.T)
-    return vectors.flip(1)[:, :count].T.float()
+    basis: Tensor = vectors.flip(1)[:, :count].T.float()
+    return basis
 
 
-def _set_analysis(layer: nn.Conv2d, basis: Tensor, generator: torch.Generator) -> None:
+def _set_analysis(layer: Convolution, basis: Tensor, generator: torch.Generator) -> None:
     """Put the basis into taps 2..3 of each kernel; channels beyond it start small and random."""
     kept, inputs = basis.shape[0], basis.shape[1] // 4
     nn.init.normal_(layer.weight, std=_UNUSED_WEIGHT, generator=generator)
-    assert layer.bias is not None
-    layer.bias.zero_()
+    nn.init.zeros_(bias(layer))
     layer.weight[:kept] = 0
     layer.weight[:kept, :inputs, 2:4, 2:4] = basis.reshape(kept, inputs, 2, 2)
 
 
-def _set_synthesis(layer: nn.ConvTranspose2d, basis: Tensor) -> None:
+def _set_synthesis(layer: Convolution, basis: Tensor) -> None:
     kept, outputs = basis.shape[0], basis.shape[1] // 4
     layer.weight.zero_()
-    assert layer.bias is not None
-    layer.bias.zero_()
+    nn.init.zeros_(bias(layer))
     layer.weight[:kept, :outputs, 2:4, 2:4] = basis.reshape(kept, outputs, 2, 2)

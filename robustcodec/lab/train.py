@@ -18,7 +18,10 @@ from robustcodec.lab.runs import Run, Settings, State, cpu_copy, default_device
 from robustcodec.lab.start import orthonormal_start
 from robustcodec.lab.training import Report, fit, seconds_per_step
 
-VALIDATION_CROP = 256
+FROM_START = "orthonormal start"
+"""What a run without --init has for a parent."""
+
+_VALIDATION_CROP = 256
 _START_CROPS, _START_CROP = 256, 128
 _HELD_OUT_ONE_IN = 25
 _HELD_OUT_MOST = 48
@@ -38,30 +41,48 @@ class Order:
 
 
 def train(run: Run, order: Order | None, report: Report, announce: Announce) -> None:
-    """Train to the end of the recipe: a new run if there is an order, else the interrupted one in the folder."""
-    if order is None:
-        settings = run.settings()
-    elif run.exists:
-        raise TrainingError(
-            f"{run.folder} already holds a run; give the folder alone to resume it, or choose another folder."
-        )
-    else:
-        settings = Settings(
-            recipe=order.recipe,
-            data=str(order.data),
-            validation=None if order.validation is None else str(order.validation),
-            parent="orthonormal start" if order.init is None else str(order.init),
-            threads=torch.get_num_threads(),
-        )
+    """Train to the end of the recipe: the run in the folder if there is one, else a new one as ordered.
+
+    An order for a folder that holds a run must be the one that the run was begun with.
+    """
+    begins = not run.exists
+    if begins and order is None:
+        raise TrainingError(f"{run.folder} holds no run to resume")
+    settings = run.settings() if order is None else _settings(order)
+    if order is not None and run.exists:
+        settings = _same_settings(run, settings, measured=order.hours is not None)
     torch.set_num_threads(settings.threads)
     pool, crops = _load_pictures(settings, announce)
     network = Hyper(*settings.recipe.channels)
-    if order is not None:
+    if begins and order is not None:
         settings = _begin(run, settings, order, network, pool, announce)
     state = run.load()
     if state is None:
         raise TrainingError(f"{run.folder} has settings but no state; delete it and begin again.")
     fit(run, settings.recipe, state, network.to(default_device()), rate_distortion, pool, crops, report)
+
+
+def _settings(order: Order) -> Settings:
+    return Settings(
+        recipe=order.recipe,
+        data=str(order.data),
+        validation=None if order.validation is None else str(order.validation),
+        parent=FROM_START if order.init is None else str(order.init),
+        threads=torch.get_num_threads(),
+    )
+
+
+def _same_settings(run: Run, asked: Settings, *, measured: bool) -> Settings:
+    """Give the settings of the run in the folder if they are those asked for; the machine may be another."""
+    settings = run.settings()
+    asked = dataclasses.replace(asked, threads=settings.threads)
+    if measured:
+        asked = dataclasses.replace(asked, recipe=dataclasses.replace(asked.recipe, steps=settings.recipe.steps))
+    if asked != settings:
+        raise TrainingError(
+            f"{run.folder} holds a run with other settings; resume it by naming it alone, or choose another folder"
+        )
+    return settings
 
 
 def _begin(run: Run, settings: Settings, order: Order, network: Hyper, pool: Pool, announce: Announce) -> Settings:
@@ -86,15 +107,18 @@ def _begin(run: Run, settings: Settings, order: Order, network: Hyper, pool: Poo
 
 def _load_pictures(settings: Settings, announce: Announce) -> tuple[Pool, Tensor]:
     """Give the training pool and the validation crops; without a validation folder some pictures are held out."""
-    files = picture_files(Path(settings.data))
-    if settings.validation is None:
-        every = max(_HELD_OUT_ONE_IN, len(files) // _HELD_OUT_MOST)
-        held_out = files[::every]
-        files = [file for index, file in enumerate(files) if index % every] or files
-    else:
-        held_out = picture_files(Path(settings.validation))
+    files, held_out = split_pictures(settings)
     announce(f"reading {len(files)} pictures for training, {len(held_out)} for validation")
     pool = Pool.of(read_pictures(files), max(phase.crop for phase in settings.recipe.phases), default_device())
     pictures = read_pictures(held_out)
     side = min(min(picture.shape[:2]) for picture in pictures) // 64 * 64
-    return pool, centre_crops(pictures, max(64, min(VALIDATION_CROP, side)))
+    return pool, centre_crops(pictures, max(64, min(_VALIDATION_CROP, side)))
+
+
+def split_pictures(settings: Settings) -> tuple[list[Path], list[Path]]:
+    """Give the files a run trains on and those it is validated on, which are held out of the data by default."""
+    files = picture_files(Path(settings.data))
+    if settings.validation is not None:
+        return files, picture_files(Path(settings.validation))
+    every = max(_HELD_OUT_ONE_IN, len(files) // _HELD_OUT_MOST)
+    return [file for index, file in enumerate(files) if index % every] or files, files[::every]

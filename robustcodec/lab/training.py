@@ -55,7 +55,7 @@ def fit(
     weights and their average.
     """
     device = next(network.parameters()).device
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(memory_format=torch.channels_last)
     average = copy.deepcopy(network).requires_grad_(False)
     optimiser = torch.optim.Adam(network.parameters(), betas=(0.9, 0.99), fused=True)
     _restore(state, network, average, optimiser)
@@ -96,7 +96,8 @@ def fit(
         if step in validate_at:
             figures = validate(average, validation, recipe)
             run.log({"step": step, "pixels": pixels_seen(recipe, step), **figures})
-            report(Progress(step, recipe.steps, 0.0, figures))
+            left = (time.monotonic() - began) / (step - done) * (recipe.steps - step)
+            report(Progress(step, recipe.steps, left, figures))
         if step == recipe.steps or time.monotonic() - saved > _SAVE_SECONDS:
             if not all(bool(torch.isfinite(p).all()) for p in network.parameters()):
                 raise TrainingError(f"Training diverged before step {step}; an earlier state is in {run.folder}.")
@@ -115,7 +116,7 @@ def draw_batch(recipe: Recipe, phase: Phase, step: int, pool: Pool, device: torc
 def seconds_per_step(recipe: Recipe, network: Hyper, loss: Loss, pool: Pool, budget: float = 40.0) -> float:
     """Measure a step on a copy of the network, averaged over the recipe's phases by their shares."""
     device = next(network.parameters()).device
-    trial = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trial = copy.deepcopy(network).to(memory_format=torch.channels_last)
     average = copy.deepcopy(trial).requires_grad_(False)
     optimiser = torch.optim.Adam(trial.parameters(), fused=True)
     mean = 0.0
@@ -151,7 +152,7 @@ def validate(network: Hyper, crops: Tensor, recipe: Recipe) -> dict[str, float]:
     quality = 4.0 if recipe.quality_low <= 4 <= recipe.quality_high else recipe.quality_low
     bits: list[float] = []
     decibels: list[float] = []
-    for crop in crops.split(4):
+    for crop in torch.split(crops, 4):
         x = crop.to(device).contiguous(memory_format=torch.channels_last)
         step = torch.full((x.shape[0],), high_rate_step(quality), device=device)
         coded = network(x, step, round_straight_through, round_straight_through)

@@ -1,0 +1,43 @@
+"""What a training shows while it runs: a line on the terminal now and then, and TensorBoard's curves."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from robustcodec.lab.training import Progress
+
+_FOLDER = "tensorboard"
+
+
+class Reporter:
+    """Shows progress through `note` and writes every figure to RUN/tensorboard."""
+
+    def __init__(self, run: Path, note: Callable[[str], None]) -> None:
+        self._folder = run / _FOLDER
+        self._note = note
+
+    def __enter__(self) -> "Reporter":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tensorboard warns its programmers about its own imports
+            from torch.utils.tensorboard import SummaryWriter
+        self._writer = SummaryWriter(str(self._folder))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._writer.close()
+
+    def report(self, progress: Progress) -> None:
+        """Show one report of the training loop."""
+        for name, value in progress.figures.items():
+            self._writer.add_scalar(name, value, progress.step)
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in progress.figures.items())
+        self._note(f"step {progress.step}/{progress.steps}, {_duration(progress.seconds_left)} left: {figures}")
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
