@@ -45,7 +45,7 @@ def scale_hyperprior(weights: Weights, step: float) -> Any:
     try:
         with warnings.catch_warnings():
             # torch deprecates what compressai does while it is imported
-            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore")
             from compressai.models import ScaleHyperprior
     except ImportError as error:
         raise MissingExtra(
@@ -53,8 +53,8 @@ def scale_hyperprior(weights: Weights, step: float) -> Any:
             "pip install 'robustcodec[lab]'"
         ) from error
     model = ScaleHyperprior(network.n, network.m)
-    # what ours lacks are constants that it made itself, and tables that update() makes
-    model.load_state_dict(fold_step(network.state_dict(), step), strict=False)
+    # what ours lacks are constants that it has made itself, and tables that update() makes
+    model.load_state_dict({**model.state_dict(), **fold_step(network.state_dict(), step)})
     model.eval().requires_grad_(False).update(force=True)
     return model
 
