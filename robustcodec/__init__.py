@@ -1,3 +1,70 @@
 """robustcodec: a learned image codec that holds up when its input is hostile."""
 
+from typing import TYPE_CHECKING, Any
+
+from robustcodec.container import Limits
+from robustcodec.errors import (
+    CorruptFile,
+    FileFormatError,
+    ImageError,
+    LimitExceeded,
+    MissingExtra,
+    ModelDamaged,
+    ModelError,
+    ModelNotFound,
+    NotRobustcodec,
+    OutputError,
+    RobustcodecError,
+    TargetError,
+    TrainingError,
+    UnsupportedVersion,
+    UsageError,
+)
+from robustcodec.rate import BitsPerPixel, FileSize, Psnr
+
+if TYPE_CHECKING:
+    from robustcodec.api import Model, decode, encode, load, load_for
+
 __version__ = "0.1.0.dev0"
+
+__all__ = [
+    "BitsPerPixel",
+    "CorruptFile",
+    "FileFormatError",
+    "FileSize",
+    "ImageError",
+    "LimitExceeded",
+    "Limits",
+    "MissingExtra",
+    "Model",
+    "ModelDamaged",
+    "ModelError",
+    "ModelNotFound",
+    "NotRobustcodec",
+    "OutputError",
+    "Psnr",
+    "RobustcodecError",
+    "TargetError",
+    "TrainingError",
+    "UnsupportedVersion",
+    "UsageError",
+    "decode",
+    "encode",
+    "load",
+    "load_for",
+]
+
+_FROM_API = ("Model", "decode", "encode", "load", "load_for")
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs numpy, Pillow and ONNX Runtime when it is first used, so that the command line starts fast."""
+    if name not in _FROM_API:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from robustcodec import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from robustcodec.errors import ModelDamaged, ModelNotFound, OutputError, UsageError
-from robustcodec.rate import HIGHEST, LOWEST, STEP_MAX, STEP_MIN
+from robustcodec.errors import ModelDamaged, ModelNotFound, OutputError
+from robustcodec.rate import HIGHEST, LOWEST, STEP_MAX, STEP_MIN, check_quality
 
 FORMAT = 1
 """Version of the bundle's format."""
@@ -89,15 +89,10 @@ class Manifest:
         return hashlib.sha256(json.dumps(decoder, sort_keys=True).encode()).digest()[:8]
 
     def step(self, quality: float) -> int:
-        """Quantisation step R of a quality from 1 to 6, interpolated on a logarithmic scale."""
-        if not LOWEST <= quality <= HIGHEST:
-            raise UsageError(
-                f"Quality {quality:g} is out of range: it is a number from {LOWEST:g} to {HIGHEST:g} here; to ask "
-                "for a size or a fidelity use --target-bpp, --target-size or --target-psnr."
-            )
+        """Quantisation step R of a quality from 1 to 6, interpolated on a logarithmic scale. Raises UsageError."""
         qualities = [point.quality for point in self.rates]
         steps = [math.log(point.step) for point in self.rates]
-        return round(math.exp(float(np.interp(quality, qualities, steps))))
+        return round(math.exp(float(np.interp(check_quality(quality), qualities, steps))))
 
     def quality(self, step: int) -> float:
         """Quality whose step is `step`; steps beyond the table's ends have the quality of that end."""

@@ -18,14 +18,19 @@ STEP_MIN, STEP_MAX = 8, 65535
 """The range of R."""
 
 
-def lagrangian(quality: float) -> float:
-    """Lambda of a quality in 1..6; between whole qualities it is interpolated on a logarithmic scale."""
+def check_quality(quality: float) -> float:
+    """Give a quality back if it lies in 1..6. Raises UsageError."""
     if not LOWEST <= quality <= HIGHEST:
         raise UsageError(
-            f"Quality {quality:g} is out of range: it is a number from {LOWEST:g} to {HIGHEST:g} here; "
-            "to ask for a size or a fidelity, use a target in bits per pixel, bytes or decibels."
+            f"quality goes from {LOWEST:g} (small) to {HIGHEST:g} (faithful) here, not to {quality:g}; for a size or "
+            "a fidelity set a target in bytes, bits per pixel or decibels instead"
         )
-    below = min(int(quality), len(LAMBDAS) - 1)
+    return quality
+
+
+def lagrangian(quality: float) -> float:
+    """Lambda of a quality in 1..6; between whole qualities it is interpolated on a logarithmic scale."""
+    below = min(int(check_quality(quality)), len(LAMBDAS) - 1)
     low, high = LAMBDAS[below - 1], LAMBDAS[below]
     return low * (high / low) ** (quality - below)
 
@@ -43,32 +48,49 @@ def score(bits_per_pixel: float, psnr: float, quality: float = 4.0) -> float:
     return bits_per_pixel + lagrangian(quality) * 255**2 * 10 ** (-psnr / 10)
 
 
+def _check_target(value: float, limit: float, unit: str) -> None:
+    if not 0 < value < limit:
+        raise UsageError(f"a target of {value:g} {unit} is out of range; give a number above 0 and below {limit:g}")
+
+
 @dataclass(frozen=True)
 class Quality:
-    """Code at a quality from 1 to 6."""
+    """Code at a quality from 1 (small) to 6 (faithful). Raises UsageError."""
 
     value: float
+
+    def __post_init__(self) -> None:
+        check_quality(self.value)
 
 
 @dataclass(frozen=True)
 class BitsPerPixel:
-    """Code in at most `value` bits per pixel of the picture, the whole file counted."""
+    """Code in at most `value` bits per pixel of the picture, the whole file counted. Raises UsageError."""
 
     value: float
+
+    def __post_init__(self) -> None:
+        _check_target(self.value, 1000, "bits per pixel")
 
 
 @dataclass(frozen=True)
 class FileSize:
-    """Code in at most `size` bytes, the whole file counted."""
+    """Code in at most `size` bytes, the whole file counted. Raises UsageError."""
 
     size: int
+
+    def __post_init__(self) -> None:
+        _check_target(self.size, 2**48, "bytes")
 
 
 @dataclass(frozen=True)
 class Psnr:
-    """Code at a PSNR of `decibels`, measured on 8-bit RGB."""
+    """Code at a PSNR of `decibels`, measured on 8-bit RGB. Raises UsageError."""
 
     decibels: float
+
+    def __post_init__(self) -> None:
+        _check_target(self.decibels, 1000, "dB")
 
 
 Target = Quality | BitsPerPixel | FileSize | Psnr

@@ -130,7 +130,7 @@ import importlib.util, sys
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "torch" else find(name, *rest)
 from robustcodec.cli import main
-sys.argv = ["robustcodec", "train", "--data", "x"]
+sys.argv = ["robustcodec", "train", "--data", "x", "-o", "y"]
 main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment(), check=False)
@@ -438,7 +438,7 @@ def test_wrong_sizes(text: str) -> None:
 
 @pytest.mark.parametrize("value", [0.99, 6.01, 90, float("nan")])
 def test_qualities_out_of_range(value: float) -> None:
-    with pytest.raises(UsageError, match="--target-size"):
+    with pytest.raises(UsageError, match="set a target in bytes"):
         encode.choose_target(value, None, None, None)
 
 

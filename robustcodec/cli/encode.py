@@ -12,13 +12,11 @@ from robustcodec.cli.batch import Result, Work, process, threads_each
 from robustcodec.cli.console import Console
 from robustcodec.errors import UsageError
 from robustcodec.files import ENCODED_SUFFIX, PICTURE_FORMATS, Job, plan_outputs, read_input, write_output
-from robustcodec.rate import HIGHEST, LOWEST, BitsPerPixel, FileSize, Psnr, Quality, Target
+from robustcodec.rate import DEFAULT_TARGET, BitsPerPixel, FileSize, Psnr, Quality, Target
 
 if TYPE_CHECKING:
     from robustcodec.codec import Codec
     from robustcodec.images import Picture
-
-DEFAULT_QUALITY = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,27 +148,12 @@ def choose_target(
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} exclude each other; give one of them")
     if target_bpp is not None:
-        return BitsPerPixel(_positive(target_bpp))
+        return BitsPerPixel(target_bpp)
     if target_size is not None:
         return FileSize(options.parse_size(target_size))
     if target_psnr is not None:
-        return Psnr(_positive(target_psnr))
-    return Quality(DEFAULT_QUALITY if quality is None else _quality(quality))
-
-
-def _quality(value: float) -> float:
-    if not LOWEST <= value <= HIGHEST:
-        raise UsageError(
-            f"quality goes from {LOWEST:g} (small) to {HIGHEST:g} (faithful) here, not to {value:g}; "
-            "for a size or a fidelity use --target-size, --target-bpp or --target-psnr"
-        )
-    return value
-
-
-def _positive(value: float) -> float:
-    if not 0 < value < 1000:
-        raise UsageError(f"a target of {value:g} is out of range: give a positive number")
-    return value
+        return Psnr(target_psnr)
+    return DEFAULT_TARGET if quality is None else Quality(quality)
 
 
 def _stripped(picture: "Picture", task: EncodeTask) -> "Picture":

@@ -1,0 +1,116 @@
+"""The Python interface: images of numpy or Pillow to bytes and back.
+
+model = robustcodec.load()
+data = model.encode(image, quality=4)
+array = model.decode(data)
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustcodec.bundle import find
+from robustcodec.codec import Codec, codec_for_file
+from robustcodec.container import DEFAULT_LIMITS, Limits
+from robustcodec.errors import UsageError
+from robustcodec.images import to_picture, to_pillow
+from robustcodec.rate import DEFAULT_TARGET, BitsPerPixel, FileSize, Psnr, Quality
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class Model:
+    """An opened model; see `load`. Its networks are loaded by the first call that needs them and then kept."""
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+
+    def __repr__(self) -> str:
+        return f"<robustcodec.Model {self.id} {self.fingerprint}>"
+
+    @property
+    def id(self) -> str:
+        """Its name, such as hyper-base."""
+        return self._codec.bundle.id
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that stand in each of its files; `load` takes them, or how they begin."""
+        return self._codec.bundle.fingerprint.hex()
+
+    def encode(
+        self,
+        image: "NDArray[np.uint8] | Image",
+        quality: float | None = None,
+        *,
+        target: BitsPerPixel | FileSize | Psnr | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> bytes:
+        """Encode an image to the bytes of a robustcodec file.
+
+        `image` is an array uint8 (height, width, 3) of RGB or (height, width) of grey, 0 to 255, or a Pillow image,
+        which is turned as its EXIF says and whose ICC profile, EXIF and XMP go into the file. `quality` goes from 1
+        (small) to 6 (faithful) and is 4 unless said; `target` asks for a size or a fidelity instead. The same image
+        and arguments give the same bytes on one machine.
+
+        Raises ImageError for an image that cannot be encoded, LimitExceeded, TargetError if the model cannot reach
+        the target on this image, UsageError for a quality or target out of range, ModelDamaged.
+        """
+        if quality is not None and target is not None:
+            raise UsageError("quality and target exclude each other; give one of them")
+        wanted = target or (DEFAULT_TARGET if quality is None else Quality(quality))
+        picture = to_picture(image, limits.max_pixels)
+        return self._codec.encode(picture, wanted, limits=limits).data
+
+    def decode(self, data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
+        """Decode a file that this model made: RGB, uint8 (height, width, 3), 0 to 255.
+
+        Raises FileFormatError (NotRobustcodec, UnsupportedVersion, CorruptFile) for data that is no sound file,
+        LimitExceeded, ModelError if another model made it, ModelDamaged.
+        """
+        return self._codec.decode(data, limits).pixels
+
+    def decode_image(self, data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> "Image":
+        """Decode like `decode`, to a Pillow image that has the file's ICC profile, EXIF and XMP in its `info`."""
+        return to_pillow(self._codec.decode(data, limits))
+
+
+def load(model: str | None = None, threads: int | None = None) -> Model:
+    """Open a model by its id, path or the beginning of its fingerprint; by default the best that is installed.
+
+    `threads` is how many a call computes on, all usable processors by default. Raises ModelNotFound, ModelDamaged,
+    and UsageError for a number of threads below 1.
+    """
+    return Model(Codec(find(model), _checked(threads)))
+
+
+def load_for(data: bytes, threads: int | None = None) -> Model:
+    """Open the model that a file was made with; the file's beginning (32 bytes) is enough.
+
+    Raises FileFormatError for data that is no sound file, ModelNotFound if its model is not installed.
+    """
+    return Model(codec_for_file(data, threads=_checked(threads)))
+
+
+def encode(
+    image: "NDArray[np.uint8] | Image",
+    quality: float | None = None,
+    *,
+    target: BitsPerPixel | FileSize | Psnr | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> bytes:
+    """Encode one image with the default model; see `Model.encode`. For several, keep what `load` gives."""
+    return load().encode(image, quality, target=target, limits=limits)
+
+
+def decode(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
+    """Decode one file with the model that made it; see `Model.decode`. For several, keep what `load` gives."""
+    return load_for(data).decode(data, limits=limits)
+
+
+def _checked(threads: int | None) -> int | None:
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads is {threads}; give 1 or more, or none for all processors")
+    return threads
