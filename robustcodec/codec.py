@@ -24,6 +24,7 @@ from robustcodec.bundle import Bundle, find_for
 from robustcodec.bundle import find as find_bundle
 from robustcodec.container import (
     DEFAULT_LIMITS,
+    MAX_SIDE,
     Chunk,
     ChunkType,
     Header,
@@ -117,14 +118,11 @@ class Codec:
         """Decode a file. Raises FileFormatError, LimitExceeded or ModelError."""
         file = unpack(data, limits)
         header = file.header
-        if header.payload is not Payload.NETWORK or header.grey or header.alpha:
-            raise UnsupportedVersion(
-                "the file holds a kind of picture that this release cannot decode yet: update robustcodec"
-            )
+        _check_supported(header)
         if header.fingerprint != self.bundle.fingerprint:
             raise ModelError(
-                f"The file was made with model {header.fingerprint.hex()}, not with {self.bundle.id} "
-                f"({self.bundle.fingerprint.hex()})."
+                f"the file was made with model {header.fingerprint.hex()}, not with {self.bundle.id} "
+                f"({self.bundle.fingerprint.hex()}); decode it with that one"
             )
         with self._libraries.limit(limits=self.threads, user_api="blas"):
             strips = [
@@ -288,8 +286,16 @@ class _Prepared:
 
 def codec_for_file(data: bytes, model: str | None = None, threads: int | None = None) -> Codec:
     """Make the codec that a file needs: of the model it names, or of `model` (id, path or fingerprint prefix)."""
-    header, _ = read_header(data)
+    header, _ = read_header(data, Limits(max_pixels=MAX_SIDE**2))  # sizes are for `decode` to judge
+    _check_supported(header)
     return Codec(find_bundle(model) if model is not None else find_for(header.fingerprint), threads)
+
+
+def _check_supported(header: Header) -> None:
+    if header.payload is not Payload.NETWORK or header.grey or header.alpha:
+        raise UnsupportedVersion(
+            "the file holds a kind of picture that this release cannot decode yet; update robustcodec"
+        )
 
 
 def _walk(schedule: Schedule, code: Callable[[Group], Int32]) -> Latents:
@@ -316,12 +322,12 @@ def _check_size(picture: Picture, limits: Limits) -> None:
     if pixels > limits.max_pixels:
         raise LimitExceeded(
             f"the picture of {picture.width}x{picture.height} has {pixels} pixels with padding but "
-            f"{limits.max_pixels} are allowed: raise the limit if you trust it"
+            f"{limits.max_pixels} are allowed; raise the limit if you trust it"
         )
     metadata = sum(len(data) for data in (picture.icc, picture.exif, picture.xmp) if data is not None)
     if metadata > limits.max_metadata:
         raise LimitExceeded(
-            f"the picture carries {metadata} bytes of metadata but {limits.max_metadata} are allowed: strip them"
+            f"the picture carries {metadata} bytes of metadata but {limits.max_metadata} are allowed; strip it"
         )
 
 
