@@ -19,6 +19,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from robustcodec.errors import ModelDamaged, ModelNotFound, OutputError
+from robustcodec.errors import ModelDamaged, ModelError, ModelNotFound, OutputError
 from robustcodec.rate import HIGHEST, LOWEST, STEP_MAX, STEP_MIN, check_quality
 
 FORMAT = 1
@@ -139,16 +140,19 @@ class Bundle:
         return self._part(LAB)
 
     def _part(self, name: str) -> Arrays:
-        data = _read(self.path / name, _MAX_PART)
+        try:
+            data = _read(self.path / name, _MAX_PART)
+        except ModelNotFound as error:
+            raise ModelDamaged(f"{name} is missing") from error
         if hashlib.sha256(data).hexdigest() != self.manifest.parts[name]:
-            raise ModelDamaged(f"{self.path / name} does not match its checksum; install the model again.")
+            raise ModelDamaged(f"{name} does not match its checksum")
         try:
             arrays = load(data)
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise ModelDamaged(f"{self.path / name} is no safetensors file; install the model again.") from error
+            raise ModelDamaged(f"{name} is no safetensors file") from error
         for key, array in arrays.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise ModelDamaged(f"{self.path / name} holds values in {key} that are not finite.")
+                raise ModelDamaged(f"{name} holds values in {key} that are not finite")
         return arrays
 
 
@@ -156,11 +160,11 @@ def floats(arrays: Arrays, shapes: Mapping[str, tuple[int, ...]], what: str) -> 
     """Check float arrays of a bundle against the names and shapes that an architecture needs; give them as float32."""
     if set(arrays) != set(shapes):
         odd = sorted(set(arrays) ^ set(shapes))[0]
-        raise ModelDamaged(f"The model's {what} has missing or unknown arrays, {odd} among them.")
+        raise ModelDamaged(f"the model's {what} has missing or unknown arrays, {odd} among them")
     for name, shape in shapes.items():
         if arrays[name].shape != shape or arrays[name].dtype not in (np.float16, np.float32):
             raise ModelDamaged(
-                f"The model's {name} is {arrays[name].dtype} {arrays[name].shape}; expected floats {shape}."
+                f"the model's {name} is {arrays[name].dtype} {arrays[name].shape}; expected floats {shape}"
             )
     return {name: arrays[name].astype(np.float32) for name in shapes}
 
@@ -172,7 +176,7 @@ def write_bundle(folder: Path, manifest: dict[str, Any], parts: Mapping[str, Arr
     existing bundle of the same name is replaced; any other existing folder or file is refused.
     """
     if folder.exists() and not (folder / MANIFEST).is_file():
-        raise OutputError(f"{folder} exists and is no model; choose another name.")
+        raise OutputError(f"{folder} exists and is no model; choose another name")
     data = {
         name: save({key: np.ascontiguousarray(array) for key, array in arrays.items()})
         for name, arrays in parts.items()
@@ -180,7 +184,7 @@ def write_bundle(folder: Path, manifest: dict[str, Any], parts: Mapping[str, Arr
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in data.items()}
     document = {"format": FORMAT, **manifest, "parts": sums}
     data[MANIFEST] = (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
-    _manifest(json.loads(data[MANIFEST]), folder)
+    _manifest(json.loads(data[MANIFEST]))
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
         temporary.mkdir(parents=True)
@@ -197,7 +201,7 @@ def write_bundle(folder: Path, manifest: dict[str, Any], parts: Mapping[str, Arr
         else:
             temporary.replace(folder)
     except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {error.strerror}.") from error
+        raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return open_bundle(folder)
@@ -205,8 +209,17 @@ def write_bundle(folder: Path, manifest: dict[str, Any], parts: Mapping[str, Arr
 
 def open_bundle(path: Path) -> Bundle:
     """Open a model folder; only its manifest is read and checked now."""
-    document = _json(_read(path / MANIFEST, _MAX_MANIFEST), path)
-    return Bundle(path, _manifest(document, path))
+    with damage_named(path):
+        return Bundle(path, _manifest(_json(_read(path / MANIFEST, _MAX_MANIFEST))))
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Complete what is found damaged in a model: say which model that is, and what to do."""
+    try:
+        yield
+    except ModelDamaged as error:
+        raise ModelDamaged(f"the model in {path} is damaged ({error}); install it again") from error
 
 
 def find(model: str | None = None, architecture: str | None = None, variant: str | None = None) -> Bundle:
@@ -224,9 +237,11 @@ def find(model: str | None = None, architecture: str | None = None, variant: str
             if bundle.id == model or (len(model) >= 4 and bundle.fingerprint.hex().startswith(model.lower()))
         ]
         if not matches:
-            raise ModelNotFound(f"There is no model {model!r}; `robustcodec models` lists those that are installed.")
+            raise ModelNotFound(
+                f"there is no model {model!r}; `robustcodec models list` shows those that are installed"
+            )
         if len({bundle.fingerprint for bundle in matches}) > 1 and matches[0].id != model:
-            raise ModelNotFound(f"More than one model's fingerprint begins with {model!r}; give more of it.")
+            raise ModelNotFound(f"more than one model's fingerprint begins with {model!r}; give more of it")
         return matches[0]
     name = architecture or "hyper"
     for wanted in [variant] if variant else ["robust", "base"]:
@@ -234,8 +249,8 @@ def find(model: str | None = None, architecture: str | None = None, variant: str
             if (bundle.manifest.architecture, bundle.manifest.variant) == (name, wanted):
                 return bundle
     raise ModelNotFound(
-        f"There is no model of architecture {name!r}{f' and variant {variant!r}' if variant else ''}; "
-        "`robustcodec models` lists those that are installed."
+        f"there is no model of architecture {name!r}{f' and variant {variant!r}' if variant else ''}; "
+        "`robustcodec models list` shows those that are installed"
     )
 
 
@@ -245,19 +260,26 @@ def find_for(fingerprint: bytes) -> Bundle:
         if bundle.fingerprint == fingerprint:
             return bundle
     raise ModelNotFound(
-        f"The file was made with model {fingerprint.hex()}, which is not installed; add its bundle with "
-        "`robustcodec models add PATH` or name it with -m PATH."
+        f"the file was made with model {fingerprint.hex()}, which is not installed; add its bundle with "
+        "`robustcodec models add PATH` or name it with -m PATH"
     )
 
 
 def installed() -> Iterator[Bundle]:
-    """Go through the models on the search path, nearest first; folders that are no readable model are passed over."""
+    """Go through the models on the search path, nearest first, without those whose manifest is damaged."""
+    for path in installed_folders():
+        with suppress(ModelError):
+            yield open_bundle(path)
+
+
+def installed_folders() -> Iterator[Path]:
+    """Go through the folders on the search path that hold a manifest, nearest first."""
     for folder in search_path():
-        if not folder.is_dir():
-            continue
-        for path in sorted(folder.iterdir()):
-            if (path / MANIFEST).is_file() and not path.name.startswith("."):
-                yield open_bundle(path)
+        # a folder that is not there, or not ours to read, has no models
+        with suppress(OSError):
+            for path in sorted(folder.iterdir()):
+                if (path / MANIFEST).is_file() and not path.name.startswith("."):
+                    yield path
 
 
 def search_path() -> list[Path]:
@@ -281,8 +303,9 @@ def user_folder() -> Path:
 def add(path: Path) -> Bundle:
     """Verify a bundle and copy it to the user's data folder."""
     bundle = open_bundle(path)
-    parts = {name: bundle._part(name) for name in bundle.manifest.parts}
-    document = _json(_read(path / MANIFEST, _MAX_MANIFEST), path)
+    with damage_named(path):
+        parts = {name: bundle._part(name) for name in bundle.manifest.parts}
+    document = _json(_read(path / MANIFEST, _MAX_MANIFEST))
     return write_bundle(
         user_folder() / bundle.id, {k: v for k, v in document.items() if k not in ("format", "parts")}, parts
     )
@@ -292,7 +315,7 @@ def remove(model: str) -> Path:
     """Remove a model from the user's data folder, the only place that `add` writes to."""
     path = user_folder() / model
     if not _ID.fullmatch(model) or not (path / MANIFEST).is_file():
-        raise ModelNotFound(f"There is no model {model!r} in {user_folder()}; only models added there are removed.")
+        raise ModelNotFound(f"there is no model {model!r} in {user_folder()}; only models added there are removed")
     shutil.rmtree(path)
     return path
 
@@ -309,15 +332,17 @@ def _read(path: Path, limit: int) -> bytes:
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except FileNotFoundError as error:
-        raise ModelNotFound(f"{path.parent} is no model: {path.name} is missing.") from error
+        raise ModelNotFound(
+            f"{path.parent} is no model, since it has no {path.name}; give the folder of one"
+        ) from error
     except OSError as error:
-        raise ModelDamaged(f"{path} cannot be read: {error.strerror}.") from error
+        raise ModelDamaged(f"{path.name} cannot be read: {error.strerror}") from error
     if len(data) > limit:
-        raise ModelDamaged(f"{path} is larger than {limit} bytes.")
+        raise ModelDamaged(f"{path.name} has more than the {limit} bytes allowed")
     return data
 
 
-def _json(data: bytes, path: Path) -> Any:
+def _json(data: bytes) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({key for key, _ in pairs}) != len(pairs):
             raise ValueError("a name appears twice")
@@ -329,19 +354,19 @@ def _json(data: bytes, path: Path) -> Any:
     try:
         return json.loads(data.decode(), object_pairs_hook=unique, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise ModelDamaged(f"{path / MANIFEST} is not valid JSON: {error}.") from error
+        raise ModelDamaged(f"{MANIFEST} is not JSON: {error}") from error
 
 
-def _manifest(document: Any, path: Path) -> Manifest:
+def _manifest(document: Any) -> Manifest:
     """Check a manifest's every field that the runtime uses."""
 
     def wrong(what: str) -> ModelDamaged:
-        return ModelDamaged(f"{path / MANIFEST}: {what}.")
+        return ModelDamaged(f"in {MANIFEST}, {what}")
 
     if not isinstance(document, dict) or type(document.get("format")) is not int:
-        raise wrong("it does not say its format version")
+        raise wrong("the version of the format is missing")
     if document["format"] > FORMAT:
-        raise wrong("it was made by a newer release of robustcodec; update to read it")
+        raise ModelError("the model was made by a newer release of robustcodec; update to use it")
     kinds: dict[str, type | tuple[type, ...]] = {
         "id": str,
         "architecture": str,
@@ -355,7 +380,7 @@ def _manifest(document: Any, path: Path) -> Manifest:
         "parts": dict,
     }
     if set(document) != {"format", *kinds}:
-        raise wrong(f"its fields must be format, {', '.join(kinds)}")
+        raise wrong(f"the fields must be format, {', '.join(kinds)}")
     for name, kind in kinds.items():
         if not isinstance(document[name], kind):
             raise wrong(f"{name} has the wrong type")

@@ -20,7 +20,7 @@ from robustcodec.architectures import (
     Schedule,
     open_architecture,
 )
-from robustcodec.bundle import Bundle, find_for
+from robustcodec.bundle import Bundle, damage_named, find_for
 from robustcodec.bundle import find as find_bundle
 from robustcodec.container import (
     DEFAULT_LIMITS,
@@ -107,7 +107,7 @@ class Codec:
         Raises LimitExceeded, or TargetError for a target that the model cannot reach on this picture.
         """
         _check_size(picture, limits)
-        with self._libraries.limit(limits=self.threads, user_api="blas"):
+        with damage_named(self.bundle.path), self._libraries.limit(limits=self.threads, user_api="blas"):
             prepared = self._prepare(picture)
             step = self._step_for(prepared, target)
             data, y_hat = self._write(prepared, step)
@@ -124,7 +124,7 @@ class Codec:
                 f"the file was made with model {header.fingerprint.hex()}, not with {self.bundle.id} "
                 f"({self.bundle.fingerprint.hex()}); decode it with that one"
             )
-        with self._libraries.limit(limits=self.threads, user_api="blas"):
+        with damage_named(self.bundle.path), self._libraries.limit(limits=self.threads, user_api="blas"):
             strips = [
                 self._read_strip(strip, len(header.rows_of_strip(index)), header)
                 for index, strip in enumerate(file.payload)

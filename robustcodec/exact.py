@@ -75,11 +75,11 @@ class LayerSpec:
 
     def __post_init__(self) -> None:
         if self.kind is Kind.DECONV and self.kernel != 5:
-            raise ValueError(f"{self.name}: a transposed convolution has a 5x5 kernel, not {self.kernel}.")
+            raise ValueError(f"{self.name}: a transposed convolution has a 5x5 kernel, not {self.kernel}")
         if self.kernel % 2 != 1 or self.inputs < 1 or self.outputs < 1:
-            raise ValueError(f"{self.name}: the kernel must be odd and the channel counts positive.")
+            raise ValueError(f"{self.name}: the kernel must be odd and the channel counts positive")
         if self.clip is None and self.leaky:
-            raise ValueError(f"{self.name}: a layer whose sums are given as they are has no activation.")
+            raise ValueError(f"{self.name}: a layer whose sums are given as they are has no activation")
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,12 +110,12 @@ class IntegerLayer:
         _check_array(f"{spec.name}.shift", self.shift, np.uint8, (spec.outputs,))
         largest = 0 if spec.clip is None else MAX_SHIFT
         if int(self.shift.max()) > largest:
-            raise ModelDamaged(f"{spec.name}.shift holds {self.shift.max()}, but the limit is {largest}.")
+            raise ModelDamaged(f"{spec.name}.shift holds {self.shift.max()}, but the limit is {largest}")
 
 
 def _check_array(name: str, array: NDArray[np.generic], dtype: type[np.generic], shape: tuple[int, ...]) -> None:
     if array.dtype != dtype or array.shape != shape:
-        raise ModelDamaged(f"{name} is {array.dtype} {array.shape}, but this network needs {np.dtype(dtype)} {shape}.")
+        raise ModelDamaged(f"{name} is {array.dtype} {array.shape}, but this network needs {np.dtype(dtype)} {shape}")
 
 
 def layers_from_arrays(specs: Sequence[LayerSpec], arrays: Mapping[str, NDArray[Any]]) -> tuple[IntegerLayer, ...]:
@@ -127,7 +127,7 @@ def layers_from_arrays(specs: Sequence[LayerSpec], arrays: Mapping[str, NDArray[
     for spec in specs:
         for part in ("weight", "bias", "shift"):
             if f"{spec.name}.{part}" not in arrays:
-                raise ModelDamaged(f"{spec.name}.{part} is missing from the model.")
+                raise ModelDamaged(f"{spec.name}.{part} is missing")
     return tuple(
         IntegerLayer(spec, arrays[f"{spec.name}.weight"], arrays[f"{spec.name}.bias"], arrays[f"{spec.name}.shift"])
         for spec in specs
@@ -174,11 +174,11 @@ def check_bounds(layers: Sequence[IntegerLayer], max_input: int) -> None:
     for layer, following in itertools.zip_longest(layers, layers[1:]):
         reached = bound(layer, max_input)
         if reached >= _EXACT:
-            raise ModelDamaged(f"{layer.spec.name} can reach {reached}, but its arithmetic is exact only below 2**53.")
+            raise ModelDamaged(f"{layer.spec.name} can reach {reached}, but its arithmetic is exact only below 2**53")
         if following is None:
             return
         if layer.spec.clip is None or layer.spec.outputs != following.spec.inputs:
-            raise ValueError(f"{following.spec.name} cannot follow {layer.spec.name}.")
+            raise ValueError(f"{following.spec.name} cannot follow {layer.spec.name}")
         max_input = max(abs(limit) for limit in layer.spec.clip)
 
 
@@ -190,7 +190,7 @@ def apply(layer: IntegerLayer, x: Float64) -> Float64:
     """
     spec = layer.spec
     if x.ndim != 3 or x.shape[0] != spec.inputs or x.dtype != np.float64:
-        raise ValueError(f"{spec.name} takes float64 ({spec.inputs}, H, W), not {x.dtype} {x.shape}.")
+        raise ValueError(f"{spec.name} takes float64 ({spec.inputs}, H, W), not {x.dtype} {x.shape}")
     height, width = x.shape[1:]
     stride = 2 if spec.kind is Kind.DECONV else 1
     taps = _DECONV_TAPS if spec.kind is Kind.DECONV else _conv_taps(spec.kernel)
@@ -289,9 +289,9 @@ def check_thresholds(thresholds: NDArray[Any], channels: int, count: int) -> NDA
     """
     _check_array("thresholds", thresholds, np.int64, (channels, count))
     if int(thresholds.min()) < 0 or int(thresholds.max()) >= MAX_THRESHOLD:
-        raise ModelDamaged(f"thresholds run from {thresholds.min()} to {thresholds.max()}, outside 0 to 2**47 - 1.")
+        raise ModelDamaged(f"thresholds run from {thresholds.min()} to {thresholds.max()}, outside 0 to 2**47 - 1")
     if not (thresholds[:, 1:] >= thresholds[:, :-1]).all():
-        raise ModelDamaged("thresholds fall within a channel, but must rise.")
+        raise ModelDamaged("thresholds fall within a channel, but must rise")
     return thresholds
 
 
@@ -302,7 +302,7 @@ def scale_index(t: Float64, thresholds: NDArray[np.int64], step: int) -> NDArray
     65535.
     """
     if not 1 <= step <= MAX_STEP or thresholds.shape[1] > 255:
-        raise ValueError(f"step {step} or {thresholds.shape[1]} thresholds are out of range.")
+        raise ValueError(f"step {step} or {thresholds.shape[1]} thresholds are out of range")
     # t * 1024 >= T * step is t >= ceil(T * step / 1024) for whole t; the product is below 2**63, the ceiling
     # below 2**53, so that it stays exact as a float64
     limits = (-(-thresholds * step // STEP_UNIT)).astype(np.float64)
@@ -350,11 +350,11 @@ def quantise_last_layer(
 def _largest_shift(name: str, peak: float) -> int:
     fitting = [shift for shift in range(MAX_SHIFT + 1) if round(peak * 2**shift) <= _MAX_WEIGHT]
     if not fitting:
-        raise ModelDamaged(f"{name} has weights too large for 16 bits ({peak:g} in units of its output).")
+        raise ModelDamaged(f"{name} has weights too large for 16 bits ({peak:g} in units of its output)")
     return fitting[-1]
 
 
 def _whole_bias(name: str, bias: Float64) -> NDArray[np.int64]:
     if not (np.abs(bias) < _EXACT).all():
-        raise ModelDamaged(f"{name} has biases too large to be exact.")
+        raise ModelDamaged(f"{name} has biases too large to be exact")
     return np.rint(bias).astype(np.int64)

@@ -37,7 +37,7 @@ class Networks:
     def analyse(self, x: Float32) -> Float32:
         """Give latents y (M, H/16, W/16) of a picture x (3, H, W) in [0, 1]; H and W are multiples of 16."""
         if x.shape[1] % STRIDE or x.shape[2] % STRIDE:
-            raise ValueError(f"A picture of {x.shape[2]}x{x.shape[1]} is not padded to {STRIDE}.")
+            raise ValueError(f"a picture of {x.shape[2]}x{x.shape[1]} is not padded to {STRIDE}")
         return self._analysis.run(x)
 
     def hyper_analyse(self, y: Float32) -> Float32:
@@ -96,7 +96,7 @@ def load(
     shapes = parameters(architecture, sizes, networks)
     if tensors.keys() != shapes.keys():
         odd = sorted(tensors.keys() ^ shapes.keys())
-        raise ModelDamaged(f"The model's tensors are not those of {architecture}: {odd[0]} is missing or unknown.")
+        raise ModelDamaged(f"its tensors are not those of {architecture}: {odd[0]} is missing or unknown")
     return Networks(
         architecture, sizes, {name: _checked(name, tensors[name], shapes[name]) for name in shapes}, threads
     )
@@ -104,12 +104,12 @@ def load(
 
 def _checked(name: str, tensor: NDArray[np.generic], shape: tuple[int, ...]) -> Float32:
     if tensor.dtype not in (np.float16, np.float32) or tensor.shape != shape:
-        raise ModelDamaged(f"{name} is {tensor.dtype} {tensor.shape}, but this network needs float {shape}.")
+        raise ModelDamaged(f"{name} is {tensor.dtype} {tensor.shape}, but this network needs float {shape}")
     values = tensor.astype(np.float32)
     if not np.isfinite(values).all():
-        raise ModelDamaged(f"{name} holds values that are not finite.")
+        raise ModelDamaged(f"{name} holds values that are not finite")
     if (name.endswith(".beta") and values.min() <= 0) or (name.endswith(".gamma") and values.min() < 0):
-        raise ModelDamaged(f"{name} holds {values.min()}, which may make its network divide by zero.")
+        raise ModelDamaged(f"{name} holds {values.min()}, which may make its network divide by zero")
     return values
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from robustcodec.bundle import Bundle
 from robustcodec.entropy import TableSet
-from robustcodec.errors import ModelDamaged
+from robustcodec.errors import ModelError
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
@@ -91,7 +91,7 @@ def open_architecture(bundle: Bundle, threads: int) -> Architecture:
     kinds = {"hyper": Hyper}
     name = bundle.manifest.architecture
     if name not in kinds:
-        raise ModelDamaged(
-            f"{bundle.path} has the architecture {name!r}, which this release does not know; update to use it."
+        raise ModelError(
+            f"{bundle.path} has the architecture {name!r}, which this release does not know; update to use it"
         )
     return kinds[name](bundle, threads)

@@ -64,15 +64,15 @@ class EntropyParameters:
         }
         if set(arrays) != expected:
             odd = sorted(set(arrays) ^ expected)[0]
-            raise ModelDamaged(f"The model's entropy parameters have missing or unknown arrays, {odd} among them.")
+            raise ModelDamaged(f"its entropy parameters have missing or unknown arrays, {odd} among them")
         if len(self.z_tables) != n:
-            raise ModelDamaged(f"The model has {len(self.z_tables)} tables for the {n} channels of z.")
+            raise ModelDamaged(f"it has {len(self.z_tables)} tables for the {n} channels of z")
         self.layers: tuple[IntegerLayer, ...] = layers_from_arrays(specs, arrays)
         check_bounds(self.layers, MAX_INPUT)
         self.thresholds = check_thresholds(arrays["thresholds"], m, len(self.y_tables) - 1)
         medians = arrays["medians"]
         if medians.dtype != np.int32 or medians.shape != (n,) or np.abs(medians.astype(np.int64)).max() > MAX_MEDIAN:
-            raise ModelDamaged(f"The model's medians must be {n} integers of 32 bits within ±{MAX_MEDIAN}.")
+            raise ModelDamaged(f"its medians must be {n} integers of 32 bits within ±{MAX_MEDIAN}")
         self.medians: Int32 = medians.astype(np.int32)
 
     def scales(self, z: Int32, height: int, width: int) -> NDArray[np.float64]:
@@ -108,7 +108,7 @@ class Hyper:
     def __init__(self, bundle: Bundle, threads: int) -> None:
         sizes = bundle.manifest.sizes
         if len(sizes) != 2:
-            raise ModelDamaged(f"{bundle.path} has {len(sizes)} sizes; hyper has two, N and M.")
+            raise ModelDamaged(f"it has {len(sizes)} sizes, but hyper has two, N and M")
         self._bundle = bundle
         self._threads = threads
         self._n, self._m = sizes
@@ -155,5 +155,5 @@ def _tables(arrays: Mapping[str, NDArray[np.generic]], latents: str) -> TableSet
     parts = ("frequencies", "lengths", "minimums")
     missing = [f"{latents}.{part}" for part in parts if f"{latents}.{part}" not in arrays]
     if missing:
-        raise ModelDamaged(f"The model's entropy parameters lack {missing[0]}.")
+        raise ModelDamaged(f"its entropy parameters lack {missing[0]}")
     return TableSet.from_arrays(**{part: arrays[f"{latents}.{part}"] for part in parts})

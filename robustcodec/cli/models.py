@@ -15,13 +15,22 @@ app = typer.Typer(help="List, add, remove and verify models.", no_args_is_help=T
 @app.command("list")
 def list_models(json: options.Json = False) -> None:
     """List the models that are found, and where."""
-    from robustcodec.bundle import installed
+    from robustcodec.bundle import installed_folders, open_bundle
 
     console = Console(json=json)
-    for model in installed():
+    failed = False
+    for path in installed_folders():
+        try:
+            model = open_bundle(path)
+        except ModelError as error:
+            failed = True
+            console.error(str(error))
+            continue
         console.row({"id": model.id, "fingerprint": model.fingerprint.hex()} | named(model.path, "path"))
         if not json:
             emit(f"{model.id}  {model.fingerprint.hex()}  {model.path}")
+    if failed:
+        raise typer.Exit(FAILED)
 
 
 @app.command()
@@ -50,13 +59,15 @@ def verify(
 
     console = Console()
     failed = False
-    for model in [bundle.find(id)] if id else bundle.installed():
+    for path in [bundle.find(id).path] if id else bundle.installed_folders():
         try:
-            for read in ("analysis", "synthesis", "entropy"):
-                getattr(model, read)  # each part is checked when it is read
-            emit(f"{model.id}: in order ({model.path})")
+            model = bundle.open_bundle(path)
+            with bundle.damage_named(path):
+                for read in ("analysis", "synthesis", "entropy"):
+                    getattr(model, read)  # each part is checked when it is read
+            emit(f"{model.id}: in order ({path})")
         except ModelError as error:
             failed = True
-            console.error(f"{model.id}: {error}")
+            console.error(str(error))
     if failed:
         raise typer.Exit(FAILED)

@@ -165,4 +165,4 @@ def _gaussian_table(scale: float, tail: float) -> Table:
 
 
 def _damaged(found: str) -> ModelDamaged:
-    return ModelDamaged(f"the model's probability tables hold {found}; install the model again")
+    return ModelDamaged(f"its probability tables hold {found}")

@@ -61,7 +61,7 @@ def parameters(architecture: str, sizes: tuple[int, int], network: str) -> Shape
             shapes |= _convolution(f"g_s.{2 * layer}", outputs, (inputs, outputs, 5, 5))
             shapes |= _normalisation(f"g_s.{2 * layer + 1}", n) if layer < 3 else {}
     else:
-        raise ValueError(f"There is no network {network}.")
+        raise ValueError(f"there is no network {network}")
     return shapes
 
 
@@ -69,7 +69,7 @@ def check_size(architecture: str, sizes: tuple[int, int]) -> None:
     """Raise ModelError unless there are graphs for this architecture and these sizes."""
     if sizes not in SIZES.get(architecture, ()):
         known = ", ".join(f"{arch} {n}/{m}" for arch, each in SIZES.items() for n, m in each)
-        raise ModelError(f"There is no network {architecture} {'/'.join(map(str, sizes))}; this release has {known}.")
+        raise ModelError(f"there is no network {architecture} {'/'.join(map(str, sizes))}; this release has {known}")
 
 
 def _convolution(name: str, outputs: int, shape: tuple[int, ...]) -> Shapes:
@@ -91,7 +91,7 @@ def read_graph(architecture: str, sizes: tuple[int, int], network: str) -> bytes
     name = file_name(architecture, sizes, network)
     data = resources.files(__name__).joinpath(name).read_bytes()
     if hashlib.sha256(data).hexdigest() != DIGESTS[name]:
-        raise ModelDamaged(f"The file {name} of this installation has been altered; install robustcodec again.")
+        raise ModelDamaged(f"the file {name} of this installation has been altered; install robustcodec again")
     return data
 
 
