@@ -4,13 +4,29 @@
 committed and change only with a version of the format: files written long ago must decode for ever.
 """
 
+import hashlib
+import json
+import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robustcodec import codec as codec_module
+from robustcodec.bundle import open_bundle
+from robustcodec.codec import Codec
+from robustcodec.container import pack, split_strip, unpack
+from robustcodec.entropy import decode_group, make_decoder
+from robustcodec.images import Picture, write_picture
+from robustcodec.rate import Quality
+
 DATA = Path(__file__).parent / "data"
 TINY = DATA / "tiny" / "hyper-tiny"
+GOLDEN = DATA / "golden"
+EXPECTED = "expected.json"
 
 Pixels = NDArray[np.uint8]
 
@@ -90,10 +106,72 @@ def train_tiny(folder: Path, scratch: Path, steps: int = 500) -> None:
     )
 
 
-if __name__ == "__main__":
-    import sys
-    import tempfile
+def golden_files(codec: Codec) -> dict[str, bytes]:
+    """Encode what the golden files hold: the smallest picture, odd sizes, strips, metadata, escapes, a transform."""
+    noise = np.random.default_rng(1).integers(0, 256, (32, 48, 3)).astype(np.uint8)
+    files = {
+        "one-pixel": codec.encode(Picture(pixels=sample(1, 1)), Quality(4)).data,
+        "odd": codec.encode(Picture(pixels=sample(5, 17, 1)), Quality(2.5)).data,
+        "square": codec.encode(Picture(pixels=sample(64, 64, 2)), Quality(6)).data,
+        "wide": codec.encode(Picture(pixels=sample(30, 130, 3)), Quality(1)).data,
+    }
+    with mock.patch.multiple(codec_module, STRIP_ABOVE=1, STRIP_ROWS=64):
+        metadata = {"icc": b"a profile", "exif": b"II*\x00" + bytes(8), "xmp": b"<x:xmpmeta/>"}
+        files["strips"] = codec.encode(Picture(pixels=sample(150, 40, 4), **metadata), Quality(3)).data
+    files["escapes"] = _hostile(codec, Picture(pixels=noise))
+    file = unpack(files["odd"])
+    # whatever the codec writes, the format has transforms: the coded picture is what the reader's becomes by it
+    header = replace(file.header, transform=5, width=file.header.height, height=file.header.width)
+    files["turned"] = pack(header, file.chunks)
+    return files
 
+
+def _hostile(codec: Codec, picture: Picture) -> bytes:
+    """Code latents that no table foresees, of z and of y, up to those that are cut off, at the finest step."""
+    prepared = codec._prepare(picture)
+    y, z = prepared.strips[0].y.copy(), prepared.strips[0].z.copy()
+    y[:6, 0, 0] = 300, -300, 250, -90, 40, -33
+    z[:3, 0, 0] = 40, -1000, 32767
+    strip = replace(prepared.strips[0], y=y, z=z, conditions=codec._architecture.conditions(z, *y.shape[1:]))
+    data, _ = codec._write(replace(prepared, strips=(strip,)), 8)
+    return data
+
+
+def latents(codec: Codec, data: bytes) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int32]]]:
+    """Decode the symbols of z and of y, one array for each strip."""
+    file = unpack(data)
+    z, y = [], []
+    for index, strip in enumerate(file.payload):
+        y_hat = codec._read_strip(strip, len(file.header.rows_of_strip(index)), file.header)
+        side_index = codec._architecture.side_index(*y_hat.shape[1:])
+        z.append(decode_group(make_decoder(split_strip(strip)[1]), side_index, codec._architecture.z_tables))
+        y.append(y_hat // file.header.step)
+    return z, y
+
+
+def digest(strips: list[NDArray[np.int32]]) -> str:
+    """sha256 of symbols as 16-bit little endian integers."""
+    return hashlib.sha256(b"".join(strip.astype("<i2").tobytes() for strip in strips)).hexdigest()
+
+
+def write_golden(folder: Path) -> None:
+    """Write each golden file, its picture as PNG, and the digests of its latents."""
+    codec = Codec(open_bundle(TINY), threads=1)
+    folder.mkdir(parents=True, exist_ok=True)
+    expected = {}
+    for name, data in golden_files(codec).items():
+        z, y = latents(codec, data)
+        (folder / f"{name}.rbc").write_bytes(data)
+        (folder / f"{name}.png").write_bytes(write_picture(Picture(pixels=codec.decode(data).pixels), "PNG"))
+        expected[name] = {"z": digest(z), "y": digest(y)}
+    (folder / EXPECTED).write_text(json.dumps(expected, indent=2) + "\n")
+
+
+if __name__ == "__main__":
     if sys.argv[1:] == ["bundle"]:
         with tempfile.TemporaryDirectory() as scratch:
             train_tiny(TINY, Path(scratch))
+    elif sys.argv[1:] == ["golden"]:
+        write_golden(GOLDEN)
+    else:
+        sys.exit(__doc__)

@@ -1,0 +1,214 @@
+"""A second decoder, up to the latents: plain integers, after docs/format.md, with none of the package's code.
+
+It reads a bundle's arrays with nothing but JSON and struct, and is meant for small pictures.
+"""
+
+import json
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Plane = list[list[int]]
+Planes = list[Plane]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Symbols of z and of y, channel by channel, and the index of the table of each of y's."""
+
+    z: Planes
+    y: Planes
+    index: Planes
+
+
+def decode_latents(data: bytes, bundle: Path) -> list[Strip]:
+    """Decode the latents of a well-formed file with a network payload; a wrong checksum raises AssertionError."""
+    model = read_safetensors(bundle / "entropy.safetensors")
+    assert data[:5] == bytes.fromhex("8b52420a10")
+    transform, units = data[6], struct.unpack_from("<H", data, 7)[0]
+    width, offset = varint(data, 9)
+    height, offset = varint(data, offset)
+    width, height = width + 1, height + 1
+    if transform & 4:
+        width, height = height, width
+    step = struct.unpack_from("<H", data, offset)[0]
+    offset += 14
+    assert struct.unpack("<I", data[offset - 4 : offset])[0] == zlib.crc32(data[: offset - 4])
+    strips = []
+    top = 0
+    last = False
+    while not last:
+        kind, last = data[offset] & 127, data[offset] > 127
+        length, start = varint(data, offset + 1)
+        content = data[start : start + length]
+        assert struct.unpack_from("<I", data, start + length)[0] == zlib.crc32(data[offset : start + length])
+        offset = start + length + 4
+        if kind == 0x10:
+            rows = min(64 * units or height, height - top)
+            top += rows
+            strips.append(decode_strip(content, -(-rows // 16), -(-width // 16), step, model))
+    assert top == height and offset == len(data)
+    return strips
+
+
+def decode_strip(content: bytes, height: int, width: int, step: int, model: dict[str, Any]) -> Strip:
+    medians = model["medians"]
+    channels, z_height, z_width = len(medians), -(-height // 4), -(-width // 4)
+    coder = RangeDecoder(content[4:])
+    z_tables, y_tables = tables(model, "z"), tables(model, "y")
+    z_index = [[[channel] * z_width for _ in range(z_height)] for channel in range(channels)]
+    z = decode_group(coder, z_index, z_tables)
+    scales = [
+        [[value * 1024 + median for value in row] for row in plane] for plane, median in zip(z, medians, strict=True)
+    ]
+    scales = transposed_layer(scales, model, "h_s.0")
+    scales = transposed_layer(scales, model, "h_s.2")
+    scales = last_layer(scales, model, "h_s.4")
+    index = [
+        [[sum(t * 1024 >= limit * step for limit in limits) for t in row[:width]] for row in plane[:height]]
+        for plane, limits in zip(scales, model["thresholds"], strict=True)
+    ]
+    y = decode_group(coder, index, y_tables)
+    coded = b"".join(struct.pack("<h", value) for planes in (z, y) for value in flat(planes))
+    assert struct.unpack_from("<I", content)[0] == zlib.crc32(coded)
+    return Strip(z, y, index)
+
+
+class RangeDecoder:
+    """The message as one long number, and the interval as exact integers that are never renormalised in place."""
+
+    def __init__(self, message: bytes) -> None:
+        words = [message[at : at + 4][::-1] for at in range(0, len(message), 4)]
+        self.value = int.from_bytes(b"".join(words), "big")
+        self.digits = len(words)
+        self.used = 2
+        self.lower = 0
+        self.range = (1 << 64) - 1
+
+    def take(self, frequencies: list[int]) -> int:
+        scale = self.range >> 24
+        # the message as a number of `used` words
+        shift = 32 * (self.digits - self.used)
+        point = self.value >> shift if shift >= 0 else self.value << -shift
+        quantile = (point - self.lower) // scale
+        symbol = start = 0
+        while quantile >= start + frequencies[symbol]:
+            start += frequencies[symbol]
+            symbol += 1
+        self.lower += scale * start
+        self.range = scale * frequencies[symbol]
+        if self.range < 1 << 32:
+            self.lower <<= 32
+            self.range <<= 32
+            self.used += 1
+        return symbol
+
+
+def decode_group(coder: RangeDecoder, index: Planes, choice: list[tuple[int, list[int]]]) -> Planes:
+    order = flat(index)
+    values = [0] * len(order)
+    for table, (minimum, frequencies) in enumerate(choice):
+        for at in (at for at, chosen in enumerate(order) if chosen == table):
+            values[at] = coder.take(frequencies) + minimum
+    escaped = [at for at, chosen in enumerate(order) if values[at] == choice[chosen][0] + len(choice[chosen][1]) - 1]
+    coin = [1 << 23, 1 << 23]
+    below = [coder.take(coin) for _ in escaped]
+    bits = [1 for _ in escaped]
+    for r in range(1, 16):
+        for i, m in enumerate(bits):
+            if m == r:
+                bits[i] += coder.take(coin)
+    distance = [1 for _ in escaped]
+    for p in range(14, -1, -1):
+        for i, m in enumerate(bits):
+            if m > p + 1:
+                distance[i] = 2 * distance[i] + coder.take(coin)
+    for i, at in enumerate(escaped):
+        low = choice[order[at]][0]
+        high = low + len(choice[order[at]][1]) - 2
+        values[at] = low - distance[i] if below[i] else high + distance[i]
+    result = iter(values)
+    return [[[next(result) for _ in row] for row in plane] for plane in index]
+
+
+def transposed_layer(x: Planes, model: dict[str, Any], name: str) -> Planes:
+    """5x5, stride 2: input (r, c) adds weight[ky][kx] to output (2r + ky - 2, 2c + kx - 2)."""
+    weight, bias, shift = (model[f"{name}.{part}"] for part in ("weight", "bias", "shift"))
+    height, width = 2 * len(x[0]), 2 * len(x[0][0])
+    result = []
+    for kernels, b, s in zip(weight, bias, shift, strict=True):
+        sums = [[b] * width for _ in range(height)]
+        for kernel, plane in zip(kernels, x, strict=True):
+            for r, row in enumerate(plane):
+                for c, value in enumerate(row):
+                    for ky, taps in enumerate(kernel):
+                        for kx, tap in enumerate(taps):
+                            i, j = 2 * r + ky - 2, 2 * c + kx - 2
+                            if 0 <= i < height and 0 <= j < width:
+                                sums[i][j] += tap * value
+        # floor(a / 2^s + 1/2)
+        result.append([[min(max((2 * a + (1 << s)) >> (s + 1), 0), 65535) for a in row] for row in sums])
+    return result
+
+
+def last_layer(x: Planes, model: dict[str, Any], name: str) -> Planes:
+    """3x3, stride 1: output (i, j) sums weight[ky][kx] times input (i + ky - 1, j + kx - 1)."""
+    height, width = len(x[0]), len(x[0][0])
+    result = []
+    for kernels, b in zip(model[f"{name}.weight"], model[f"{name}.bias"], strict=True):
+        sums = [[b] * width for _ in range(height)]
+        for i in range(height):
+            for j in range(width):
+                for kernel, plane in zip(kernels, x, strict=True):
+                    for ky in range(3):
+                        for kx in range(3):
+                            r, c = i + ky - 1, j + kx - 1
+                            if 0 <= r < height and 0 <= c < width:
+                                sums[i][j] += kernel[ky][kx] * plane[r][c]
+        result.append(sums)
+    return result
+
+
+def tables(model: dict[str, Any], latents: str) -> list[tuple[int, list[int]]]:
+    """The smallest value and the frequencies of each table."""
+    result, start = [], 0
+    for length, minimum in zip(model[f"{latents}.lengths"], model[f"{latents}.minimums"], strict=True):
+        result.append((minimum, model[f"{latents}.frequencies"][start : start + length]))
+        start += length
+    return result
+
+
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """Arrays of integers as nested lists."""
+    data = path.read_bytes()
+    start = 8 + struct.unpack_from("<Q", data)[0]
+    arrays = {}
+    for name, entry in json.loads(data[8:start]).items():
+        if name != "__metadata__":
+            begin, end = entry["data_offsets"]
+            code = {"I8": "b", "U8": "B", "I16": "h", "I32": "i", "I64": "q"}[entry["dtype"]]
+            values = [value for (value,) in struct.iter_unpack(f"<{code}", data[start + begin : start + end])]
+            arrays[name] = nested(values, entry["shape"])
+    return arrays
+
+
+def nested(values: list[int], shape: list[int]) -> Any:
+    if len(shape) <= 1:
+        return values
+    size = len(values) // shape[0]
+    return [nested(values[at * size : (at + 1) * size], shape[1:]) for at in range(shape[0])]
+
+
+def varint(data: bytes, offset: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        value |= (data[offset] & 127) << shift
+        offset, shift = offset + 1, shift + 7
+        if data[offset - 1] < 128:
+            return value, offset
+
+
+def flat(planes: Planes) -> list[int]:
+    return [value for plane in planes for row in plane for value in row]
