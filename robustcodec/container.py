@@ -236,7 +236,7 @@ def pack(header: Header, chunks: Sequence[Chunk]) -> bytes:
         size = len(chunk.data)
         if size > MAX_CHUNK_BYTES:
             raise LimitExceeded(
-                f"the {_name(chunk.type)} takes {size} bytes but the format allows {MAX_CHUNK_BYTES}: "
+                f"the {_name(chunk.type)} takes {size} bytes but the format allows {MAX_CHUNK_BYTES}; "
                 "cut the picture into more strips, or strip its metadata"
             )
         last = LAST if index == len(chunks) - 1 else 0
@@ -252,11 +252,14 @@ def read_header(data: bytes, limits: Limits = DEFAULT_LIMITS) -> tuple[Header, i
     NotRobustcodec, UnsupportedVersion, CorruptFile, or LimitExceeded.
     """
     if not data:
-        raise NotRobustcodec("not a robustcodec file: an empty file")
+        raise NotRobustcodec("an empty file is not a robustcodec file; give one that encode wrote")
     if data.startswith(_MANGLED_MAGIC):
-        raise CorruptFile("the file is damaged by a transfer in text mode: copy it again in binary mode")
+        raise CorruptFile("the file is damaged by a transfer in text mode; copy it again in binary mode")
     if not data.startswith(MAGIC):
-        raise NotRobustcodec(f"not a robustcodec file: it begins with {data[:4].hex(' ')} instead of {MAGIC.hex(' ')}")
+        raise NotRobustcodec(
+            f"this is not a robustcodec file, since it begins with {data[:4].hex(' ')} instead of {MAGIC.hex(' ')}; "
+            "give one that encode wrote"
+        )
     _need(data, len(MAGIC) + 1)
     major, minor = divmod(data[len(MAGIC)], 16)
     if major > MAJOR_VERSION:
@@ -295,7 +298,7 @@ def read_header(data: bytes, limits: Limits = DEFAULT_LIMITS) -> tuple[Header, i
     if pixels > limits.max_pixels:
         raise LimitExceeded(
             f"the picture of {header.width}x{header.height} has {pixels} pixels with padding but "
-            f"{limits.max_pixels} are allowed: raise the limit if you trust the file"
+            f"{limits.max_pixels} are allowed; raise the limit if you trust the file"
         )
     return header, end
 
@@ -325,7 +328,7 @@ def unpack(data: bytes, limits: Limits = DEFAULT_LIMITS) -> File:
         spans.append((kind, start, end))
         offset = end + _CRC_BYTES
     if offset != len(data):
-        raise CorruptFile(f"the file should end after {offset} bytes but has {len(data)}: remove what was appended")
+        raise CorruptFile(f"the file should end after {offset} bytes but has {len(data)}; remove what was appended")
     try:
         _check_chunks(header, [(kind, end - start) for kind, start, end in spans])
     except ValueError as error:

@@ -27,9 +27,7 @@ def finest_step_within(size_at: Callable[[int], int], size: int, start: int, tol
 
     fine, coarse = STEP_MIN, STEP_MAX
     if measure(coarse) > size:
-        raise TargetError(
-            f"this picture takes at least {sizes[coarse]} bytes with this model, more than the {size} wanted"
-        )
+        raise TargetError(f"this picture takes at least {sizes[coarse]} bytes with this model, not {size}; allow more")
     probe = start
     while coarse - fine > 1:
         if measure(probe) > size:
@@ -64,15 +62,15 @@ def step_for_psnr(psnr_at: Callable[[int], float], decibels: float, start: int, 
     best, found = min(known.items(), key=lambda entry: abs(entry[1] - decibels - tolerance / 2))
     if found < decibels and min(known) <= 2 * STEP_MIN:
         raise TargetError(
-            f"this model gives this picture {max(known.values()):.2f} dB at most, less than the {decibels:g} wanted"
+            f"this model gives this picture {max(known.values()):.2f} dB at most, not {decibels:g}; ask for less"
         )
     if found > decibels and max(known) >= STEP_MAX // 2:
         raise TargetError(
-            f"this model gives this picture {min(known.values()):.2f} dB at least, more than the {decibels:g} wanted"
+            f"this model gives this picture {min(known.values()):.2f} dB at least, not {decibels:g}; ask for more"
         )
     if abs(found - decibels) > tolerance:
         raise TargetError(
-            f"no step was found that gives {decibels:g} dB; the nearest gives {found:.2f} dB: try a target near it"
+            f"no step was found that gives {decibels:g} dB; the nearest gives {found:.2f} dB; try a target near it"
         )
     return best
 
