@@ -39,7 +39,7 @@ def load_weights(source: Path) -> dict[str, Tensor]:
     if source.is_dir():
         state = Run(source).load()
         if state is None:
-            raise TrainingError(f"{source} holds no trained state; give a run folder, a bundle or a checkpoint.")
+            raise TrainingError(f"{source} holds no trained state; give a run folder, a bundle or a checkpoint")
         return state.average
     try:
         if source.suffix == ".safetensors":
@@ -47,7 +47,7 @@ def load_weights(source: Path) -> dict[str, Tensor]:
         else:
             document = torch.load(source, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise TrainingError(f"{source} does not exist; give a run folder, a bundle or a checkpoint.") from error
+        raise TrainingError(f"{source} does not exist; give a run folder, a bundle or a checkpoint") from error
     except (
         OSError,
         SafetensorError,
@@ -57,9 +57,9 @@ def load_weights(source: Path) -> dict[str, Tensor]:
         AttributeError,
         ImportError,
     ) as error:
-        raise TrainingError(f"{source} cannot be read as a checkpoint ({type(error).__name__}).") from error
+        raise TrainingError(f"{source} cannot be read as a checkpoint ({type(error).__name__})") from error
     except Exception as error:  # torch's unpickler raises its own classes for whatever it refuses
-        raise TrainingError(f"{source} is refused as a checkpoint: it holds more than weights.") from error
+        raise TrainingError(f"{source} is refused as a checkpoint: it holds more than weights") from error
     return unwrap(document, str(source))
 
 
@@ -71,7 +71,7 @@ def unwrap(document: Any, source: str) -> dict[str, Tensor]:
             break
         document = inner
     if not isinstance(document, dict) or not any(isinstance(value, Tensor) for value in document.values()):
-        raise TrainingError(f"{source} holds no state dict.")
+        raise TrainingError(f"{source} holds no state dict")
     return {
         _modern_name(name): value.float()
         for name, value in document.items()
@@ -82,10 +82,10 @@ def unwrap(document: Any, source: str) -> dict[str, Tensor]:
 def network_of(weights: dict[str, Tensor], source: str) -> Hyper:
     """Build the network whose sizes and weights a state dict holds."""
     if "g_a.0.weight" not in weights or "g_a.6.weight" not in weights:
-        raise TrainingError(f"{source} is no scale hyperprior (hyper): it lacks g_a.0.weight or g_a.6.weight.")
+        raise TrainingError(f"{source} is no scale hyperprior (hyper): it lacks g_a.0.weight or g_a.6.weight")
     n, m = (weights[name].shape[:1].numel() for name in ("g_a.0.weight", "g_a.6.weight"))
     if not (1 <= n <= _MAX_CHANNELS and 1 <= m <= _MAX_CHANNELS):
-        raise TrainingError(f"{source} has {n} and {m} channels; a network has 1 to {_MAX_CHANNELS} of each.")
+        raise TrainingError(f"{source} has {n} and {m} channels; a network has 1 to {_MAX_CHANNELS} of each")
     network = Hyper(n, m)
     fill(network, weights, source)
     return network
@@ -96,13 +96,13 @@ def fill(network: Hyper, weights: dict[str, Tensor], source: str) -> None:
     expected = network.state_dict()
     for name, tensor in expected.items():
         if name not in weights:
-            raise TrainingError(f"{source} lacks {name}, which the {network.arch} network needs.")
+            raise TrainingError(f"{source} lacks {name}, which the {network.arch} network needs")
         if weights[name].shape != tensor.shape:
             raise TrainingError(
-                f"{source} has {name} of shape {tuple(weights[name].shape)}; expected {tuple(tensor.shape)}."
+                f"{source} has {name} of shape {tuple(weights[name].shape)}; expected {tuple(tensor.shape)}"
             )
         if not bool(torch.isfinite(weights[name]).all()):
-            raise TrainingError(f"{source} has values in {name} that are not finite.")
+            raise TrainingError(f"{source} has values in {name} that are not finite")
     network.load_state_dict({name: weights[name] for name in expected})
 
 
@@ -116,7 +116,7 @@ def weights_of_bundle(bundle: Bundle) -> dict[str, Tensor]:
 
     architecture, sizes = bundle.manifest.architecture, bundle.manifest.sizes
     if architecture != Hyper.arch or len(sizes) != 2:
-        raise ModelDamaged(f"{bundle.path} is no hyper model with two sizes, which is all that can be read so far.")
+        raise ModelDamaged(f"{bundle.path} is no hyper model with two sizes, which is all that can be read so far")
     n, m = sizes
     real: dict[str, NDArray[np.float32]] = {}
     for arrays, names in ((bundle.analysis, ("analysis", "hyper_analysis")), (bundle.synthesis, ("synthesis",))):
@@ -126,7 +126,7 @@ def weights_of_bundle(bundle: Bundle) -> dict[str, Tensor]:
     units = {"h_s.0.unit": (1,), "h_s.2.unit": (1,), "h_s.4.unit": (m,)}
     kept = floats(bundle.lab, {**{name: tuple(tensor.shape) for name, tensor in prior.items()}, **units}, "lab part")
     if not all((kept[name] > 0).all() for name in units):
-        raise ModelDamaged(f"{bundle.path} has units of its integer layers that are not above zero.")
+        raise ModelDamaged(f"{bundle.path} has units of its integer layers that are not above zero")
     return {
         **{name: torch.from_numpy(array) for name, array in real.items()},
         **_normalisations(real),
@@ -141,7 +141,7 @@ def _normalisations(real: Mapping[str, NDArray[np.float32]]) -> dict[str, Tensor
     for layer in (name.removesuffix(".beta") for name in real if name.endswith(".beta")):
         beta, gamma = (torch.from_numpy(real[f"{layer}.{part}"]) for part in ("beta", "gamma"))
         if beta.min() < 0 or gamma.min() < 0:
-            raise ModelDamaged(f"{layer} of the model has negative parameters, whose roots cannot be stored.")
+            raise ModelDamaged(f"{layer} of the model has negative parameters, whose roots cannot be stored")
         normalisation = Gdn(beta.shape[0])
         normalisation.set_parameters(beta, gamma[:, :, 0, 0])
         result |= {f"{layer}.{name}": tensor for name, tensor in normalisation.state_dict().items()}

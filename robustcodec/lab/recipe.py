@@ -78,9 +78,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not self.phases:
-            raise TrainingError("A recipe needs at least one step and one phase.")
+            raise TrainingError("a recipe needs at least one step and one phase")
         if abs(sum(phase.share for phase in self.phases) - 1) > 1e-6:
-            raise TrainingError("The shares of a recipe's phases must add up to 1.")
+            raise TrainingError("the shares of a recipe's phases must add up to 1")
 
     def ends(self) -> tuple[int, ...]:
         """Last step of each phase."""
@@ -111,7 +111,7 @@ class Recipe:
         try:
             document = json.loads(text)
         except ValueError as error:
-            raise TrainingError(f"The recipe is not JSON: {error}.") from error
+            raise TrainingError(f"the recipe is not JSON: {error}") from error
         recipe = _build(cls, document, "recipe")
         assert isinstance(recipe, Recipe)
         return recipe
@@ -122,7 +122,7 @@ class Recipe:
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise TrainingError(f"The recipe {path} cannot be read: {error}.") from error
+            raise TrainingError(f"the recipe {path} cannot be read: {error}") from error
 
 
 def from_start(steps: int) -> Recipe:
@@ -158,19 +158,19 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     origin = typing.get_origin(kind)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
-            raise TrainingError(f"{where} must be an object.")
+            raise TrainingError(f"{where} must be an object")
         hints = typing.get_type_hints(kind)
         unknown = sorted(set(value) - set(hints))
         if unknown:
-            raise TrainingError(f"{where} has an unknown field {unknown[0]!r}; known are {', '.join(hints)}.")
+            raise TrainingError(f"{where} has an unknown field {unknown[0]!r}; known are {', '.join(hints)}")
         try:
             return kind(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items()})
         except TypeError as error:
-            raise TrainingError(f"{where} is incomplete: {error}.") from error
+            raise TrainingError(f"{where} is incomplete: {error}") from error
     if origin is tuple:
         inner = typing.get_args(kind)
         if not isinstance(value, list) or (inner[-1] is not Ellipsis and len(value) != len(inner)):
-            raise TrainingError(f"{where} must be a list of the right length.")
+            raise TrainingError(f"{where} must be a list of the right length")
         kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
         return tuple(_build(k, item, f"{where}[{i}]") for i, (k, item) in enumerate(zip(kinds, value, strict=True)))
     if isinstance(kind, types.UnionType):
@@ -179,10 +179,10 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         return _build(next(k for k in typing.get_args(kind) if k is not types.NoneType), value, where)
     if issubclass(kind, StrEnum):
         if value not in list(kind):
-            raise TrainingError(f"{where} is {value!r}; it can be {', '.join(kind)}.")
+            raise TrainingError(f"{where} is {value!r}; it can be {', '.join(kind)}")
         return kind(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
-        raise TrainingError(f"{where} must be of type {kind.__name__}.")
+        raise TrainingError(f"{where} must be of type {kind.__name__}")
     return value

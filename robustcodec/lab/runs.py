@@ -67,7 +67,7 @@ class Run:
             document = {**dataclasses.asdict(settings), "recipe": json.loads(settings.recipe.to_json())}
             _replace(self.folder / _SETTINGS, (json.dumps(document, indent=2) + "\n").encode())
         except OSError as error:
-            raise TrainingError(f"The run folder {self.folder} cannot be written: {error.strerror}.") from error
+            raise TrainingError(f"the run folder {self.folder} cannot be written: {error.strerror}") from error
 
     def settings(self) -> Settings:
         """Read the settings."""
@@ -76,9 +76,9 @@ class Run:
             recipe = Recipe.from_json(json.dumps(document.pop("recipe")))
             return Settings(recipe=recipe, **document)
         except FileNotFoundError as error:
-            raise TrainingError(f"{self.folder} is not a run folder: it has no {_SETTINGS}.") from error
+            raise TrainingError(f"{self.folder} is not a run folder: it has no {_SETTINGS}") from error
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise TrainingError(f"{self.folder / _SETTINGS} cannot be read: {error}.") from error
+            raise TrainingError(f"{self.folder / _SETTINGS} cannot be read: {error}") from error
 
     def save(self, state: State) -> None:
         """Replace the state: either the old or the new one is on disk, whenever the process dies."""
@@ -91,7 +91,7 @@ class Run:
         try:
             _replace(self.folder / _STATE, save(tensors, metadata))
         except OSError as error:
-            raise TrainingError(f"The state of {self.folder} cannot be written: {error.strerror}.") from error
+            raise TrainingError(f"the state of {self.folder} cannot be written: {error.strerror}") from error
 
     def load(self) -> State | None:
         """Read the state; None before the first was written."""
@@ -114,7 +114,7 @@ class Run:
                         {"weights": weights, "average": average}[kind][name] = tensor
             return State(int(metadata["step"]), float(metadata["seconds"]), weights, average, moments)
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-            raise TrainingError(f"{path} is damaged ({error}); delete it to begin this run again.") from error
+            raise TrainingError(f"{path} is damaged ({error}); delete it to begin this run again") from error
 
     def log(self, record: dict[str, Any]) -> None:
         """Append a line to the log."""
