@@ -51,9 +51,7 @@ class Outcome:
 def process(task: Task, plan: Plan, console: Console, *, processes: int) -> None:
     """Do all jobs of a plan and report each; exits with 1 if some failed."""
     check_streams(plan)
-    for job in plan.skipped:
-        console.note(f"{_name(job.target)} exists already, skipped; --overwrite makes it anew")
-        console.row(named(job.source, "input") | named(job.target, "output") | {"skipped": True})
+    note_skipped(plan, console)
     outcomes = []
     for outcome in run(task, plan.jobs, processes):
         outcomes.append(outcome)
@@ -62,6 +60,13 @@ def process(task: Task, plan: Plan, console: Console, *, processes: int) -> None
     _summarise(outcomes, plan, console)
     if any(outcome.error for outcome in outcomes):
         raise typer.Exit(FAILED)
+
+
+def note_skipped(plan: Plan, console: Console) -> None:
+    """Say which results exist already."""
+    for job in plan.skipped:
+        console.note(f"{_name(job.target)} exists already, skipped; --overwrite makes it anew")
+        console.row(named(job.source, "input") | named(job.target, "output") | {"skipped": True})
 
 
 def run(task: Task, jobs: Sequence[Job], processes: int) -> Iterator[Outcome]:
