@@ -1,7 +1,9 @@
-"""Make what tests compare with: `python -m tests.regenerate golden` (or `bundle`, which needs the lab).
+"""Make what tests compare with, and compare with it: `python -m tests.regenerate bundle`, `golden` or `check`.
 
-`bundle` trains tests/data/tiny/hyper-tiny; `golden` writes the files of tests/data/golden with that bundle. Both are
-committed and change only with a version of the format: files written long ago must decode for ever.
+`bundle` trains tests/data/tiny/hyper-tiny, which needs the lab; `golden` writes the files of tests/data/golden with
+that bundle. Both are committed and change only with a version of the format: files written long ago must decode for
+ever. `check` decodes the golden files and fails unless the latents are those expected, and the pixels within a level
+of those expected: it needs the runtime alone, for emulators and other machines.
 """
 
 import hashlib
@@ -20,7 +22,7 @@ from robustcodec.bundle import open_bundle
 from robustcodec.codec import Codec
 from robustcodec.container import pack, split_strip, unpack
 from robustcodec.entropy import decode_group, make_decoder
-from robustcodec.images import Picture, write_picture
+from robustcodec.images import Picture, read_picture, write_picture
 from robustcodec.rate import Quality
 
 DATA = Path(__file__).parent / "data"
@@ -167,11 +169,29 @@ def write_golden(folder: Path) -> None:
     (folder / EXPECTED).write_text(json.dumps(expected, indent=2) + "\n")
 
 
+def check(folder: Path, threads: int = 1) -> list[str]:
+    """Decode golden files and name what differs from what is expected."""
+    codec = Codec(open_bundle(TINY), threads)
+    differences = []
+    for name, expected in json.loads((folder / EXPECTED).read_text()).items():
+        data = (folder / f"{name}.rbc").read_bytes()
+        z, y = latents(codec, data)
+        if {"z": digest(z), "y": digest(y)} != expected:
+            differences.append(f"{name}: latents")
+        shown = codec.decode(data).pixels.astype(int)
+        wanted = read_picture((folder / f"{name}.png").read_bytes(), max_pixels=1 << 20).pixels.astype(int)
+        if shown.shape != wanted.shape or np.abs(shown - wanted).max() > 1:
+            differences.append(f"{name}: pixels")
+    return differences
+
+
 if __name__ == "__main__":
     if sys.argv[1:] == ["bundle"]:
         with tempfile.TemporaryDirectory() as scratch:
             train_tiny(TINY, Path(scratch))
     elif sys.argv[1:] == ["golden"]:
         write_golden(GOLDEN)
+    elif sys.argv[1:] == ["check"]:
+        sys.exit("\n".join(check(GOLDEN)) or None)
     else:
         sys.exit(__doc__)
