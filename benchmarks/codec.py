@@ -1,0 +1,370 @@
+"""Times the codec against CompressAI's public calls on the same network, threads and pictures, as ratios.
+
+    python benchmarks/codec.py --bundle weights/hyper-base --pictures photos/*.png
+
+Both sides run in turn, each pair within a second or so, so that other work on the machine slows both: read the
+ratios, not the seconds. A ratio is the median over all pairs; the quotient of the two fastest runs stands beside it.
+Needs robustcodec[lab].
+"""
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+
+from robustcodec import entropy, networks
+from robustcodec.architectures import hyper
+from robustcodec.bundle import Bundle, open_bundle
+from robustcodec.codec import Codec
+from robustcodec.entropy import TableSet
+from robustcodec.images import Picture, read_picture, write_picture
+from robustcodec.lab.checkpoints import weights_of_bundle
+from robustcodec.lab.interop import scale_hyperprior, write_for_compressai
+from robustcodec.rate import STEP_UNIT, Quality
+
+THEIR_PROCESS = """
+import sys, struct
+import numpy, torch
+from PIL import Image
+from compressai.models import ScaleHyperprior
+checkpoint, source, target, threads = sys.argv[1:]
+torch.set_num_threads(int(threads))
+model = ScaleHyperprior.from_state_dict(torch.load(checkpoint, weights_only=True)).eval()
+pixels = numpy.asarray(Image.open(source).convert("RGB"))
+x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
+with torch.inference_mode():
+    coded = model.compress(x)
+with open(target, "wb") as file:
+    file.write(struct.pack("<HH", *coded["shape"]))
+    for (string,) in coded["strings"]:
+        file.write(struct.pack("<I", len(string)) + string)
+"""
+"""What a user of CompressAI writes to encode a picture whose sides are multiples of 64."""
+
+MAX_PIXELS = 1 << 26
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Seconds of each run of both sides, in pairs."""
+
+    what: str
+    bar: str
+    ours: tuple[float, ...]
+    theirs: tuple[float, ...]
+
+    @property
+    def ratio(self) -> float:
+        """Median over the pairs of our time in units of theirs."""
+        return statistics.median(a / b for a, b in zip(self.ours, self.theirs, strict=True))
+
+    @property
+    def ratio_of_fastest(self) -> float:
+        """Our fastest run in units of their fastest."""
+        return min(self.ours) / min(self.theirs)
+
+
+@dataclass(frozen=True)
+class Share:
+    """How the time of one kind of call divides; medians over its runs."""
+
+    what: str
+    bar: str
+    seconds: float
+    networks: float
+    beside: float
+    """Share of the time that is not spent in the networks."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of each run of something that stands alone."""
+
+    what: str
+    bar: str
+    seconds: tuple[float, ...]
+
+
+def main() -> None:
+    options = _options()
+    bundle = open_bundle(options.bundle)
+    torch.set_num_threads(options.threads)
+    pictures = [read_picture(path.read_bytes(), MAX_PIXELS) for path in options.pictures]
+    step = bundle.manifest.step(options.quality) / STEP_UNIT
+    codec = Codec(bundle, options.threads)
+    model = scale_hyperprior(weights_of_bundle(bundle), step)
+    quality = Quality(options.quality)
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        comparisons = [
+            compare_processes(bundle, options, step, Path(folder)),
+            *compare_calls(codec, model, pictures, quality, options.repeats),
+        ]
+        shares = list(measure_shares(codec, pictures, quality, options.repeats))
+        timings = [
+            *time_start(options.repeats),
+            *time_files(options.pictures, pictures, options.repeats),
+            *time_coders(codec, pictures[0], quality, options.repeats),
+        ]
+    size = sum(len(codec.encode(picture, quality).data) for picture in pictures)
+    report = {
+        "machine": machine(),
+        "model": bundle.id,
+        "quality": options.quality,
+        "threads": options.threads,
+        "repeats": options.repeats,
+        "pictures": [f"{path.name} {p.width}x{p.height}" for path, p in zip(options.pictures, pictures, strict=True)],
+        "latents": [latents(codec, picture) for picture in pictures],
+        "bytes": size,
+        "comparisons": [asdict(each) | {"ratio": each.ratio} for each in comparisons],
+        "shares": [asdict(each) for each in shares],
+        "timings": [asdict(each) for each in timings],
+    }
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(markdown(comparisons, shares, timings))
+
+
+def compare_processes(bundle: Bundle, options: argparse.Namespace, step: float, folder: Path) -> Comparison:
+    """Encode the first picture in a new process: ours from the command line, theirs as a short program."""
+    checkpoint = folder / "network.pth.tar"
+    write_for_compressai(weights_of_bundle(bundle), step, checkpoint)
+    picture = str(options.pictures[0])
+    threads = str(options.threads)
+    ours = [sys.executable, "-m", "robustcodec", "encode", picture, "-o", str(folder / "ours.rbc"), "--quiet"]
+    ours += ["-m", str(bundle.path), "-q", str(options.quality), "--threads", threads]
+    theirs = [sys.executable, "-c", THEIR_PROCESS, str(checkpoint), picture, str(folder / "theirs.bin"), threads]
+    return compare("whole process: encode", "<= 1/6", lambda: _process(ours), lambda: _process(theirs), options.repeats)
+
+
+def compare_calls(
+    codec: Codec, model: Any, pictures: Sequence[Picture], quality: Quality, repeats: int
+) -> Iterator[Comparison]:
+    """Encode and decode with everything imported and loaded: from pixels in memory to bytes, and back."""
+    for what, pairs in (
+        ("encode / compress", [_encoders(codec, model, picture, quality) for picture in pictures]),
+        ("decode / decompress", [_decoders(codec, model, picture, quality) for picture in pictures]),
+    ):
+        parts = [compare(what, "<= 0.85", ours, theirs, repeats) for ours, theirs in pairs]
+        yield Comparison(
+            what,
+            "<= 0.85",
+            tuple(s for part in parts for s in part.ours),
+            tuple(s for part in parts for s in part.theirs),
+        )
+
+
+def _encoders(codec: Codec, model: Any, picture: Picture, quality: Quality) -> tuple[Call, Call]:
+    return lambda: codec.encode(picture, quality), lambda: model.compress(_tensor(picture))
+
+
+def _decoders(codec: Codec, model: Any, picture: Picture, quality: Quality) -> tuple[Call, Call]:
+    data = codec.encode(picture, quality).data
+    coded = model.compress(_tensor(picture))
+    return lambda: codec.decode(data), lambda: _pixels(model.decompress(**coded)["x_hat"])
+
+
+def _tensor(picture: Picture) -> torch.Tensor:
+    return torch.from_numpy(picture.pixels).permute(2, 0, 1)[None].float() / 255
+
+
+def _pixels(x_hat: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return (x_hat[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+
+def compare(what: str, bar: str, ours: Call, theirs: Call, repeats: int) -> Comparison:
+    """Time both calls in turn, after each has run once; which of a pair goes first alternates."""
+    ours()
+    theirs()
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for number in range(repeats):
+        for side in (0, 1) if number % 2 else (1, 0):
+            seconds[side].append(_seconds((ours, theirs)[side]))
+    return Comparison(what, bar, tuple(seconds[0]), tuple(seconds[1]))
+
+
+class Stopwatch:
+    """Adds up the time spent inside the functions that it wraps."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Give the function with its time counted."""
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds += time.perf_counter() - start
+
+        return timed
+
+
+@contextmanager
+def watch_networks() -> Iterator[Stopwatch]:
+    """Time ONNX Runtime's calls and the integer layers, of whatever codec runs inside."""
+    watch = Stopwatch()
+    run, apply = networks._Session.run, hyper.apply
+    networks._Session.run = watch.around(run)  # type: ignore[method-assign]
+    hyper.apply = watch.around(apply)
+    try:
+        yield watch
+    finally:
+        networks._Session.run = run  # type: ignore[method-assign]
+        hyper.apply = apply
+
+
+def measure_shares(codec: Codec, pictures: Sequence[Picture], quality: Quality, repeats: int) -> Iterator[Share]:
+    """Find what encode and decode spend beside their networks."""
+    files = [codec.encode(picture, quality).data for picture in pictures]
+    calls: dict[str, list[Call]] = {
+        "encode": [lambda picture=picture: codec.encode(picture, quality) for picture in pictures],  # type: ignore[misc]
+        "decode": [lambda data=data: codec.decode(data) for data in files],  # type: ignore[misc]
+    }
+    for what, each in calls.items():
+        totals, inside, beside = [], [], []
+        for call in each * repeats:
+            with watch_networks() as watch:
+                seconds = _seconds(call)
+            totals.append(seconds)
+            inside.append(watch.seconds)
+            beside.append(1 - watch.seconds / seconds)
+        median = statistics.median
+        yield Share(f"{what}: beside the networks", "<= 10 %", median(totals), median(inside), median(beside))
+
+
+def time_start(repeats: int) -> Iterator[Timing]:
+    """Time what every command pays."""
+    python = [sys.executable]
+    yield _time("--help", "< 0.4 s", lambda: _process([*python, "-m", "robustcodec", "--help"]), repeats)
+    yield _time("import robustcodec", "", lambda: _process([*python, "-c", "import robustcodec"]), repeats)
+    yield _time("python alone", "", lambda: _process([*python, "-c", "pass"]), repeats)
+
+
+def time_files(paths: Sequence[Path], pictures: Sequence[Picture], repeats: int) -> Iterator[Timing]:
+    """Time picture files, which stand beside the calls above."""
+    data, picture = paths[0].read_bytes(), pictures[0]
+    yield _time("reading the picture's file", "", lambda: read_picture(data, MAX_PIXELS), repeats)
+    yield _time("writing a PNG", "", lambda: write_picture(picture, "PNG"), repeats)
+
+
+def time_coders(codec: Codec, picture: Picture, quality: Quality, repeats: int) -> Iterator[Timing]:
+    """Time both implementations of the entropy coder on a picture's latents."""
+    groups = latent_groups(codec, picture, quality)
+    messages = []
+    for name in ("native", "pure"):
+        module = importlib.import_module(f"robustcodec.entropy.{name}")
+
+        def encode(module: Any = module) -> bytes:
+            encoder = module.Encoder()
+            for values, index, tables in groups:
+                entropy.encode_group(encoder, values, index, tables)
+            return bytes(encoder.finish())
+
+        message = encode()
+        messages.append(message)
+
+        def decode(module: Any = module, message: bytes = message) -> None:
+            decoder = module.Decoder(message)
+            for _, index, tables in groups:
+                entropy.decode_group(decoder, index, tables)
+            decoder.finish()
+
+        yield _time(f"{name} coder, encoding", "", encode, repeats)
+        yield _time(f"{name} coder, decoding", "", decode, repeats)
+    assert messages[0] == messages[1]
+
+
+def latent_groups(codec: Codec, picture: Picture, quality: Quality) -> list[tuple[Any, Any, TableSet]]:
+    """Symbols, table indexes and tables of a picture as the codec codes them, whose strips are one."""
+    architecture = codec._architecture
+    (strip,) = codec._prepare(picture).strips
+    step = codec.bundle.manifest.step(quality.value)
+    group = next(strip.conditions.schedule(step))
+    symbols = np.rint(strip.y * np.float32(STEP_UNIT / step)).astype(np.int32)
+    return [
+        (strip.z, architecture.side_index(*strip.y.shape[1:]), architecture.z_tables),
+        (symbols, group.table, architecture.y_tables),
+    ]
+
+
+def latents(codec: Codec, picture: Picture) -> int:
+    """Count the latents that are coded for a picture."""
+    return sum(strip.y.size + strip.z.size for strip in codec._prepare(picture).strips)
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on."""
+    return {
+        "processors": networks.usable_threads(),
+        "architecture": platform.machine(),
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def markdown(comparisons: Sequence[Comparison], shares: Sequence[Share], timings: Sequence[Timing]) -> str:
+    """Lay out the results as tables."""
+    median = statistics.median
+    rows = ["| | ours, s | CompressAI, s | ratio | of the fastest | bar |", "|---|---|---|---|---|---|"]
+    for c in comparisons:
+        times = f"{median(c.ours):.3f} | {median(c.theirs):.3f}"
+        rows.append(f"| {c.what} | {times} | {c.ratio:.3f} | {c.ratio_of_fastest:.3f} | {c.bar} |")
+    rows += ["", "| | total, s | networks, s | share | bar |", "|---|---|---|---|---|"]
+    rows += [f"| {s.what} | {s.seconds:.3f} | {s.networks:.3f} | {s.beside:.1%} | {s.bar} |" for s in shares]
+    rows += ["", "| | median, s | fastest, s | bar |", "|---|---|---|---|"]
+    rows += [f"| {t.what} | {median(t.seconds):.4f} | {min(t.seconds):.4f} | {t.bar} |" for t in timings]
+    return "\n".join(rows)
+
+
+def _time(what: str, bar: str, call: Call, repeats: int) -> Timing:
+    call()
+    return Timing(what, bar, tuple(_seconds(call) for _ in range(repeats)))
+
+
+def _seconds(call: Call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _process(command: Sequence[str]) -> None:
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, required=True, help="folder of a hyper model")
+    parser.add_argument(
+        "--pictures", type=Path, nargs="+", required=True, help="sides must be multiples of 64, which compress() needs"
+    )
+    parser.add_argument("--quality", type=float, default=4.0, help="from 1 to 6 [4]")
+    parser.add_argument("--threads", type=int, default=networks.usable_threads(), help="for both [all usable]")
+    parser.add_argument("--repeats", type=int, default=7, help="pairs per picture [7]")
+    parser.add_argument("--json", type=Path, help="write everything measured here")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
