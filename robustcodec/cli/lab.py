@@ -107,14 +107,16 @@ def export(
       robustcodec export runs/base --to compressai -q 4 -o base-q4.pth.tar
     """
     require_lab()
+    from robustcodec.lab.checkpoints import load_weights
     from robustcodec.lab.export import export_run
-    from robustcodec.lab.interop import write_compressai
+    from robustcodec.lab.interop import write_for_compressai
+    from robustcodec.rate import high_rate_step
 
     console = Console(quiet=quiet, json=False)
     if to is not None:
         if to != "compressai":
             raise UsageError(f"--to can be compressai, not {to}")
-        write_compressai(source, output, quality)
+        write_for_compressai(load_weights(source), high_rate_step(quality), output)
         console.note(f"wrote {output}")
         return
     exported = export_run(source, output, id or output.name, variant, data, console.note)

@@ -31,7 +31,7 @@ def picture_files(folder: Path) -> list[Path]:
     """All picture files below `folder`, sorted by their path inside it."""
     files = [path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file()]
     if not files:
-        raise TrainingError(f"{folder} holds no pictures; give a folder of PNG, JPEG, WebP or AVIF files.")
+        raise TrainingError(f"{folder} holds no pictures; give a folder of PNG, JPEG, WebP or AVIF files")
     return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
 
 
@@ -67,7 +67,7 @@ class Pool:
         """
         kept = [version for picture in pictures for version in _reduced(picture) if min(version.shape[:2]) >= smallest]
         if not kept:
-            raise TrainingError(f"No picture is at least {smallest} pixels wide and high; use larger pictures.")
+            raise TrainingError(f"no picture is at least {smallest} pixels wide and high; use larger pictures")
         sizes = torch.tensor([version.shape[:2] for version in kept])
         counts = sizes.prod(1)
         return cls(
@@ -81,7 +81,7 @@ class Pool:
     def draw(self, count: int, size: int, generator: torch.Generator) -> Tensor:
         """Draw `count` crops, flipped and transposed at random: float32 (count, 3, size, size) in [0, 1].
 
-        `generator` is on the CPU: the same crops are drawn on every device.
+        `generator` is on the CPU: the same crops are drawn on every device. No picture may be smaller than `size`.
         """
         device = self.pixels.device
         chosen = torch.multinomial(self.chances, count, replacement=True, generator=generator).to(device)
@@ -94,8 +94,8 @@ class Pool:
         columns = torch.where(flips[1, :, None], size - 1 - line, line)[:, None, :].expand(-1, size, -1)
         transpose = flips[2, :, None, None]
         rows, columns = (
-            torch.where(transpose, columns.transpose(1, 2), rows),
-            torch.where(transpose, rows.transpose(1, 2), columns),
+            torch.where(transpose, rows.transpose(1, 2), rows),
+            torch.where(transpose, columns.transpose(1, 2), columns),
         )
         rows, columns = rows + top[:, None, None], columns + left[:, None, None]
         index = self.offsets[chosen][:, None, None] + rows * self.widths[chosen][:, None, None] + columns
@@ -124,5 +124,5 @@ def centre_crops(pictures: Iterable[Pixels], size: int) -> Tensor:
             top, left = (height - size) // 2, (width - size) // 2
             crops.append(torch.from_numpy(picture[top : top + size, left : left + size].copy()))
     if not crops:
-        raise TrainingError(f"No validation picture is at least {size} pixels wide and high.")
+        raise TrainingError(f"no validation picture is at least {size} pixels wide and high")
     return torch.stack(crops).permute(0, 3, 1, 2).float() / 255

@@ -22,7 +22,7 @@ FROM_START = "orthonormal start"
 """What a run without --init has for a parent."""
 
 _VALIDATION_CROP = 256
-_START_CROPS, _START_CROP = 256, 128
+_START_CROPS = 256
 _HELD_OUT_ONE_IN = 25
 _HELD_OUT_MOST = 48
 
@@ -53,12 +53,14 @@ def train(run: Run, order: Order | None, report: Report, announce: Announce) -> 
         settings = _same_settings(run, settings, measured=order.hours is not None)
     torch.set_num_threads(settings.threads)
     pool, crops = _load_pictures(settings, announce)
-    network = Hyper(*settings.recipe.channels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.recipe.seed)
+        network = Hyper(*settings.recipe.channels)
     if begins and order is not None:
         settings = _begin(run, settings, order, network, pool, announce)
     state = run.load()
     if state is None:
-        raise TrainingError(f"{run.folder} has settings but no state; delete it and begin again.")
+        raise TrainingError(f"{run.folder} has settings but no state; delete it and begin again")
     fit(run, settings.recipe, state, network.to(default_device()), rate_distortion, pool, crops, report)
 
 
@@ -91,7 +93,7 @@ def _begin(run: Run, settings: Settings, order: Order, network: Hyper, pool: Poo
     if order.init is None:
         announce("measuring the orthonormal start")
         generator = torch.Generator().manual_seed(recipe.seed)
-        crops = pool.draw(_START_CROPS, _START_CROP, generator)
+        crops = pool.draw(_START_CROPS, recipe.phases[0].crop, generator)
         orthonormal_start(network, crops.cpu(), generator)
     else:
         fill(network, load_weights(order.init), str(order.init))

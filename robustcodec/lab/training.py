@@ -7,7 +7,7 @@ position are its step count, and a run that was killed and resumed ends with the
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -84,25 +84,29 @@ def fit(
         if step % _LOG_EVERY == 0 or step == recipe.steps:
             figures = {name: float(value) / since for name, value in sums.items()}
             sums, since = {}, 0
-            if not all(map(math.isfinite, figures.values())):
-                raise TrainingError(
-                    f"Training diverged before step {step}; the state of an earlier step is kept in {run.folder}. "
-                    "Resume with a smaller learning rate."
-                )
+            _check_finite(figures.values(), step)
             seconds = spent + time.monotonic() - began
             run.log({"step": step, "seconds": round(seconds, 2), "rate": rate, **figures})
             left = (time.monotonic() - began) / (step - done) * (recipe.steps - step)
             report(Progress(step, recipe.steps, left, figures))
         if step in validate_at:
             figures = validate(average, validation, recipe)
+            _check_finite(figures.values(), step)
             run.log({"step": step, "pixels": pixels_seen(recipe, step), **figures})
             left = (time.monotonic() - began) / (step - done) * (recipe.steps - step)
             report(Progress(step, recipe.steps, left, figures))
         if step == recipe.steps or time.monotonic() - saved > _SAVE_SECONDS:
-            if not all(bool(torch.isfinite(p).all()) for p in network.parameters()):
-                raise TrainingError(f"Training diverged before step {step}; an earlier state is in {run.folder}.")
+            _check_finite((float(parameter.detach().sum()) for parameter in network.parameters()), step)
             run.save(_state(step, spent + time.monotonic() - began, network, average, optimiser))
             saved = time.monotonic()
+
+
+def _check_finite(values: Iterable[float], step: int) -> None:
+    if not all(map(math.isfinite, values)):
+        raise TrainingError(
+            f"training diverged before step {step}; begin a new run with smaller learning rates, from --init this run "
+            "whose state is of an earlier step"
+        )
 
 
 def draw_batch(recipe: Recipe, phase: Phase, step: int, pool: Pool, device: torch.device) -> Batch:

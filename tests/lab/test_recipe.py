@@ -1,0 +1,68 @@
+"""Recipes: round trip through JSON, strict reading, and the schedule they describe."""
+
+import json
+
+import pytest
+
+from robustcodec.errors import TrainingError
+from robustcodec.lab.recipe import Phase, Precision, Recipe, Rounding, Trained, continued, from_start
+
+
+@pytest.mark.parametrize("recipe", [from_start(1000), continued(17)])
+def test_a_recipe_survives_json(recipe: Recipe) -> None:
+    assert Recipe.from_json(recipe.to_json()) == recipe
+
+
+def test_types_come_back_as_they_were() -> None:
+    recipe = Recipe.from_json(from_start(10).to_json())
+    assert isinstance(recipe.phases[0], Phase)
+    assert isinstance(recipe.precision, Precision)
+    assert isinstance(recipe.phases[0].trained, Trained)
+    assert isinstance(recipe.phases[0].rounding, Rounding)
+    assert recipe.channels == (128, 192)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stepz": 3}, "unknown field 'stepz'"),
+        ({"steps": "3"}, "recipe.steps must be of type int"),
+        ({"steps": True}, "recipe.steps must be of type int"),
+        ({"steps": 0}, "at least one step"),
+        ({"channels": [1, 2, 3]}, "recipe.channels must be a list of the right length"),
+        ({"precision": "float8"}, "recipe.precision is 'float8'; it can be float32, bfloat16"),
+        ({"phases": []}, "at least one step and one phase"),
+        ({"phases": [{"share": 0.5, "rate_from": 1, "rate_to": 1}]}, "must add up to 1"),
+        ({"phases": [{"share": 1.0}]}, "incomplete"),
+        ({"phases": [3]}, r"recipe.phases\[0\] must be an object"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_by_name(change: dict[str, object], message: str) -> None:
+    document = {**json.loads(from_start(10).to_json()), **change}
+    with pytest.raises(TrainingError, match=message):
+        Recipe.from_json(json.dumps(document))
+
+
+def test_text_that_is_no_json_is_refused() -> None:
+    with pytest.raises(TrainingError, match="not JSON"):
+        Recipe.from_json("{")
+
+
+def test_the_schedule_meets_its_corners() -> None:
+    recipe = Recipe(
+        steps=100,
+        phases=(
+            Phase(share=0.1, rate_from=0.0, rate_to=1.0),
+            Phase(share=0.5, rate_from=1.0, rate_to=1.0),
+            Phase(share=0.4, rate_from=1.0, rate_to=0.0),
+        ),
+    )
+    assert recipe.ends() == (10, 60, 100)
+    rates = [recipe.at(step)[1] for step in range(1, 101)]
+    assert rates[0] == 0.0
+    assert rates[9] == rates[10] == rates[59] == rates[60] == 1.0
+    assert rates[99] == 0.0
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[60:] == sorted(rates[60:], reverse=True)
+    with pytest.raises(ValueError, match="beyond"):
+        recipe.at(101)

@@ -1,0 +1,306 @@
+"""The training loop: it learns, and a run killed anywhere ends with the very same weights."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from robustcodec.errors import TrainingError
+from robustcodec.images import Picture, write_picture
+from robustcodec.lab import runs
+from robustcodec.lab.data import Pool, centre_crops
+from robustcodec.lab.losses import draw_qualities, rate_distortion
+from robustcodec.lab.networks import Hyper
+from robustcodec.lab.recipe import Phase, Precision, Recipe, Rounding
+from robustcodec.lab.runs import Run, State
+from robustcodec.lab.train import Order, split_pictures, train
+from robustcodec.lab.training import draw_batch, pixels_seen
+from robustcodec.rate import high_rate_step, lagrangian
+
+STEPS = 40
+
+
+def recipe(steps: int = STEPS) -> Recipe:
+    """A run of seconds that has all that a long one has: two phases, several qualities, bfloat16."""
+    return Recipe(
+        steps=steps,
+        channels=(8, 12),
+        quality_low=1.0,
+        quality_high=6.0,
+        precision=Precision.BFLOAT16,
+        validations=4,
+        phases=(
+            Phase(share=0.6, rate_from=1e-4, rate_to=1e-3, batch=2, crop=64),
+            Phase(share=0.4, rate_from=1e-3, rate_to=0.0, batch=2, crop=64, rounding=Rounding.MIXED),
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of smooth pictures with some texture."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[:96, :112] / 96
+    for index in range(6):
+        waves = [np.sin(x * random.uniform(2, 20) + y * random.uniform(2, 20) + c) for c in range(3)]
+        pixels = 128 + 80 * np.stack(waves, axis=2) + random.normal(0, 6, (96, 112, 3))
+        data = write_picture(Picture(pixels=pixels.clip(0, 255).astype(np.uint8)), "PNG")
+        (folder / f"{index}.png").write_bytes(data)
+    return folder
+
+
+def quiet(_: object) -> None:
+    """Report to nobody."""
+
+
+def digest(run: Run) -> str:
+    """sha256 of a run's final weights, average and moments."""
+    state = run.load()
+    assert state is not None
+    sums = hashlib.sha256()
+    for name, tensor in sorted(state.weights.items()) + sorted(state.average.items()):
+        sums.update(name.encode() + tensor.numpy().tobytes())
+    for name, moments in sorted(state.moments.items()):
+        for key, tensor in sorted(moments.items()):
+            sums.update(f"{name}.{key}".encode() + tensor.numpy().tobytes())
+    return sums.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = Run(tmp_path_factory.mktemp("run") / "whole")
+    train(run, Order(recipe=recipe(), data=pictures), quiet, quiet)
+    return run
+
+
+def test_training_lowers_the_cost(uninterrupted: Run) -> None:
+    scores = [record["validation_J"] for record in uninterrupted.records() if "validation_J" in record]
+    assert len(scores) == 4
+    assert scores[-1] < 0.9 * scores[0]
+
+
+def test_the_log_has_every_figure(uninterrupted: Run) -> None:
+    records = uninterrupted.records()
+    last = [record for record in records if "bpp" in record][-1]
+    assert last["step"] == STEPS
+    assert {"bpp", "bpp_z", "mse", "cost", "gradient", "rate", "seconds"} <= set(last)
+    assert next(r for r in reversed(records) if "pixels" in r)["pixels"] == pixels_seen(recipe(), STEPS)
+
+
+def test_stopping_after_any_step_changes_nothing(
+    uninterrupted: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stop at four different steps, one of them inside the second phase, each with a state on disk."""
+    run = Run(tmp_path / "stopped")
+    monkeypatch.setattr("robustcodec.lab.training._SAVE_SECONDS", 0.0)
+    order: Order | None = Order(recipe=recipe(), data=pictures)
+    for stop in (1, 13, 24, 33):
+        save = Run.save
+
+        def save_and_stop(self: Run, state: State, stop: int = stop, save: object = save) -> None:
+            save(self, state)  # type: ignore[operator]
+            if state.step == stop:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "save", save_and_stop)
+            with pytest.raises(KeyboardInterrupt):
+                train(run, order, quiet, quiet)
+        order = None
+    train(run, None, quiet, quiet)
+    assert digest(run) == digest(uninterrupted)
+    steps = [record["step"] for record in run.records()]
+    assert steps == [record["step"] for record in uninterrupted.records()]
+
+
+def test_a_kill_inside_a_checkpoint_write_changes_nothing(uninterrupted: Run, pictures: Path, tmp_path: Path) -> None:
+    """Kill -9 a real process again and again, half of the times while it writes its state."""
+    folder = tmp_path / "killed"
+    run = Run(folder)
+    program = f"""
+import sys, time
+from pathlib import Path
+import robustcodec.lab.training as training, robustcodec.lab.runs as runs
+from robustcodec.lab.recipe import Recipe
+from robustcodec.lab.train import Order, train
+training._SAVE_SECONDS = 0.0
+slow = sys.argv[1] == "slow"
+replace = runs._replace
+def slow_replace(path, data):
+    # write half, tell, and linger: the kill comes here
+    temporary = path.with_name("." + path.name + ".new")
+    temporary.write_bytes(data[: len(data) // 2])
+    if run.exists and path.name == "state.safetensors":
+        print("writing", flush=True)
+        time.sleep(0.2)
+    replace(path, data)
+if slow:
+    runs._replace = slow_replace
+run = runs.Run(Path({str(folder)!r}))
+order = None if run.exists else Order(recipe=Recipe.from_json(Path({str(tmp_path / "recipe.json")!r}).read_text()),
+                                      data=Path({str(pictures)!r}))
+train(run, order, lambda _: None, lambda _: None)
+"""
+    (tmp_path / "recipe.json").write_text(recipe().to_json())
+    for attempt in range(4):
+        process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", program, "slow" if attempt % 2 else "fast"], stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        if attempt % 2:
+            for _ in range(2 + attempt):
+                process.stdout.readline()
+        else:
+            deadline = time.monotonic() + 60
+            while not (folder / "run.json").exists() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            time.sleep(0.15)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert run.load() is not None
+    interrupted = run.load()
+    assert interrupted is not None and 0 < interrupted.step < STEPS
+    train(run, None, quiet, quiet)
+    assert digest(run) == digest(uninterrupted)
+
+
+def test_an_order_for_an_existing_run_must_be_the_same(uninterrupted: Run, pictures: Path) -> None:
+    before = digest(uninterrupted)
+    train(uninterrupted, Order(recipe=recipe(), data=pictures), quiet, quiet)
+    assert digest(uninterrupted) == before
+    with pytest.raises(TrainingError, match="other settings"):
+        train(uninterrupted, Order(recipe=recipe(STEPS + 1), data=pictures), quiet, quiet)
+
+
+def test_hours_become_steps_once(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+
+    def seconds(*_: object) -> float:
+        measured.append(1)
+        return 3.6
+
+    monkeypatch.setattr("robustcodec.lab.train.seconds_per_step", seconds)
+    run = Run(tmp_path / "timed")
+    order = Order(recipe=recipe(), data=pictures, hours=0.02)
+    train(run, order, quiet, quiet)
+    train(run, order, quiet, quiet)
+    assert run.settings().recipe.steps == 20
+    assert measured == [1]
+
+
+def test_held_out_pictures_are_not_trained_on(uninterrupted: Run) -> None:
+    training, validation = split_pictures(uninterrupted.settings())
+    assert validation and training
+    assert not set(training) & set(validation)
+
+
+def test_a_diverged_run_stops_and_keeps_its_state(pictures: Path, tmp_path: Path) -> None:
+    wild = Recipe(
+        steps=60,
+        channels=(8, 12),
+        phases=(Phase(share=1.0, rate_from=1e12, rate_to=1e12, batch=1, crop=64),),
+    )
+    run = Run(tmp_path / "wild")
+    with pytest.raises(TrainingError, match="diverged"):
+        train(run, Order(recipe=wild, data=pictures), quiet, quiet)
+    state = run.load()
+    assert state is not None and all(torch.isfinite(tensor).all() for tensor in state.weights.values())
+
+
+def test_a_damaged_state_is_refused(pictures: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path / "damaged")
+    train(run, Order(recipe=recipe(1), data=pictures), quiet, quiet)
+    path = run.folder / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(TrainingError, match="damaged"):
+        train(run, None, quiet, quiet)
+
+
+def test_a_state_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that fails half-way leaves the old content under the name."""
+    path = tmp_path / "state"
+    runs._replace(path, b"old")
+
+    def fail(_: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr("robustcodec.lab.runs.os.fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        runs._replace(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+def test_crops_are_exact_pixels_of_their_picture() -> None:
+    """A picture of distinct colours: each crop, turned back, must be found in it."""
+    rows, columns = np.mgrid[:80, :70].astype(np.uint8)
+    picture = np.stack([rows, columns, rows ^ columns], axis=2)
+    pool = Pool.of([picture], 64, torch.device("cpu"))
+    seen = set()
+    crops = pool.draw(64, 64, torch.Generator().manual_seed(1))
+    for crop in (crops * 255).round().byte().permute(0, 2, 3, 1).numpy():
+        for turn in range(8):
+            turned = crop.transpose(1, 0, 2) if turn & 4 else crop
+            turned = turned[::-1] if turn & 2 else turned
+            turned = turned[:, ::-1] if turn & 1 else turned
+            top, left = int(turned[0, 0, 0]), int(turned[0, 0, 1])
+            if top + 64 <= 80 and left + 64 <= 70 and (turned == picture[top : top + 64, left : left + 64]).all():
+                seen.add(turn)
+                break
+        else:
+            raise AssertionError("a crop that is no part of its picture")
+    assert len(seen) == 8
+
+
+def test_a_batch_depends_on_seed_and_step_alone(pictures: Path) -> None:
+    random = np.random.default_rng(3)
+    pool = Pool.of([random.integers(0, 256, (90, 90, 3), np.uint8)], 64, torch.device("cpu"))
+    one, again, other = (
+        draw_batch(recipe(), recipe().phases[0], step, pool, torch.device("cpu")) for step in (5, 5, 6)
+    )
+    assert torch.equal(one.x, again.x) and torch.equal(one.step, again.step)
+    assert not torch.equal(one.x, other.x)
+
+
+def test_qualities_are_drawn_within_their_range() -> None:
+    step, lambdas = draw_qualities(recipe(), 400, torch.Generator().manual_seed(0))
+    assert step[:100].eq(1.0).all()
+    assert step.min() >= high_rate_step(6.0) and step.max() <= high_rate_step(1.0)
+    assert step[100:].log().std() > 0.3
+    assert torch.allclose(lambdas, lagrangian(4.0) / step**2)
+
+
+def test_the_loss_is_rate_plus_weighted_distortion() -> None:
+    """Against the parts, computed apart with the same noise."""
+    torch.manual_seed(0)
+    network = Hyper(8, 12)
+    pool = Pool.of([np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)], 64, torch.device("cpu"))
+
+    def batch() -> object:
+        return draw_batch(recipe(), recipe().phases[0], 1, pool, torch.device("cpu"))
+
+    first = batch()
+    terms = rate_distortion(network, first)  # type: ignore[arg-type]
+    second = batch()
+    with torch.no_grad():
+        coded = network(second.x, second.step, *second.quantisers())  # type: ignore[attr-defined]
+        mse = ((coded.x_hat - second.x) ** 2).mean((1, 2, 3))  # type: ignore[attr-defined]
+        cost = coded.bits / 64**2 + second.lagrangian * 65025 * mse  # type: ignore[attr-defined]
+        expected = (cost * second.step).mean()  # type: ignore[attr-defined]
+    assert torch.allclose(terms.loss, expected, rtol=1e-5)
+
+
+def test_centre_crops_are_the_middle() -> None:
+    picture = np.zeros((70, 80, 3), np.uint8)
+    picture[3:67, 8:72] = 255
+    assert centre_crops([picture], 64).eq(1.0).all()
+    with pytest.raises(TrainingError, match="64 pixels"):
+        centre_crops([picture[:60]], 64)
