@@ -126,14 +126,26 @@ def write_output(target: Path | None, data: bytes) -> None:
     Raises OutputError, or BrokenPipeError if whoever reads standard output has gone.
     """
     if target is None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        write_stdout(data)
         return
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"the folder {clean_name(target.parent)} cannot be made: {error.strerror}") from error
     write_atomically(target, data)
+
+
+def write_stdout(data: bytes) -> None:
+    """Write to standard output. Raises OutputError, or BrokenPipeError if whoever reads it has gone."""
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        # what is still buffered would fail once more, loudly, when Python closes the stream
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise OutputError(f"standard output cannot be written: {error.strerror}") from error
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from robustcodec.errors import MissingExtra, RobustcodecError, UsageError
-from robustcodec.files import clean_name
+from robustcodec.files import clean_name, write_stdout
 
 DONE, FAILED, USAGE, CONTRACT = 0, 1, 2, 3
 INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143
@@ -55,17 +55,15 @@ class Console:
 
 
 def emit(line: str) -> None:
-    """Write one line to standard output."""
+    """Write one line to standard output. Raises OutputError."""
     try:
-        print(clean_name(line), flush=True)
+        write_stdout(f"{clean_name(line)}\n".encode())
     except BrokenPipeError:
         end_quietly()
 
 
 def end_quietly() -> NoReturn:
     """Exit as SIGPIPE would: whoever read standard output has gone and wants no message."""
-    # What is still buffered would fail once more, loudly, when Python closes the stream.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise SystemExit(PIPE_CLOSED)
 
 
