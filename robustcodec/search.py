@@ -1,17 +1,27 @@
 """Finding the quantisation step that meets a target, with few evaluations.
 
-Size and fidelity fall as the step grows, and their logarithms are nearly straight lines over the step's: so both
-searches interpolate between the nearest steps known on either side, and keep a bracket in case the line bends.
+Size and fidelity fall as the step grows. The logarithm of the size is nearly a straight line over the step's, the
+squared error one over a power of the step: so the searches interpolate, and keep a bracket in case the line bends.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from robustcodec.errors import TargetError
 from robustcodec.rate import STEP_MAX, STEP_MIN
 
 _PULL = 0.1
 """How near a bracket's end a probe may come, as a share of the bracket: keeps both ends moving."""
+
+_BEND = 1.3
+"""Squared error is nearly a straight line over this power of the step: the power is 2 at high rates, less at low."""
+
+_STRIDE, _LEAP = 1.2, 15.0
+"""Least and largest factor between probes to a side that is not known yet, in powers of the step."""
+
+_NO_ERROR = 1e-12
+"""Stands for the error of a perfect picture, whose logarithm is needed."""
 
 
 def finest_step_within(size_at: Callable[[int], int], size: int, start: int, tolerance: float) -> int:
@@ -44,35 +54,27 @@ def finest_step_within(size_at: Callable[[int], int], size: int, start: int, tol
 
 
 def step_for_psnr(psnr_at: Callable[[int], float], decibels: float, start: int, tolerance: float, tries: int) -> int:
-    """Find a step whose PSNR is `decibels` or up to `tolerance` more, in at most `tries` evaluations.
+    """Find a step whose PSNR is `decibels` or up to `tolerance` more, at worst less, in at most `tries` evaluations.
 
     Raises TargetError if the model cannot get there.
     """
     known: dict[int, float] = {}
     probe = start
-    for _ in range(tries):
+    while len(known) < tries and probe not in known:
         known[probe] = psnr_at(probe)
         if 0 <= known[probe] - decibels <= tolerance:
             return probe
-        fine = max((step for step, found in known.items() if found > decibels), default=None)
-        coarse = min((step for step, found in known.items() if found < decibels), default=None)
-        probe = _next_psnr_probe(known, fine, coarse, decibels + tolerance / 2)
-        if probe in known:
-            break
-    best, found = min(known.items(), key=lambda entry: abs(entry[1] - decibels - tolerance / 2))
-    if found < decibels and min(known) <= 2 * STEP_MIN:
-        raise TargetError(
-            f"this model gives this picture {max(known.values()):.2f} dB at most, not {decibels:g}; ask for less"
-        )
-    if found > decibels and max(known) >= STEP_MAX // 2:
-        raise TargetError(
-            f"this model gives this picture {min(known.values()):.2f} dB at least, not {decibels:g}; ask for more"
-        )
-    if abs(found - decibels) > tolerance:
-        raise TargetError(
-            f"no step was found that gives {decibels:g} dB; the nearest gives {found:.2f} dB; try a target near it"
-        )
-    return best
+        probe = _next_psnr_probe(known, decibels + tolerance / 2)
+    best, found = min(known.items(), key=lambda entry: abs(entry[1] - decibels))
+    if abs(found - decibels) <= tolerance:
+        return best
+    if STEP_MIN in known and max(known.values()) < decibels:
+        raise TargetError(f"this model gives this picture {found:.2f} dB at most, not {decibels:g}; ask for less")
+    if STEP_MAX in known and min(known.values()) > decibels:
+        raise TargetError(f"this model gives this picture {found:.2f} dB at least, not {decibels:g}; ask for more")
+    raise TargetError(
+        f"no step was found that gives {decibels:g} dB; the nearest gives {found:.2f} dB; try a target near it"
+    )
 
 
 def _between(fine: int, coarse: int, sizes: dict[int, int], wanted: float) -> int:
@@ -89,19 +91,45 @@ def _between(fine: int, coarse: int, sizes: dict[int, int], wanted: float) -> in
     return min(max(step, fine + 1), coarse - 1)
 
 
-def _next_psnr_probe(known: dict[int, float], fine: int | None, coarse: int | None, wanted: float) -> int:
-    if fine is not None and coarse is not None:
-        share = (known[fine] - wanted) / (known[fine] - known[coarse])
-        share = min(max(share, _PULL), 1 - _PULL)
-        step = math.exp(math.log(fine) + share * math.log(coarse / fine))
+@dataclass(frozen=True)
+class _Point:
+    """A step, to the power _BEND, and the squared error there."""
+
+    bent: float
+    error: float
+
+
+def _next_psnr_probe(known: dict[int, float], decibels: float) -> int:
+    """Guess the step that gives `decibels`; the finest or coarsest of all where the curve seems not to get there."""
+    wanted = 10 ** (-decibels / 10)
+    curve = [_Point(step**_BEND, max(10 ** (-found / 10), _NO_ERROR)) for step, found in sorted(known.items())]
+    finer = [point for point in curve if point.error < wanted]
+    coarser = [point for point in curve if point.error >= wanted]
+    if finer and coarser:
+        guess = _within(finer[-1], coarser[0], curve, wanted)
+    elif finer:
+        guess = min(max(_beyond(finer[-1], finer[-2:][0], wanted), finer[-1].bent * _STRIDE), finer[-1].bent * _LEAP)
     else:
-        # about 3.5 dB per doubling of the step; further out the slope is measured
-        steps = sorted(known)
-        end = steps[0] if fine is None else steps[-1]
-        slope = 5.0
-        if len(steps) > 1:
-            other = steps[1] if fine is None else steps[-2]
-            measured = (known[end] - known[other]) / math.log(other / end)
-            slope = min(max(measured, 1.0), 8.0)
-        step = end * math.exp((known[end] - wanted) / slope)
-    return min(max(round(step), STEP_MIN), STEP_MAX)
+        guess = min(_beyond(coarser[0], coarser[:2][-1], wanted), coarser[0].bent / _STRIDE)
+    return min(max(round(math.pow(max(guess, 0.0), 1 / _BEND)), STEP_MIN), STEP_MAX)
+
+
+def _within(fine: _Point, coarse: _Point, curve: list[_Point], wanted: float) -> float:
+    """Interpolate between two points, with a third if there is one that keeps the result between them."""
+    distinct = {point.error: point.bent for point in curve}
+    nearest = sorted(distinct, key=lambda error: abs(math.log(error / wanted)))[:3]
+    guess = sum(
+        distinct[error] * math.prod((wanted - other) / (error - other) for other in nearest if other != error)
+        for error in nearest
+    )
+    if fine.bent < guess < coarse.bent:
+        return guess
+    share = (wanted - fine.error) / (coarse.error - fine.error)
+    return fine.bent + min(max(share, _PULL), 1 - _PULL) * (coarse.bent - fine.bent)
+
+
+def _beyond(end: _Point, inner: _Point, wanted: float) -> float:
+    """Extrapolate from the end of the known curve, by the line through it and the point before if there is one."""
+    if end.error == inner.error:
+        return end.bent * wanted / end.error
+    return end.bent + (wanted - end.error) * (end.bent - inner.bent) / (end.error - inner.error)
