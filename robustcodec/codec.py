@@ -240,10 +240,10 @@ class Codec:
                 scaled(shifted(tile.columns, tile.inner_columns), STRIDE),
             ]
             x = x[:, : part.shape[0], : part.shape[1]]
-            # a sum is finite only if every element is: cheaper than asking each
-            if not math.isfinite(float(np.sum(x, dtype=np.float64))):
+            if not np.isfinite(x).all():
                 raise CorruptFile("the latents of this file decode to no finite picture; it was made to do harm")
-            part[:] = np.clip(x * np.float32(255) + np.float32(0.5), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+            # clipped first, since hostile latents give numbers that overflow when multiplied
+            part[:] = (np.clip(x, 0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8).transpose(1, 2, 0)
         return result
 
     def _step_for(self, prepared: "_Prepared", target: Target) -> int:
