@@ -172,5 +172,5 @@ def test_limits_of_the_model_are_named() -> None:
 @pytest.mark.parametrize("found", [math.inf, 30.0])
 def test_flat_curves_end(found: float) -> None:
     """A picture of one colour may come back exactly at every step."""
-    with pytest.raises(TargetError, match="at least|at most"):
+    with pytest.raises(TargetError, match=r"at least|at most"):
         step_for_psnr(Counted(lambda step: found), 40, 1024, TOLERANCE, TRIES)
