@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustcodec.lab.entropy_models import FactorizedPrior, gaussian_bits, lower_bound
+from robustcodec.lab.gdn import normalise
 
 Quantiser = Callable[[Tensor], Tensor]
 """Maps latents in units of their step to quantised (or noisy) latents of the same shape."""
@@ -84,8 +84,10 @@ class Gdn(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (B, C, H, W)."""
         beta, gamma = self.parameters_in_use()
-        norm = F.conv2d(x * x, gamma[:, :, None, None], beta)
-        return x * (norm.sqrt() if self.inverse else norm.rsqrt())
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        with torch.autocast(kind, enabled=False):
+            return normalise(x.to(dtype), beta.to(dtype), gamma.to(dtype), 0.5 if self.inverse else -0.5)
 
 
 Convolution = nn.Conv2d | nn.ConvTranspose2d
