@@ -32,7 +32,7 @@ def lagrangian(quality: float) -> float:
     """Lambda of a quality in 1..6; between whole qualities it is interpolated on a logarithmic scale."""
     below = min(int(check_quality(quality)), len(LAMBDAS) - 1)
     low, high = LAMBDAS[below - 1], LAMBDAS[below]
-    return low * (high / low) ** (quality - below)
+    return low * math.pow(high / low, quality - below)
 
 
 def high_rate_step(quality: float, anchor: float = 4.0) -> float:
