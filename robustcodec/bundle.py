@@ -139,6 +139,12 @@ class Bundle:
         """Float parameters for the lab."""
         return self._part(LAB)
 
+    def verify(self) -> None:
+        """Read every part and check it against its checksum. Raises ModelError."""
+        with damage_named(self.path):
+            for name in PARTS:
+                self._part(name)
+
     def _part(self, name: str) -> Arrays:
         try:
             data = _read(self.path / name, _MAX_PART)
@@ -175,8 +181,6 @@ def write_bundle(folder: Path, manifest: dict[str, Any], parts: Mapping[str, Arr
     `manifest` holds the fields of `Manifest` but `parts`, as JSON values; `parts` maps file names to arrays. An
     existing bundle of the same name is replaced; any other existing folder or file is refused.
     """
-    if folder.exists() and not (folder / MANIFEST).is_file():
-        raise OutputError(f"{folder} exists and is no model; choose another name")
     data = {
         name: save({key: np.ascontiguousarray(array) for key, array in arrays.items()})
         for name, arrays in parts.items()
@@ -185,6 +189,13 @@ def write_bundle(folder: Path, manifest: dict[str, Any], parts: Mapping[str, Arr
     document = {"format": FORMAT, **manifest, "parts": sums}
     data[MANIFEST] = (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
     _manifest(json.loads(data[MANIFEST]))
+    _write_folder(folder, data)
+    return open_bundle(folder)
+
+
+def _write_folder(folder: Path, data: Mapping[str, bytes]) -> None:
+    if folder.exists() and not (folder / MANIFEST).is_file():
+        raise OutputError(f"{folder} exists and is no model; choose another name")
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
         temporary.mkdir(parents=True)
@@ -204,7 +215,6 @@ def write_bundle(folder: Path, manifest: dict[str, Any], parts: Mapping[str, Arr
         raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return open_bundle(folder)
 
 
 def open_bundle(path: Path) -> Bundle:
@@ -301,14 +311,12 @@ def user_folder() -> Path:
 
 
 def add(path: Path) -> Bundle:
-    """Verify a bundle and copy it to the user's data folder."""
+    """Verify a bundle and copy it, byte by byte, to the user's data folder."""
     bundle = open_bundle(path)
-    with damage_named(path):
-        parts = {name: bundle._part(name) for name in bundle.manifest.parts}
-    document = _json(_read(path / MANIFEST, _MAX_MANIFEST))
-    return write_bundle(
-        user_folder() / bundle.id, {k: v for k, v in document.items() if k not in ("format", "parts")}, parts
-    )
+    bundle.verify()
+    folder = user_folder() / bundle.id
+    _write_folder(folder, {name: _read(path / name, _MAX_PART) for name in (MANIFEST, *PARTS)})
+    return open_bundle(folder)
 
 
 def remove(model: str) -> Path:
