@@ -356,11 +356,13 @@ def _json(data: bytes) -> Any:
             raise ValueError("a name appears twice")
         return dict(pairs)
 
-    def refuse(text: str) -> Any:
-        raise ValueError(f"{text} is no JSON number")
+    def finite(text: str) -> float:
+        if not math.isfinite(float(text)):
+            raise ValueError(f"{text} is no finite number")
+        return float(text)
 
     try:
-        return json.loads(data.decode(), object_pairs_hook=unique, parse_constant=refuse)
+        return json.loads(data.decode(), object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
     except (ValueError, RecursionError) as error:
         raise ModelDamaged(f"{MANIFEST} is not JSON: {error}") from error
 
@@ -392,8 +394,9 @@ def _manifest(document: Any) -> Manifest:
     for name, kind in kinds.items():
         if not isinstance(document[name], kind):
             raise wrong(f"{name} has the wrong type")
-    if not _ID.fullmatch(document["id"]):
-        raise wrong("the id must be lower-case letters, digits, dots and dashes")
+    for name in ("id", "architecture", "variant"):
+        if not _ID.fullmatch(document[name]):
+            raise wrong(f"the {name} must be lower-case letters, digits, dots and dashes")
     sizes = document["sizes"]
     if not 1 <= len(sizes) <= 4 or not all(type(size) is int and 1 <= size <= 1024 for size in sizes):
         raise wrong("sizes must be one to four channel counts")
