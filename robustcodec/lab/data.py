@@ -75,18 +75,21 @@ class Pool:
             offsets=(counts.cumsum(0) - counts).to(device),
             heights=sizes[:, 0].to(device),
             widths=sizes[:, 1].to(device),
-            chances=counts.double().sqrt(),
+            chances=counts.double().sqrt().to(device),
         )
 
     def draw(self, count: int, size: int, generator: torch.Generator) -> Tensor:
         """Draw `count` crops, flipped and transposed at random: float32 (count, 3, size, size) in [0, 1].
 
-        `generator` is on the CPU: the same crops are drawn on every device. No picture may be smaller than `size`.
+        `generator` may be on the pool's device, where a GPU then need not wait for the CPU, or on the CPU.
+        No picture may be smaller than `size`.
         """
         device = self.pixels.device
-        chosen = torch.multinomial(self.chances, count, replacement=True, generator=generator).to(device)
-        random = torch.rand(2, count, generator=generator, dtype=torch.float64).to(device)
-        flips = torch.randint(0, 2, (3, count), generator=generator, dtype=torch.bool).to(device)
+        source = generator.device
+        chances = self.chances.to(source)
+        chosen = torch.multinomial(chances, count, replacement=True, generator=generator).to(device)
+        random = torch.rand(2, count, generator=generator, dtype=torch.float64, device=source).to(device)
+        flips = torch.randint(0, 2, (3, count), generator=generator, dtype=torch.bool, device=source).to(device)
         top = (random[0] * (self.heights[chosen] - size + 1)).long()
         left = (random[1] * (self.widths[chosen] - size + 1)).long()
         line = torch.arange(size, device=device).expand(count, size)

@@ -19,7 +19,7 @@ class Batch:
     step: Tensor
     lagrangian: Tensor
     generator: torch.Generator
-    """Source of all further randomness of this training step, on the CPU."""
+    """Source of all further randomness of this training step, on the device that trains."""
     rounding: Rounding
 
     def quantisers(self) -> tuple[Quantiser, Quantiser]:
@@ -65,7 +65,7 @@ def rate_distortion(network: Hyper, batch: Batch) -> Terms:
 def draw_qualities(recipe: Recipe, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw steps and Lagrangians (count,) for a batch, by the rule lambda = lambda_4 / step^2."""
     low, high = high_rate_step(recipe.quality_high), high_rate_step(recipe.quality_low)
-    random = torch.rand(count, generator=generator)
+    random = torch.rand(count, generator=generator, device=generator.device)
     step = low * (high / low) ** random
     if recipe.quality_low <= 4 <= recipe.quality_high:
         step[: round(recipe.anchor_share * count)] = 1.0

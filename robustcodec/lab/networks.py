@@ -29,7 +29,6 @@ def uniform_noise(generator: torch.Generator) -> Quantiser:
     """Make the additive noise in [-1/2, 1/2) that stands for rounding while training (Ballé 2017)."""
 
     def add(values: Tensor) -> Tensor:
-        # drawn on the generator's device, so that a step's noise is the same wherever it is trained
         noise = torch.rand(values.shape, generator=generator, device=generator.device)
         return values + noise.to(values.device) - 0.5
 

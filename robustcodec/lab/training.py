@@ -15,14 +15,17 @@ from torch import Tensor, nn
 
 from robustcodec.errors import TrainingError
 from robustcodec.lab.data import Pool
+from robustcodec.lab.gradients import gradients_of, use_fast_kernels
 from robustcodec.lab.losses import Batch, Loss, draw_qualities
 from robustcodec.lab.networks import Hyper, round_straight_through
-from robustcodec.lab.recipe import Phase, Precision, Recipe, Trained
+from robustcodec.lab.recipe import Phase, Recipe, Trained
 from robustcodec.lab.runs import Run, State, cpu_copy
 from robustcodec.rate import high_rate_step, score
 
 _LOG_EVERY = 50
 _SAVE_SECONDS = 240.0
+_FRESH_STEPS = 200
+"""Warm-up of an optimiser that began anew in the middle of a run, whose moments were not kept."""
 _SEED_STRIDE = 1_000_003
 
 
@@ -48,11 +51,16 @@ def fit(
     pool: Pool,
     validation: Tensor,
     report: Report,
+    *,
+    until: float = math.inf,
+    save_every: float | None = None,
+    record: bool = True,
 ) -> None:
-    """Train `network` in place from `state` to the end of the recipe.
+    """Train `network` in place from `state` to the end of the recipe, or to the time `until` (time.monotonic()).
 
-    The network and the pool are on the device that trains. Afterwards the run's state on disk holds the final
-    weights and their average.
+    The network and the pool are on the device that trains. Every `save_every` seconds and at the end the run's state
+    on disk is replaced by the latest weights and their average. A state without moments, not at step 0, goes on with
+    a fresh optimiser. `record` lets a GPU replay its steps as CUDA graphs.
     """
     device = next(network.parameters()).device
     network = network.to(memory_format=torch.channels_last)
@@ -61,6 +69,12 @@ def fit(
     _restore(state, network, average, optimiser)
     run.rewind_log(state.step)
     done, spent = state.step, state.seconds
+    optimiser_from = done - max((int(moments["step"]) for moments in state.moments.values()), default=0)
+    use_fast_kernels(device)
+    compute = gradients_of(
+        network, loss, recipe.precision, lambda note: run.log({"step": done, "note": note}), record=record
+    )
+    save_every = _SAVE_SECONDS if save_every is None else save_every
     validate_at = {round(recipe.steps * (i + 1) / recipe.validations) for i in range(recipe.validations)}
     began = saved = time.monotonic()
     sums: dict[str, Tensor] = {}
@@ -68,20 +82,19 @@ def fit(
     for step in range(done + 1, recipe.steps + 1):
         phase, rate = recipe.at(step)
         _select(network, phase.trained)
+        if optimiser_from > 0:
+            rate *= min(1.0, (step - optimiser_from) / _FRESH_STEPS)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        batch = draw_batch(recipe, phase, step, pool, device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision is Precision.BFLOAT16):
-            terms = loss(network, batch)
-        optimiser.zero_grad(set_to_none=True)
-        terms.loss.backward()  # type: ignore[no-untyped-call]
+        step_figures = compute(draw_batch(recipe, phase, step, pool, device))
         norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.clip, foreach=True)
         optimiser.step()
         _update_average(average, network, step, recipe)
-        for name, value in {**terms.figures, "gradient": norm}.items():
-            sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach()
+        for name, value in {**step_figures, "gradient": norm}.items():
+            sums[name] = sums.get(name, torch.zeros((), device=device)) + value
         since += 1
-        if step % _LOG_EVERY == 0 or step == recipe.steps:
+        last = step == recipe.steps or time.monotonic() >= until
+        if step % _LOG_EVERY == 0 or last:
             figures = {name: float(value) / since for name, value in sums.items()}
             sums, since = {}, 0
             _check_finite(figures.values(), step)
@@ -89,16 +102,18 @@ def fit(
             run.log({"step": step, "seconds": round(seconds, 2), "rate": rate, **figures})
             left = (time.monotonic() - began) / (step - done) * (recipe.steps - step)
             report(Progress(step, recipe.steps, left, figures))
-        if step in validate_at:
+        if step in validate_at or last:
             figures = validate(average, validation, recipe)
             _check_finite(figures.values(), step)
             run.log({"step": step, "pixels": pixels_seen(recipe, step), **figures})
             left = (time.monotonic() - began) / (step - done) * (recipe.steps - step)
             report(Progress(step, recipe.steps, left, figures))
-        if step == recipe.steps or time.monotonic() - saved > _SAVE_SECONDS:
+        if last or time.monotonic() - saved > save_every:
             _check_finite((float(parameter.detach().sum()) for parameter in network.parameters()), step)
             run.save(_state(step, spent + time.monotonic() - began, network, average, optimiser))
             saved = time.monotonic()
+        if last:
+            return
 
 
 def _check_finite(values: Iterable[float], step: int) -> None:
@@ -111,18 +126,24 @@ def _check_finite(values: Iterable[float], step: int) -> None:
 
 def draw_batch(recipe: Recipe, phase: Phase, step: int, pool: Pool, device: torch.device) -> Batch:
     """Draw the batch of a step, which depends on the recipe's seed and the step alone."""
-    generator = torch.Generator().manual_seed(recipe.seed * _SEED_STRIDE + step)
+    generator = torch.Generator(device).manual_seed(recipe.seed * _SEED_STRIDE + step)
     x = pool.draw(phase.batch, phase.crop, generator).contiguous(memory_format=torch.channels_last)
     quality_step, lagrangian = draw_qualities(recipe, phase.batch, generator)
-    return Batch(x, quality_step.to(device), lagrangian.to(device), generator, phase.rounding)
+    return Batch(x, quality_step, lagrangian, generator, phase.rounding)
 
 
-def seconds_per_step(recipe: Recipe, network: Hyper, loss: Loss, pool: Pool, budget: float = 40.0) -> float:
-    """Measure a step on a copy of the network, averaged over the recipe's phases by their shares."""
+def seconds_per_step(
+    recipe: Recipe, network: Hyper, loss: Loss, pool: Pool, budget: float = 40.0, *, record: bool = True
+) -> float:
+    """Measure a step on a copy of the network for `budget` seconds, averaged over its phases by their shares."""
     device = next(network.parameters()).device
+    use_fast_kernels(device)
     trial = copy.deepcopy(network).to(memory_format=torch.channels_last)
     average = copy.deepcopy(trial).requires_grad_(False)
-    optimiser = torch.optim.Adam(trial.parameters(), fused=True)
+    optimiser = torch.optim.Adam(trial.parameters(), lr=0.0, fused=True)
+    compute = gradients_of(trial, loss, recipe.precision, lambda _: None, record=record)
+    # a GPU works behind the CPU's back: only many steps together can be timed
+    together = 20 if device.type == "cuda" else 1
     mean = 0.0
     for phase in recipe.phases:
         _select(trial, phase.trained)
@@ -130,17 +151,14 @@ def seconds_per_step(recipe: Recipe, network: Hyper, loss: Loss, pool: Pool, bud
         times: list[float] = []
         while len(times) < 3 or time.monotonic() < deadline:
             began = time.monotonic()
-            batch = draw_batch(recipe, phase, 1, pool, device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision is Precision.BFLOAT16):
-                terms = loss(trial, batch)
-            optimiser.zero_grad(set_to_none=True)
-            terms.loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.param_groups[0]["lr"] = 0.0
-            optimiser.step()
-            _update_average(average, trial, 1, recipe)
+            for _ in range(together):
+                compute(draw_batch(recipe, phase, 1, pool, device))
+                nn.utils.clip_grad_norm_(trial.parameters(), recipe.clip, foreach=True)
+                optimiser.step()
+                _update_average(average, trial, 1, recipe)
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            times.append(time.monotonic() - began)
+            times.append((time.monotonic() - began) / together)
         mean += phase.share * sorted(times)[len(times) // 2]
     return mean
 
