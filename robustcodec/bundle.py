@@ -260,7 +260,7 @@ def find(model: str | None = None, architecture: str | None = None, variant: str
                 return bundle
     raise ModelNotFound(
         f"there is no model of architecture {name!r}{f' and variant {variant!r}' if variant else ''}; "
-        "`robustcodec models list` shows those that are installed"
+        "`robustcodec models list` shows those that are installed, `robustcodec models add PATH` adds one"
     )
 
 
