@@ -1,4 +1,7 @@
-"""The README: its commands run, and its tables say what is there."""
+"""The README: its commands run, and its tables say what is there.
+
+`python tests/test_readme.py` writes the table of the layout anew.
+"""
 
 import ast
 import os
@@ -27,11 +30,16 @@ def layout() -> list[str]:
     return rows
 
 
+def with_layout(readme: str) -> str:
+    """The README with the table of the layout as it should be."""
+    before, after = readme.split("## Layout")
+    table = "\n".join(["|---|---|", *layout(), ""])
+    after = re.sub(r"[|]---[|]---[|]\n(?:[|] `.*\n)*", lambda _: table, after, count=1)
+    return f"{before}## Layout{after}"
+
+
 def test_the_layout_is_that_of_the_package() -> None:
-    table = README.split("## Layout")[1]
-    listed = [line for line in table.splitlines() if line.startswith("| `")]
-    expected = layout()
-    assert listed == expected, "the table should be:\n" + "\n".join(expected)
+    assert with_layout(README) == README, "a module or its docstring has changed: run python tests/test_readme.py"
 
 
 @pytest.mark.parametrize(
@@ -56,3 +64,7 @@ def test_the_first_command_runs(tmp_path: Path, tiny_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert re.search(r"sample\.png -> sample\.rbc: 768x512, .* bytes, .* bpp, quality 4, .* dB", done.stderr)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["decoded.png", "sample.png", "sample.rbc"]
+
+
+if __name__ == "__main__":
+    (ROOT / "README.md").write_text(with_layout(README), encoding="utf-8")
