@@ -1,8 +1,11 @@
 """Latents are the same everywhere: golden files, threads, kernels, other arithmetic, other coders, other processors."""
 
+import hashlib
 import itertools
+import json
 import os
 import platform
+import re
 import shutil
 import struct
 import subprocess
@@ -308,3 +311,23 @@ def test_the_checksum_of_a_strip_is_that_of_its_symbols(codec: Codec) -> None:
     (z,), (y,) = latents(codec, data)
     symbols = z.astype("<i2").tobytes() + y.astype("<i2").tobytes()
     assert struct.unpack_from("<I", content)[0] == reference.zlib.crc32(symbols)
+
+
+def test_the_example_of_the_format_page() -> None:
+    block = re.search(r"```latents\n(.*?)```", (ROOT / "docs" / "format.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert block is not None
+    lines = {line.partition(" ")[0]: line.partition(" ")[2] for line in block[1].splitlines()}
+    (content,) = unpack(read("one-pixel")).payload
+    (strip,) = reference.decode_latents(read("one-pixel"), TINY)
+    assert bytes.fromhex(lines["message"]) == content[4:]
+    for name, planes in (("z", strip.z), ("table", strip.index), ("y", strip.y)):
+        assert [int(number) for number in lines[name].split()] == reference.flat(planes)
+
+
+def test_the_fingerprint_of_the_format_page(tiny: Bundle) -> None:
+    manifest = json.loads((TINY / "manifest.json").read_text())
+    line = (
+        f'{{"architecture": "hyper", "entropy": "{manifest["parts"]["entropy.safetensors"]}", "format": 1, '
+        f'"sizes": [8, 12], "synthesis": "{manifest["parts"]["synthesis.safetensors"]}"}}'
+    )
+    assert hashlib.sha256(line.encode()).digest()[:8] == tiny.fingerprint == read("square")[13:21]
