@@ -136,17 +136,18 @@ def to_pillow(picture: Picture) -> Image.Image:
     return image
 
 
-def write_picture(picture: Picture, format: str) -> bytes:
+def write_picture(picture: Picture, format: str, quality: int = 95) -> bytes:
     """Encode `picture` as PNG, JPEG, WebP, AVIF, TIFF, BMP or PPM.
 
-    PNG, WebP, TIFF, BMP and PPM keep every pixel; JPEG and AVIF are written at quality 95 without chroma
-    subsampling. BMP and PPM cannot carry metadata, which is dropped. Raises OutputError when the format
+    PNG, WebP, TIFF, BMP and PPM keep every pixel; JPEG and AVIF are written at `quality` (1 to 100) without
+    chroma subsampling. BMP and PPM cannot carry metadata, which is dropped. Raises OutputError when the format
     cannot hold the picture or its metadata.
     """
     image = Image.fromarray(picture.pixels)
     out = BytesIO()
     with _pillow_errors(f"the picture cannot be written as {format}", OutputError):
-        image.save(out, format.upper(), **_WRITERS[format](picture))
+        options = _WRITERS[format](picture)
+        image.save(out, format.upper(), **({**options, "quality": quality} if format in _LOSSY else options))
     return out.getvalue()
 
 
@@ -352,7 +353,6 @@ def _png_options(picture: Picture) -> dict[str, Any]:
 
 def _jpeg_options(picture: Picture) -> dict[str, Any]:
     return {
-        "quality": 95,
         "subsampling": "4:4:4",
         "icc_profile": picture.icc,
         "exif": _EXIF_PREFIX + picture.exif if picture.exif else b"",
@@ -372,7 +372,6 @@ def _webp_options(picture: Picture) -> dict[str, Any]:
 
 def _avif_options(picture: Picture) -> dict[str, Any]:
     return {
-        "quality": 95,
         "subsampling": "4:4:4",
         "icc_profile": picture.icc,
         "exif": picture.exif,
@@ -404,3 +403,4 @@ _WRITERS: dict[str, Callable[[Picture], dict[str, Any]]] = {
     "PPM": _no_options,
 }
 WRITABLE_FORMATS = tuple(_WRITERS)
+_LOSSY = ("JPEG", "AVIF")

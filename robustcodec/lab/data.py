@@ -65,7 +65,7 @@ class Pool:
         A picture is drawn in proportion to the square root of its pixels: by pixels alone, a few large pictures
         would fill the batches.
         """
-        kept = [version for picture in pictures for version in _reduced(picture) if min(version.shape[:2]) >= smallest]
+        kept = [version for picture in pictures for version in reduced(picture) if min(version.shape[:2]) >= smallest]
         if not kept:
             raise TrainingError(f"no picture is at least {smallest} pixels wide and high; use larger pictures")
         sizes = torch.tensor([version.shape[:2] for version in kept])
@@ -105,7 +105,7 @@ class Pool:
         return self.pixels[index].permute(0, 3, 1, 2).float() / 255
 
 
-def _reduced(picture: Pixels) -> list[Pixels]:
+def reduced(picture: Pixels) -> list[Pixels]:
     """Give the picture and, when it is large, its reductions."""
     if max(picture.shape[:2]) <= _REDUCE_ABOVE:
         return [picture]

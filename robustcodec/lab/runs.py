@@ -20,7 +20,7 @@ from torch import Tensor
 from robustcodec.errors import TrainingError
 from robustcodec.lab.recipe import Recipe
 
-_SETTINGS, _STATE, _LOG = "run.json", "state.safetensors", "log.jsonl"
+_SETTINGS, _STATE, LOG = "run.json", "state.safetensors", "log.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,12 +118,12 @@ class Run:
 
     def log(self, record: dict[str, Any]) -> None:
         """Append a line to the log."""
-        with (self.folder / _LOG).open("a", encoding="utf-8") as file:
+        with (self.folder / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, allow_nan=False) + "\n")
 
     def records(self) -> list[dict[str, Any]]:
         """Read the log."""
-        path = self.folder / _LOG
+        path = self.folder / LOG
         if not path.is_file():
             return []
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -133,7 +133,7 @@ class Run:
     def rewind_log(self, step: int) -> None:
         """Drop what was logged beyond `step`, which a resumed run logs again."""
         kept = [record for record in self.records() if record["step"] <= step]
-        _replace(self.folder / _LOG, "".join(json.dumps(record) + "\n" for record in kept).encode())
+        _replace(self.folder / LOG, "".join(json.dumps(record) + "\n" for record in kept).encode())
 
 
 def _replace(path: Path, data: bytes) -> None:
