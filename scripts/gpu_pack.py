@@ -47,6 +47,7 @@ def _arguments() -> argparse.Namespace:
     new.add_argument("--init", type=Path, required=True, help="run, bundle or checkpoint to begin with")
     new.add_argument("--recipe", type=Path, required=True, help="recipe; its steps are set from measured speed")
     new.add_argument("--slices", type=int, default=3, help="slices that the recipe is spread over")
+    new.add_argument("--steps", type=int, help="steps of the whole run (default: as many as fit into the slices)")
     new.add_argument("--crop", type=int, default=384, help="side of the crops that travel")
     new.add_argument("--crops-size", type=float, default=25.0, help="MiB of training crops at most")
     new.add_argument("--format", default="AVIF", choices=["AVIF", "JPEG", "PNG"], help="of the training crops")
@@ -82,7 +83,7 @@ def _new(arguments: argparse.Namespace) -> None:
     middles = centre_crops(read_pictures(picture_files(arguments.validation)), min(256, arguments.crop))
     lossless = ((middles * 255).round().byte().permute(0, 2, 3, 1).numpy()[i] for i in range(len(middles)))
     validation = pack_crops(lossless, Encoding(format="PNG"), int(size * _VALIDATION_SHARE))
-    plan = Plan(recipe=recipe, slices=arguments.slices, parent=str(arguments.init))
+    plan = Plan(recipe=recipe, slices=arguments.slices, parent=str(arguments.init), steps=arguments.steps)
     _write(arguments, new_run(plan, network.state_dict(), crops, validation))
 
 

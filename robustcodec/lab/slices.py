@@ -1,6 +1,6 @@
 """A training run on a machine that is lent in slices: what travels there, one slice of training, what comes back.
 
-plan.json                 the recipe, whose steps follow from measured speed, and the number of slices it is spread over
+plan.json                 the recipe and the number of slices it is spread over, from which its steps follow
 crops.tar                 training crops
 validation.tar            validation crops
 progress.json             steps, seconds and slices done
@@ -56,6 +56,8 @@ class Plan:
     slices: int
     parent: str
     """What the run began with."""
+    steps: int | None = None
+    """Steps of the run; else as many as fit into the slices."""
 
     def to_json(self) -> bytes:
         """Write as JSON."""
@@ -126,9 +128,9 @@ def train_slice(
 ) -> None:
     """Train in the folder `work` to the time `until` (time.monotonic()) or to the end of the plan.
 
-    How many steps the plan has left is measured first, so that its schedule ends with its last slice:
-    `slices_left`, this one included, is the plan's own count unless given. Later slices are taken to last
-    `slice_seconds` and to lose as much of it to preparations as this one.
+    Unless the plan says how many steps it has, the time of one is measured first, so that its schedule ends with its
+    last slice. `slices_left`, this one included, is the plan's own count unless given. Later slices are taken to
+    lose as much of their `slice_seconds` to preparations as this one.
     """
     plan = Plan.from_json(pack[_PLAN])
     recipe = plan.recipe
@@ -147,14 +149,15 @@ def train_slice(
     announce(f"{len(pool.heights)} training crops and {len(validation)} for validation on {device}")
     network = Hyper(*recipe.channels).to(device)
     network.load_state_dict(state.weights)
-    budget = min(_MEASURE_SECONDS, (until - time.monotonic()) / 10)
-    seconds = seconds_per_step(recipe, network, rate_distortion, pool, budget, record=record)
-    training = max(0.0, until - time.monotonic())
-    steps = state.step + max(1, int(_TRUSTED * training * left / seconds))
-    announce(
-        f"{seconds * 1000:.2f} ms a step; {training:.0f} s of {slice_seconds:.0f} s are for training; "
-        f"step {state.step} of {steps}, {left} slices left"
-    )
+    if plan.steps is None:
+        budget = min(_MEASURE_SECONDS, (until - time.monotonic()) / 10)
+        seconds = seconds_per_step(recipe, network, rate_distortion, pool, budget, record=record)
+        training = max(0.0, until - time.monotonic())
+        steps = state.step + max(1, int(_TRUSTED * training * left / seconds))
+        announce(f"{seconds * 1000:.2f} ms a step; {training:.0f} s of {slice_seconds:.0f} s are for training")
+    else:
+        steps = plan.steps
+    announce(f"step {state.step} of {steps}, {left} slices left")
     recipe = dataclasses.replace(recipe, steps=steps)
     run.create(dataclasses.replace(run.settings(), recipe=recipe), state)
     report = _reporter(announce)
