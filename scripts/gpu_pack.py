@@ -13,15 +13,14 @@ from pathlib import Path
 
 from robustcodec.errors import RobustcodecError, TrainingError
 from robustcodec.lab.checkpoints import load_weights, network_of
-from robustcodec.lab.crops import Encoding, pack_crops, sample_tiles
+from robustcodec.lab.crops import Encoding, count_crops, pack_crops, sample_tiles
 from robustcodec.lab.data import centre_crops, picture_files, read_pictures
 from robustcodec.lab.parcels import MIB, read_parcel, write_parcel
 from robustcodec.lab.recipe import Recipe
 from robustcodec.lab.slices import Plan, new_run, next_slice
 
 _PACKAGE = Path(__file__).resolve().parents[1] / "robustcodec"
-_VALIDATION_SHARE = 0.5
-"""Of the room for training crops, beside which validation crops are kept without loss."""
+_VALIDATION_MOST = 12 * MIB
 
 
 def main() -> int:
@@ -77,12 +76,12 @@ def _new(arguments: argparse.Namespace) -> None:
             f"{arguments.init} has {network.n}, {network.m} channels, the recipe {recipe.channels[0]}, "
             f"{recipe.channels[1]}; change one of them"
         )
-    size = int(arguments.crops_size * MIB)
     tiles = sample_tiles(read_pictures(picture_files(arguments.data)), arguments.crop, recipe.seed)
-    crops = pack_crops(tiles, Encoding(format=arguments.format), size)
+    crops = pack_crops(tiles, Encoding(format=arguments.format), int(arguments.crops_size * MIB))
     middles = centre_crops(read_pictures(picture_files(arguments.validation)), min(256, arguments.crop))
     lossless = ((middles * 255).round().byte().permute(0, 2, 3, 1).numpy()[i] for i in range(len(middles)))
-    validation = pack_crops(lossless, Encoding(format="PNG"), int(size * _VALIDATION_SHARE))
+    validation = pack_crops(lossless, Encoding(format="PNG"), _VALIDATION_MOST)
+    print(f"{count_crops(crops)} crops for training, {count_crops(validation)} of {len(middles)} for validation")
     plan = Plan(recipe=recipe, slices=arguments.slices, parent=str(arguments.init), steps=arguments.steps)
     _write(arguments, new_run(plan, network.state_dict(), crops, validation))
 

@@ -69,6 +69,12 @@ def pack_crops(crops: Iterable[Pixels], encoding: Encoding, most: int) -> bytes:
     return archive.getvalue()
 
 
+def count_crops(archive: bytes) -> int:
+    """Count the crops of an archive."""
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        return len(tar.getnames())
+
+
 def unpack_crops(archive: bytes) -> list[Pixels]:
     """Decode all crops of an archive to uint8 (H, W, 3)."""
 

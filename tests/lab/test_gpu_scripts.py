@@ -277,7 +277,8 @@ def test_end_to_end(tmp_path: Path) -> None:
     pack, out = tmp_path / "pack", tmp_path / "out"
     places = ["--data", tmp_path / "data", "--validation", tmp_path / "validation"]
     begin = ["--init", tmp_path / "init.safetensors", "--recipe", tmp_path / "recipe.json", "--steps", 40]
-    run(SCRIPTS / "gpu_pack.py", "new", *places, *begin, "--crop", 64, "--max-file", 0.02, "-o", pack)
+    said = run(SCRIPTS / "gpu_pack.py", "new", *places, *begin, "--crop", 64, "--max-file", 0.02, "-o", pack)
+    assert "16 crops for training, 2 of 2 for validation" in said
     assert (pack / "crops.tar.00").stat().st_size == int(0.02 * 2**20)
     with (pack / "robustcodec" / "lab" / "gradients.py").open("a") as code:
         code.write(CRASH)
