@@ -57,7 +57,7 @@ def _watch(arguments: argparse.Namespace, started: float) -> int:
     closing = min(30.0, seconds / 4)
     until = started + seconds - closing
     kill_at = until + closing / 2
-    patience = max(60.0, seconds / 4)
+    patience = max(120.0, seconds / 4)
     arguments.out.mkdir(parents=True, exist_ok=True)
     log = arguments.out / _LOG_NAME
     log.write_bytes(b"")
