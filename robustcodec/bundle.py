@@ -375,6 +375,8 @@ def _manifest(document: Any) -> Manifest:
 
     if not isinstance(document, dict) or type(document.get("format")) is not int:
         raise wrong("the version of the format is missing")
+    if document["format"] < 1:
+        raise wrong("the version of the format is below 1")
     if document["format"] > FORMAT:
         raise ModelError("the model was made by a newer release of robustcodec; update to use it")
     kinds: dict[str, type | tuple[type, ...]] = {
@@ -434,9 +436,9 @@ def _rate_point(entry: Any) -> RatePoint | None:
     if not isinstance(entry, dict) or set(entry) != {"quality", "lagrangian", "step"}:
         return None
     quality, lagrangian, step = entry["quality"], entry["lagrangian"], entry["step"]
-    numbers = all(type(value) in (int, float) and math.isfinite(value) for value in (quality, lagrangian))
-    if not numbers or type(step) is not int:
+    if type(quality) not in (int, float) or type(lagrangian) not in (int, float) or type(step) is not int:
         return None
-    if not (LOWEST <= quality <= HIGHEST and lagrangian > 0 and STEP_MIN <= step <= STEP_MAX):
+    # compared, not converted: a whole number may be larger than any float
+    if not (LOWEST <= quality <= HIGHEST and 0 < lagrangian <= sys.float_info.max and STEP_MIN <= step <= STEP_MAX):
         return None
     return RatePoint(float(quality), float(lagrangian), step)
