@@ -36,6 +36,8 @@ LEAKY_NUMERATOR, LEAKY_BITS = 41, 12
 MAX_SHIFT = 30
 """Enough for weights of any use; keeps the rounding term far below 2**53."""
 MAX_THRESHOLD = 1 << 47
+MAX_THRESHOLDS = 255
+"""Per channel, so that a table's index is a byte."""
 MAX_STEP = 65535
 STEP_UNIT = 1024
 """A quantisation step of R stands for R / 1024."""
@@ -285,8 +287,10 @@ def _tiles(height: int, width: int) -> Iterator[tuple[int, int, int, int]]:
 def check_thresholds(thresholds: NDArray[Any], channels: int, count: int) -> NDArray[np.int64]:
     """Give thresholds back if they are int64 (channels, count), rising (weakly) from 0 to below 2**47.
 
-    Raises ModelDamaged otherwise.
+    `count` is 1 to 255. Raises ModelDamaged otherwise.
     """
+    if not 1 <= count <= MAX_THRESHOLDS:
+        raise ModelDamaged(f"the model has {count} thresholds per channel, but 1 to {MAX_THRESHOLDS} are possible")
     _check_array("thresholds", thresholds, np.int64, (channels, count))
     if int(thresholds.min()) < 0 or int(thresholds.max()) >= MAX_THRESHOLD:
         raise ModelDamaged(f"thresholds run from {thresholds.min()} to {thresholds.max()}, outside 0 to 2**47 - 1")
@@ -301,7 +305,7 @@ def scale_index(t: Float64, thresholds: NDArray[np.int64], step: int) -> NDArray
     `t` holds integers below 2**53, `thresholds` passed `check_thresholds`, K is at most 255, `step` 1 to
     65535.
     """
-    if not 1 <= step <= MAX_STEP or thresholds.shape[1] > 255:
+    if not 1 <= step <= MAX_STEP or thresholds.shape[1] > MAX_THRESHOLDS:
         raise ValueError(f"step {step} or {thresholds.shape[1]} thresholds are out of range")
     # t * 1024 >= T * step is t >= ceil(T * step / 1024) for whole t; the product is below 2**63, the ceiling
     # below 2**53, so that it stays exact as a float64

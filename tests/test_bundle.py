@@ -17,6 +17,7 @@ from regenerate import TINY, sample
 from safetensors.numpy import load, save
 
 from robustcodec import bundle as bundle_module
+from robustcodec.architectures import open_architecture
 from robustcodec.bundle import (
     ANALYSIS,
     ENTROPY,
@@ -36,7 +37,15 @@ from robustcodec.bundle import (
     write_bundle,
 )
 from robustcodec.codec import Codec
-from robustcodec.errors import ModelDamaged, ModelError, ModelNotFound, OutputError, RobustcodecError, UsageError
+from robustcodec.errors import (
+    ImageError,
+    ModelDamaged,
+    ModelError,
+    ModelNotFound,
+    OutputError,
+    RobustcodecError,
+    UsageError,
+)
 from robustcodec.images import Picture
 
 Arrays = dict[str, NDArray[Any]]
@@ -288,6 +297,16 @@ def moved(first: NDArray[np.int32]) -> None:
     first[0] = 0
 
 
+def tables_of_y(arrays: Arrays, count: int) -> Arrays:
+    """Copies of y's first table, and as many thresholds as they need."""
+    return {
+        "y.lengths": np.repeat(arrays["y.lengths"][:1], count),
+        "y.minimums": np.repeat(arrays["y.minimums"][:1], count),
+        "y.frequencies": np.tile(arrays["y.frequencies"][: arrays["y.lengths"][0]], count),
+        "thresholds": np.zeros((len(arrays["thresholds"]), count - 1), np.int64),
+    }
+
+
 DAMAGE: dict[str, tuple[str, Callable[[Arrays], Arrays]]] = {
     "threshold negative": (ENTROPY, lambda a: {"thresholds": at(a["thresholds"], (0, 0), -1)}),
     "threshold too large": (ENTROPY, lambda a: {"thresholds": at(a["thresholds"], (0, -1), 1 << 47)}),
@@ -319,6 +338,8 @@ DAMAGE: dict[str, tuple[str, Callable[[Arrays], Arrays]]] = {
     "shift of the last": (ENTROPY, lambda a: {"h_s.4.shift": at(a["h_s.4.shift"], 0, 1)}),
     "bias beyond the proof": (ENTROPY, lambda a: {"h_s.4.bias": at(a["h_s.4.bias"], 0, 1 << 53)}),
     "bias most negative": (ENTROPY, lambda a: {"h_s.2.bias": at(a["h_s.2.bias"], 0, -(1 << 63))}),
+    "one table of y": (ENTROPY, lambda a: tables_of_y(a, 1)),
+    "257 tables of y": (ENTROPY, lambda a: tables_of_y(a, 257)),
     "array unknown": (ENTROPY, lambda a: {"more": np.zeros(1)}),
     "not a number in synthesis": (SYNTHESIS, lambda a: {"g_s.0.weight": at(a["g_s.0.weight"], 0, np.nan)}),
     "infinite bias": (SYNTHESIS, lambda a: {"g_s.6.bias": at(a["g_s.6.bias"], 0, np.inf)}),
@@ -339,6 +360,12 @@ def test_damaged_arrays_are_refused(folder: Path, kind: str) -> None:
     with_part(folder, part, save({**arrays, **change(arrays)}))
     with pytest.raises(ModelDamaged):
         use(folder)
+
+
+def test_side_information_that_is_not_finite_is_refused(folder: Path) -> None:
+    hyper = open_architecture(open_bundle(restored(folder)), threads=1)
+    with pytest.raises(ImageError, match="no finite latents"), np.errstate(all="ignore"):
+        hyper.side_information(np.full((12, 4, 4), np.inf, np.float32))
 
 
 @pytest.mark.parametrize("part", [ANALYSIS, SYNTHESIS, ENTROPY])

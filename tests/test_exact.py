@@ -281,6 +281,13 @@ def test_unfit_thresholds_are_refused(thresholds: NDArray[np.generic]) -> None:
         check_thresholds(thresholds, 1, 2)
 
 
+@pytest.mark.parametrize("count", [0, 256])
+def test_too_few_or_too_many_thresholds_are_refused(count: int) -> None:
+    with pytest.raises(ModelDamaged, match="1 to 255"):
+        check_thresholds(np.zeros((1, count), np.int64), 1, count)
+    assert check_thresholds(np.zeros((1, 255), np.int64), 1, 255).shape == (1, 255)
+
+
 def test_quantised_layers_come_close_to_the_real_ones() -> None:
     """A chain of a transposed convolution with ReLU and a convolution, in the units they were given."""
     generator = np.random.default_rng(5)

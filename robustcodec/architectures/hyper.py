@@ -16,7 +16,7 @@ from robustcodec import networks
 from robustcodec.architectures import Float32, Group, Int32, Latents, Schedule
 from robustcodec.bundle import Bundle
 from robustcodec.entropy import LARGEST_VALUE, TableSet
-from robustcodec.errors import ModelDamaged
+from robustcodec.errors import ImageError, ModelDamaged
 from robustcodec.exact import (
     U16,
     IntegerLayer,
@@ -134,6 +134,8 @@ class Hyper:
     def side_information(self, y: Float32) -> Int32:
         """Give z's symbols (N, h/4, w/4), rounded up, of y (M, h, w)."""
         z = self._encoder.hyper_analyse(y)
+        if not np.isfinite(z).all():
+            raise ImageError("the model gives no finite latents for this picture; use another model")
         symbols = np.rint(z - self.entropy.medians[:, None, None] / np.float32(STEP_UNIT))
         return np.clip(symbols, -LARGEST_VALUE, LARGEST_VALUE).astype(np.int32)
 
