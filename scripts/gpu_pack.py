@@ -15,7 +15,7 @@ from robustcodec.errors import RobustcodecError, TrainingError
 from robustcodec.lab.checkpoints import load_weights, network_of
 from robustcodec.lab.crops import Encoding, count_crops, pack_crops, sample_tiles
 from robustcodec.lab.data import centre_crops, picture_files, read_pictures
-from robustcodec.lab.parcels import MIB, read_parcel, write_parcel
+from robustcodec.lab.parcels import INDEX, MIB, read_parcel, write_parcel
 from robustcodec.lab.recipe import Recipe
 from robustcodec.lab.slices import Plan, new_run, next_slice
 
@@ -66,6 +66,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _new(arguments: argparse.Namespace) -> None:
+    _check_output(arguments.output)
     recipe = Recipe.load(arguments.recipe)
     if arguments.crop < max(phase.crop for phase in recipe.phases):
         raise TrainingError(f"the recipe takes larger crops than --crop {arguments.crop}; pack larger ones")
@@ -87,11 +88,20 @@ def _new(arguments: argparse.Namespace) -> None:
 
 
 def _next(arguments: argparse.Namespace) -> None:
+    _check_output(arguments.output)
     _write(arguments, next_slice(read_parcel(arguments.output), read_parcel(arguments.outcome)))
 
 
 def _join(arguments: argparse.Namespace) -> None:
     arguments.output.write_bytes(read_parcel(arguments.outcome)["average.safetensors"])
+
+
+def _check_output(output: Path) -> None:
+    """Refuse a folder in which the pack would replace something other than an earlier pack."""
+    if (output / _PACKAGE.name).resolve() == _PACKAGE:
+        raise TrainingError(f"{output} holds the package itself; name another folder with -o")
+    if output.is_dir() and any(output.iterdir()) and not (output / INDEX).is_file():
+        raise TrainingError(f"{output} is neither empty nor a pack; name another folder with -o")
 
 
 def _write(arguments: argparse.Namespace, files: Mapping[str, bytes]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from robustcodec.errors import TrainingError
 
 MIB = 2**20
-_INDEX = "parcel.json"
+INDEX = "parcel.json"
 
 
 def write_parcel(folder: Path, files: Mapping[str, bytes], *, most: int = 60 * MIB, piece: int = 15 * MIB) -> None:
@@ -31,11 +31,11 @@ def write_parcel(folder: Path, files: Mapping[str, bytes], *, most: int = 60 * M
             "take fewer training crops or allow more"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    if (folder / _INDEX).exists():
+    if (folder / INDEX).exists():
         for entry in _entries(folder).values():
             for name in entry["pieces"]:
                 (folder / name).unlink(missing_ok=True)
-        (folder / _INDEX).unlink()
+        (folder / INDEX).unlink()
     index = {}
     for name, data in files.items():
         pieces = [data[start : start + piece] for start in range(0, len(data), piece)] or [b""]
@@ -43,7 +43,7 @@ def write_parcel(folder: Path, files: Mapping[str, bytes], *, most: int = 60 * M
         for part, content in zip(names, pieces, strict=True):
             (folder / part).write_bytes(content)
         index[name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pieces": names}
-    (folder / _INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
 def read_parcel(folder: Path) -> dict[str, bytes]:
@@ -62,11 +62,29 @@ def read_parcel(folder: Path) -> dict[str, bytes]:
 
 def _entries(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / _INDEX).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        entries = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     except OSError as error:
-        raise TrainingError(f"{folder} is no parcel: it has no {_INDEX}") from error
+        raise TrainingError(f"{folder} is no parcel: it has no {INDEX}") from error
     except ValueError as error:
-        raise TrainingError(f"{folder / _INDEX} is damaged ({error}); copy the whole folder again") from error
+        raise TrainingError(f"{folder / INDEX} is damaged ({error}); copy the whole folder again") from error
+    if not isinstance(entries, dict) or not all(_is_bare(name) and _is_entry(entry) for name, entry in entries.items()):
+        raise TrainingError(f"{folder / INDEX} is damaged (not an index of files); copy the whole folder again")
+    return entries
+
+
+def _is_entry(entry: object) -> bool:
+    return (
+        isinstance(entry, dict)
+        and type(entry.get("size")) is int
+        and isinstance(entry.get("sha256"), str)
+        and isinstance(entry.get("pieces"), list)
+        and all(map(_is_bare, entry["pieces"]))
+    )
+
+
+def _is_bare(name: object) -> bool:
+    """Whether this names a file in the parcel's own folder, other than the index."""
+    return isinstance(name, str) and name not in ("", ".", "..", INDEX) and not set(name) & set("/\\:\0")
 
 
 def _largest(files: Mapping[str, bytes]) -> list[tuple[str, int]]:

@@ -35,6 +35,8 @@ from robustcodec.lab.training import Progress, fit, seconds_per_step
 _PLAN, _PROGRESS = "plan.json", "progress.json"
 _CROPS, _VALIDATION = "crops.tar", "validation.tar"
 _WEIGHTS, _AVERAGE = "weights.safetensors", "average.safetensors"
+_LEFT = (_PLAN, _PROGRESS, _WEIGHTS, _AVERAGE, LOG)
+"""What a slice leaves."""
 
 _SAVE_SECONDS = 60.0
 _REPORT_SECONDS = 20.0
@@ -111,9 +113,12 @@ def new_run(plan: Plan, weights: Mapping[str, Tensor], crops: bytes, validation:
 
 def next_slice(pack: Mapping[str, bytes], outcome: Mapping[str, bytes]) -> dict[str, bytes]:
     """Gather the files of the next slice, from those of an earlier one and what it left."""
-    if outcome.get(_PLAN) != pack.get(_PLAN):
+    lacking = [name for name in _LEFT if name not in outcome]
+    if lacking:
+        raise TrainingError(f"what came back lacks {', '.join(lacking)}; name the folder that a slice left")
+    if outcome[_PLAN] != pack.get(_PLAN):
         raise TrainingError("what came back belongs to another run than the pack; name the folders of one run")
-    return {**pack, **outcome}
+    return {**pack, **{name: outcome[name] for name in _LEFT}}
 
 
 def train_slice(
@@ -132,6 +137,10 @@ def train_slice(
     last slice. `slices_left`, this one included, is the plan's own count unless given. Later slices are taken to
     lose as much of their `slice_seconds` to preparations as this one.
     """
+    if slices_left is not None and slices_left < 1:
+        raise TrainingError(
+            f"with {slices_left} slices left there is nothing to train; this one counts, so say 1 or more"
+        )
     plan = Plan.from_json(pack[_PLAN])
     recipe = plan.recipe
     run, standing = _begin(pack, plan, work, announce)
@@ -177,9 +186,12 @@ def train_slice(
 
 
 def finish_slice(pack: Mapping[str, bytes], work: Path) -> dict[str, bytes]:
-    """Count the slice as done in the folder `work` and gather what it leaves; empty if it did not train at all."""
+    """Count the slice as done in the folder `work` and gather what it leaves; empty if it did not train at all.
+
+    A folder that holds another plan's run is left as it is.
+    """
     run = Run(work)
-    state = run.load() if run.exists else None
+    state = run.load() if run.exists and _holds(work, pack[_PLAN]) else None
     before = Standing.from_json(pack[_PROGRESS])
     if state is None or state.step <= before.step:
         return {}
@@ -200,12 +212,14 @@ def _begin(pack: Mapping[str, bytes], plan: Plan, work: Path, announce: Announce
     """Find the run in the kept working folder, or lay it out from the pack."""
     run = Run(work)
     brought = Standing.from_json(pack[_PROGRESS])
-    if run.exists and (work / _PLAN).is_file() and (work / _PLAN).read_bytes() == pack[_PLAN]:
+    if run.exists and _holds(work, pack[_PLAN]):
         kept = Standing.from_json((work / _PROGRESS).read_bytes())
         if kept.slices >= brought.slices:
             announce("going on from the state kept on this machine")
             return run, kept
     if work.exists():
+        if not (work / _PLAN).is_file() and (not work.is_dir() or any(work.iterdir())):
+            raise TrainingError(f"{work} holds something other than a slice's state; name another folder with --work")
         shutil.rmtree(work)
     weights, average = _whole(pack[_WEIGHTS]), _whole(pack[_AVERAGE])
     settings = Settings(recipe=plan.recipe, data=_CROPS, validation=_VALIDATION, parent=plan.parent, threads=1)
@@ -216,6 +230,10 @@ def _begin(pack: Mapping[str, bytes], plan: Plan, work: Path, announce: Announce
     run.create(settings, State(brought.step, brought.seconds, weights, average, {}))
     announce(f"going on from step {brought.step}, which was brought along, with a fresh optimiser")
     return run, brought
+
+
+def _holds(work: Path, plan: bytes) -> bool:
+    return (work / _PLAN).is_file() and (work / _PLAN).read_bytes() == plan
 
 
 def _reporter(announce: Announce) -> Callable[[Progress], None]:

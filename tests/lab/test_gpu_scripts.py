@@ -116,6 +116,68 @@ def test_parcels_are_split_joined_and_checked(tmp_path: Path) -> None:
         read_parcel(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize(
+    "index",
+    [
+        [],
+        {"a": 1},
+        {"a": {"size": 1, "sha256": "", "pieces": "a"}},
+        {"a": {"size": "1", "sha256": "", "pieces": ["a"]}},
+        {"a": {"size": 1, "sha256": "", "pieces": [["a"]]}},
+        {"a": {"size": 1, "sha256": "", "pieces": ["../kept"]}},
+        {"a": {"size": 1, "sha256": "", "pieces": [".."]}},
+        {"../kept": {"size": 1, "sha256": "", "pieces": ["a"]}},
+    ],
+)
+def test_an_index_names_files_of_its_own_folder_only(tmp_path: Path, index: object) -> None:
+    (tmp_path / "kept").write_bytes(b"k")
+    (tmp_path / "parcel").mkdir()
+    (tmp_path / "parcel" / "parcel.json").write_text(json.dumps(index))
+    with pytest.raises(TrainingError, match="not an index"):
+        read_parcel(tmp_path / "parcel")
+    with pytest.raises(TrainingError, match="not an index"):
+        write_parcel(tmp_path / "parcel", {"a": b"a"})
+    assert (tmp_path / "kept").read_bytes() == b"k"
+
+
+def test_only_what_a_slice_leaves_goes_into_the_next_pack() -> None:
+    pack = small_pack(2)
+    outcome = {name: pack[name] for name in ("plan.json", "progress.json", "weights.safetensors", "log.jsonl")}
+    with pytest.raises(TrainingError, match="lacks average"):
+        next_slice(pack, outcome)
+    outcome["average.safetensors"] = b"new"
+    assert next_slice(pack, {**outcome, "crops.tar": b"other", "gpu_slice.py": b"other"}) == {**pack, **outcome}
+
+
+def test_a_folder_of_other_things_is_not_worked_in(clock: Clock, tmp_path: Path) -> None:
+    (tmp_path / "thesis").write_bytes(b"t")
+    with pytest.raises(TrainingError, match="something other"):
+        train_for(1.0, clock, small_pack(2), tmp_path)
+    with pytest.raises(TrainingError, match="something other"):
+        train_for(1.0, clock, small_pack(2), tmp_path / "thesis")
+    assert (tmp_path / "thesis").read_bytes() == b"t"
+    with pytest.raises(TrainingError, match="0 slices left"):
+        train_for(1.0, clock, small_pack(2), tmp_path / "new", left=0)
+
+
+def test_another_plans_run_is_not_counted(clock: Clock, tmp_path: Path) -> None:
+    small_outcome(clock, tmp_path / "work")
+    before = (tmp_path / "work" / "progress.json").read_bytes()
+    assert finish_slice(small_pack(3), tmp_path / "work") == {}
+    assert (tmp_path / "work" / "progress.json").read_bytes() == before
+
+
+def test_a_pack_replaces_nothing_but_a_pack(tmp_path: Path) -> None:
+    (tmp_path / "robustcodec").mkdir()
+    (tmp_path / "robustcodec" / "mine").write_bytes(b"m")
+    for output, said in ((tmp_path, "neither empty nor a pack"), (SCRIPTS.parent, "the package itself")):
+        command = [sys.executable, SCRIPTS / "gpu_pack.py", "next", tmp_path / "out", "-o", output]
+        environment = {**os.environ, "PYTHONPATH": str(SCRIPTS.parent)}
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert result.returncode == 1 and said in result.stderr
+    assert (tmp_path / "robustcodec" / "mine").read_bytes() == b"m"
+
+
 def test_tiles_are_distinct_parts_of_their_pictures() -> None:
     """A picture of distinct pixels: no pixel may be in two tiles."""
     rows, columns = np.mgrid[:140, :150].astype(np.uint8)
