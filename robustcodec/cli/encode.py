@@ -81,7 +81,7 @@ def encode(
     target_size: Annotated[
         str | None, typer.Option(metavar="SIZE", help="At most so many bytes, such as 60K or 1.5M.")
     ] = None,
-    target_psnr: Annotated[float | None, typer.Option(help="At least so many decibels.")] = None,
+    target_psnr: Annotated[float | None, typer.Option(help="So many decibels, within 0.1.")] = None,
     model: options.Model = None,
     arch: Annotated[str | None, typer.Option(help="Architecture of the model: hyper or cheng.")] = None,
     variant: Annotated[str | None, typer.Option(help="Variant of the model: robust, base and others.")] = None,

@@ -77,6 +77,8 @@ def train(
         order = Order(recipe=chosen, data=data, validation=validation, init=init, hours=hours)
     elif not Run(run).exists:
         raise UsageError(f"{run} holds no run to resume; name a folder of training pictures with --data")
+    elif any(option is not None for option in (validation, channels, quality, qualities, init, hours, steps, recipe)):
+        raise UsageError("a run is resumed as it was begun: give -o RUN alone, or all options of a new run with --data")
     with Reporter(run, console.note) as reporter:
         run_training(Run(run), order, reporter.report, console.note)
     console.note(f"done; make a model of it with: robustcodec export {run} -o MODEL")
@@ -155,6 +157,8 @@ def _choose_recipe(
         raise UsageError("--quality and --qualities exclude each other; give one of them")
     if steps is not None and hours is not None:
         raise UsageError("--steps and --hours exclude each other; give one of them")
+    if hours is not None and not 0 < hours < 10000:
+        raise UsageError(f"--hours takes a time in hours, not {hours:g}")
     if arch != "hyper":
         raise UsageError(f"there is no architecture {arch!r} to train; this release has hyper")
     if file is not None:
@@ -165,6 +169,8 @@ def _choose_recipe(
         chosen = dataclasses.replace(chosen, steps=steps)
     if channels is not None:
         n, m = _numbers(channels, ",", "--channels takes two counts, such as 128,192")
+        if not (n.is_integer() and m.is_integer()):
+            raise UsageError(f"--channels takes two counts, such as 128,192, not {channels!r}")
         chosen = dataclasses.replace(chosen, channels=(int(n), int(m)))
     if quality is not None:
         chosen = dataclasses.replace(chosen, quality_low=quality, quality_high=quality)

@@ -37,8 +37,10 @@ def list_models(json: options.Json = False) -> None:
 def add(path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of a model.")]) -> None:
     """Check a model and copy it to where it is found from now on."""
     from robustcodec import bundle
+    from robustcodec.architectures import open_architecture
 
-    Console().note(f"added as {bundle.add(path).id}")
+    added = bundle.add(path, lambda model: open_architecture(model, threads=1))
+    Console().note(f"added as {added.id}")
 
 
 @app.command()
@@ -64,7 +66,8 @@ def verify(
         try:
             model = bundle.open_bundle(path)
             model.verify()
-            open_architecture(model, threads=1)
+            with bundle.damage_named(path):
+                open_architecture(model, threads=1)
             emit(f"{model.id}: in order ({path})")
         except ModelError as error:
             failed = True

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -104,10 +105,11 @@ def export(
     """Write the bundle of a network's weights.
 
     Integer ranges and the tables of y are fitted on `calibration`, the operating points measured on `validation`
-    (pictures uint8 (H, W, 3)). The bundle is written twice: without points, to measure them, and then with them.
+    (pictures uint8 (H, W, 3)). An existing bundle in `folder` stays until the new one is whole.
     """
     network = _half_precision(weights)
     check_size(network.arch, (network.n, network.m))
+    calibration = _large_enough(calibration, announce)
     announce(f"calibrating on {len(calibration)} pictures")
     latents = [_latents(network, picture) for picture in calibration]
     gaussian = _entropy_arrays(network, latents, gaussian_tables(SCALES))
@@ -131,9 +133,9 @@ def export(
     }
     analysis, synthesis = _transforms(network)
     parts = {ANALYSIS: analysis, SYNTHESIS: synthesis, ENTROPY: entropy, LAB: _lab_arrays(network, latents)}
-    bundle = write_bundle(folder, manifest, parts)
     announce(f"measuring operating points on {len(validation)} pictures")
-    points = tuple(measure_points(bundle, validation))
+    with tempfile.TemporaryDirectory() as scratch:
+        points = tuple(measure_points(write_bundle(Path(scratch) / id, manifest, parts), validation))
     manifest["points"] = [asdict(point) for point in points]
     return Exported(write_bundle(folder, manifest, parts), lengths, points)
 
@@ -143,14 +145,13 @@ def export_run(
 ) -> Exported:
     """Export a run, a bundle or a checkpoint. Pictures: those of `data`, or those that the run names."""
     run = Run(source)
-    state = run.load() if run.exists else None
     provenance: dict[str, Any] = {"source": source.name}
-    if run.exists and state is not None:
-        settings = run.settings()
-        training, validation = split_pictures(settings)
+    if run.exists:
+        settings, state = run.settings(), run.load()
+        if state is None:
+            raise TrainingError(f"{source} holds no trained state; train it first with: robustcodec train -o {source}")
         provenance = {
             "parent": Path(settings.parent).name,
-            "pictures": len(training),
             "steps": state.step,
             "pixels": pixels_seen(settings.recipe, state.step),
             "hours": round(state.seconds / 3600, 3),
@@ -158,11 +159,15 @@ def export_run(
         }
     if data is not None:
         training = validation = picture_files(data)
-    elif not run.exists:
+    elif run.exists:
+        training, validation = split_pictures(settings)
+        provenance["pictures"] = len(training)
+    else:
         raise TrainingError(f"{source} names no pictures to calibrate on; give some with --data")
+    weights = load_weights(source)
     every = max(1, len(training) // _CALIBRATION_PICTURES)
     return export(
-        load_weights(source),
+        weights,
         folder,
         id=id,
         variant=variant,
@@ -171,6 +176,16 @@ def export_run(
         validation=read_pictures(validation),
         announce=announce,
     )
+
+
+def _large_enough(pictures: Sequence[Pixels], announce: Callable[[str], None]) -> list[Pixels]:
+    """Leave out the pictures that side information does not fit into."""
+    kept = [picture for picture in pictures if min(picture.shape[:2]) >= Hyper.stride]
+    if not kept:
+        raise TrainingError(f"no picture to calibrate on is at least {Hyper.stride} pixels wide and high")
+    if len(kept) < len(pictures):
+        announce(f"left out {len(pictures) - len(kept)} pictures of fewer than {Hyper.stride} pixels a side")
+    return kept
 
 
 def measure_points(bundle: Bundle, pictures: Sequence[Pixels]) -> Iterator[Point]:
@@ -235,8 +250,6 @@ class _Latents:
 def _latents(network: Hyper, picture: Pixels) -> _Latents:
     """Analyse the middle of a picture, cut to whole side information."""
     height, width = (min(side, _CALIBRATION_CROP) // network.stride * network.stride for side in picture.shape[:2])
-    if not height or not width:
-        raise TrainingError(f"a calibration picture has fewer than {network.stride} pixels a side; use larger ones")
     top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
     crop = picture[top : top + height, left : left + width]
     x = torch.from_numpy(crop.copy()).permute(2, 0, 1)[None].float() / 255

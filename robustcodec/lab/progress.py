@@ -2,10 +2,15 @@
 
 import warnings
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from robustcodec.lab.training import Progress
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 _FOLDER = "tensorboard"
 
@@ -18,16 +23,21 @@ class Reporter:
         self._note = note
 
     def __enter__(self) -> "Reporter":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tensorboard warns its programmers about its own imports
-            from torch.utils.tensorboard import SummaryWriter
-        self._writer = SummaryWriter(str(self._folder))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._writer.close()
+        if "_writer" in self.__dict__:
+            self._writer.close()
+
+    @cached_property
+    def _writer(self) -> "SummaryWriter":
+        # made at the first report, when the run's folder stands
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tensorboard warns its programmers about its own imports
+            from torch.utils.tensorboard import SummaryWriter
+        return SummaryWriter(str(self._folder))
 
     def report(self, progress: Progress) -> None:
         """Show one report of the training loop."""

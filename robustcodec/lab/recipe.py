@@ -10,6 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from robustcodec.errors import TrainingError
+from robustcodec.rate import HIGHEST, LOWEST
+
+CROP_UNIT = 64
+"""Crops are whole multiples of what one element of the side information stands for."""
+
+MAX_RATE = 1e15
+"""Far beyond any use: only keeps infinity out."""
 
 
 class Trained(StrEnum):
@@ -52,6 +59,15 @@ class Phase:
     trained: Trained = Trained.ALL
     rounding: Rounding = Rounding.NOISE
 
+    def __post_init__(self) -> None:
+        _check_range("share", self.share, 0, 1)
+        _check_range("rate_from", self.rate_from, 0, MAX_RATE)
+        _check_range("rate_to", self.rate_to, 0, MAX_RATE)
+        _check_range("batch", self.batch, 1, 4096)
+        _check_range("crop", self.crop, CROP_UNIT, 4096)
+        if self.crop % CROP_UNIT:
+            raise TrainingError(f"crop must be a multiple of {CROP_UNIT}, not {self.crop}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -77,6 +93,15 @@ class Recipe:
     """How often the average is validated in a run."""
 
     def __post_init__(self) -> None:
+        _check_range("anchor_share", self.anchor_share, 0, 1)
+        _check_range("clip", self.clip, 1e-9, 1e9)
+        _check_range("average_horizon", self.average_horizon, 0, 1)
+        _check_range("validations", self.validations, 1, 1e6)
+        _check_range("seed", self.seed, 0, 2**31)
+        for count in self.channels:
+            _check_range("channels", count, 1, 1024)
+        _check_range("quality_low", self.quality_low, LOWEST, HIGHEST)
+        _check_range("quality_high", self.quality_high, self.quality_low, HIGHEST)
         if self.steps < 1 or not self.phases:
             raise TrainingError("a recipe needs at least one step and one phase")
         if abs(sum(phase.share for phase in self.phases) - 1) > 1e-6:
@@ -151,6 +176,11 @@ def continued(steps: int) -> Recipe:
             Phase(share=0.1, rate_from=5e-5, rate_to=0.0, rounding=Rounding.MIXED),
         ),
     )
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # not true of NaN either
+        raise TrainingError(f"{name} must lie between {low:g} and {high:g}, not {value:g}")
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:

@@ -114,7 +114,7 @@ class Run:
                         {"weights": weights, "average": average}[kind][name] = tensor
             return State(int(metadata["step"]), float(metadata["seconds"]), weights, average, moments)
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-            raise TrainingError(f"{path} is damaged ({error}); delete it to begin this run again") from error
+            raise TrainingError(f"{path} is damaged ({error}); delete the folder to begin again") from error
 
     def log(self, record: dict[str, Any]) -> None:
         """Append a line to the log."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustcodec.errors import TrainingError
+from robustcodec.graphs import check_size
 from robustcodec.lab.checkpoints import fill, load_weights
 from robustcodec.lab.data import Pool, centre_crops, picture_files, read_pictures
 from robustcodec.lab.losses import rate_distortion
@@ -49,6 +50,7 @@ def train(run: Run, order: Order | None, report: Report, announce: Announce) -> 
     if begins and order is None:
         raise TrainingError(f"{run.folder} holds no run to resume")
     settings = run.settings() if order is None else _settings(order)
+    check_size(settings.recipe.arch, settings.recipe.channels)
     if order is not None and run.exists:
         settings = _same_settings(run, settings, measured=order.hours is not None)
     torch.set_num_threads(settings.threads)
@@ -67,9 +69,9 @@ def train(run: Run, order: Order | None, report: Report, announce: Announce) -> 
 def _settings(order: Order) -> Settings:
     return Settings(
         recipe=order.recipe,
-        data=str(order.data),
-        validation=None if order.validation is None else str(order.validation),
-        parent=FROM_START if order.init is None else str(order.init),
+        data=str(order.data.resolve()),
+        validation=None if order.validation is None else str(order.validation.resolve()),
+        parent=FROM_START if order.init is None else str(order.init.resolve()),
         threads=torch.get_num_threads(),
     )
 

@@ -34,6 +34,12 @@ def test_types_come_back_as_they_were() -> None:
         ({"phases": []}, "at least one step and one phase"),
         ({"phases": [{"share": 0.5, "rate_from": 1, "rate_to": 1}]}, "must add up to 1"),
         ({"phases": [{"share": 1.0}]}, "incomplete"),
+        ({"phases": [{"share": 1.0, "rate_from": 1, "rate_to": 1, "crop": 100}]}, "multiple of 64"),
+        ({"phases": [{"share": 1.0, "rate_from": 1, "rate_to": 1, "batch": 0}]}, "batch must lie between"),
+        ({"phases": [{"share": 1.0, "rate_from": float("nan"), "rate_to": 1}]}, "rate_from must lie between"),
+        ({"channels": [0, 12]}, "channels must lie between"),
+        ({"quality_low": 6.0, "quality_high": 1.0}, "quality_high must lie between 6 and 6, not 1"),
+        ({"clip": -1.0}, "clip must lie between"),
         ({"phases": [3]}, r"recipe.phases\[0\] must be an object"),
     ],
 )
