@@ -18,7 +18,7 @@ import re
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -103,11 +103,15 @@ class Manifest:
 
 
 class Bundle:
-    """An opened model folder whose manifest is checked; parts are read and verified when first needed."""
+    """An opened model folder whose manifest is checked; parts are read and verified when first needed.
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    `held` are the bytes of parts that were read already.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, held: Mapping[str, bytes] | None = None) -> None:
         self.path = path
         self.manifest = manifest
+        self._held = held or {}
 
     @property
     def id(self) -> str:
@@ -146,10 +150,7 @@ class Bundle:
                 self._part(name)
 
     def _part(self, name: str) -> Arrays:
-        try:
-            data = _read(self.path / name, _MAX_PART)
-        except ModelNotFound as error:
-            raise ModelDamaged(f"{name} is missing") from error
+        data = self._held[name] if name in self._held else _read_part(self.path, name)
         if hashlib.sha256(data).hexdigest() != self.manifest.parts[name]:
             raise ModelDamaged(f"{name} does not match its checksum")
         try:
@@ -310,12 +311,28 @@ def user_folder() -> Path:
     return base / "robustcodec" / "models"
 
 
-def add(path: Path) -> Bundle:
-    """Verify a bundle and copy it, byte by byte, to the user's data folder."""
-    bundle = open_bundle(path)
-    bundle.verify()
+def add(path: Path, check: Callable[[Bundle], object] | None = None) -> Bundle:
+    """Verify a bundle and copy the very bytes that were verified to the user's data folder.
+
+    `check` may refuse it by a ModelDamaged too. Raises OutputError where another model of that id was added.
+    """
+    with damage_named(path):
+        manifest = _read(path / MANIFEST, _MAX_MANIFEST)
+        parts = {name: _read_part(path, name) for name in PARTS}
+        bundle = Bundle(path, _manifest(_json(manifest)), parts)
+        for name in PARTS:
+            bundle._part(name)
+        if check is not None:
+            check(bundle)
     folder = user_folder() / bundle.id
-    _write_folder(folder, {name: _read(path / name, _MAX_PART) for name in (MANIFEST, *PARTS)})
+    # what is damaged there is replaced: that is how a model is installed again
+    with suppress(ModelNotFound, ModelDamaged):
+        if open_bundle(folder).fingerprint != bundle.fingerprint:
+            raise OutputError(
+                f"another model is installed as {bundle.id}; `robustcodec models remove {bundle.id}` first, "
+                "but files made with it need it to be decoded"
+            )
+    _write_folder(folder, {MANIFEST: manifest, **parts})
     return open_bundle(folder)
 
 
@@ -348,6 +365,13 @@ def _read(path: Path, limit: int) -> bytes:
     if len(data) > limit:
         raise ModelDamaged(f"{path.name} has more than the {limit} bytes allowed")
     return data
+
+
+def _read_part(folder: Path, name: str) -> bytes:
+    try:
+        return _read(folder / name, _MAX_PART)
+    except ModelNotFound as error:
+        raise ModelDamaged(f"{name} is missing") from error
 
 
 def _json(data: bytes) -> Any:

@@ -541,6 +541,35 @@ def test_damaged_models_are_not_added(folder: Path) -> None:
     assert not user_folder().exists()
 
 
+def test_another_model_of_the_same_id_is_not_replaced(tmp_path: Path) -> None:
+    added = add(TINY)
+    other = copy_as(tmp_path / "other", architecture="other")
+    assert other.id == added.id
+    with pytest.raises(OutputError, match="robustcodec models remove hyper-tiny"):
+        add(other.path)
+    assert open_bundle(added.path).manifest == added.manifest
+    (added.path / MANIFEST).write_text("{}")  # damaged: nothing is lost
+    assert add(other.path).fingerprint == other.fingerprint
+
+
+def test_the_bytes_that_were_checked_are_added(folder: Path) -> None:
+    def swap(model: Bundle) -> None:
+        for name in (MANIFEST, *PARTS):
+            (folder / name).write_bytes(b"swapped")
+        open_architecture(model, threads=1)
+
+    assert add(restored(folder), swap).manifest == open_bundle(TINY).manifest
+    use(user_folder() / "hyper-tiny")
+
+
+def test_what_a_check_refuses_is_not_added(folder: Path) -> None:
+    arrays = load((TINY / ENTROPY).read_bytes())
+    with_part(folder, ENTROPY, save({**arrays, "more": np.zeros(1)}))
+    with pytest.raises(ModelDamaged, match=str(folder)):
+        add(folder, lambda model: open_architecture(model, threads=1))
+    assert not user_folder().exists()
+
+
 def test_bundles_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "model"
     copy_as(target)

@@ -358,6 +358,15 @@ def test_a_damaged_model_is_found_by_verify_and_does_not_hide_others(here: Path,
     assert "damaged" in error
 
 
+def test_models_that_are_not_exact_are_not_added(here: Path, run: Run, tiny_path: Path) -> None:
+    bundle = open_bundle(tiny_path)
+    entropy = {**bundle.entropy, "h_s.4.bias": bundle.entropy["h_s.4.bias"] + (1 << 53)}
+    parts = {ANALYSIS: bundle.analysis, SYNTHESIS: bundle.synthesis, ENTROPY: entropy, LAB: bundle.lab}
+    write_bundle(Path("inexact"), manifest_document(bundle.manifest), parts)
+    (error,) = errors(run("models", "add", "inexact"))
+    assert error.startswith("the model in inexact is damaged (h_s.4 can reach")
+
+
 def test_outputs_that_cannot_be_written(here: Path, run: Run, png: bytes, rbc: bytes) -> None:
     Path("album/a.png").mkdir(parents=True)
     Path("album/a.png/b.png").write_bytes(png)
