@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from robustcodec.errors import ModelDamaged, ModelError, ModelNotFound, OutputError
+from robustcodec.errors import ModelDamaged, ModelError, ModelNotFound, OutputError, UsageError
 from robustcodec.rate import HIGHEST, LOWEST, STEP_MAX, STEP_MIN, check_quality
 
 FORMAT = 1
@@ -236,33 +236,54 @@ def damage_named(path: Path) -> Iterator[None]:
 def find(model: str | None = None, architecture: str | None = None, variant: str | None = None) -> Bundle:
     """Find a model by id, path or fingerprint prefix, or by architecture and variant.
 
-    Without any, the default is the robust hyper model, or the base one where no robust one is installed.
-    Raises ModelNotFound.
+    An id comes before a path without a separator. Of several models of a variant, the one whose id says both
+    (hyper-base) is preferred. Without any, the default is the robust hyper model, or the base one where no robust
+    one is installed. Raises ModelNotFound, ModelDamaged where the folder of the wanted id is, and UsageError.
     """
     if model is not None:
-        if os.sep in model or (Path(model) / MANIFEST).is_file():
+        if architecture is not None or variant is not None:
+            raise UsageError("a model is named by itself or by architecture and variant; give one of the two")
+        if os.sep in model:
+            return open_bundle(Path(model))
+        named = _find_id(model)
+        if named is not None:
+            return named
+        if (Path(model) / MANIFEST).is_file():
             return open_bundle(Path(model))
         matches = [
-            bundle
-            for bundle in installed()
-            if bundle.id == model or (len(model) >= 4 and bundle.fingerprint.hex().startswith(model.lower()))
+            bundle for bundle in installed() if len(model) >= 4 and bundle.fingerprint.hex().startswith(model.lower())
         ]
         if not matches:
             raise ModelNotFound(
                 f"there is no model {model!r}; `robustcodec models list` shows those that are installed"
             )
-        if len({bundle.fingerprint for bundle in matches}) > 1 and matches[0].id != model:
+        if len({bundle.fingerprint for bundle in matches}) > 1:
             raise ModelNotFound(f"more than one model's fingerprint begins with {model!r}; give more of it")
         return matches[0]
     name = architecture or "hyper"
     for wanted in [variant] if variant else ["robust", "base"]:
-        for bundle in installed():
+        preferred = _find_id(f"{name}-{wanted}")
+        for bundle in itertools.chain([preferred] if preferred else [], installed()):
             if (bundle.manifest.architecture, bundle.manifest.variant) == (name, wanted):
                 return bundle
     raise ModelNotFound(
         f"there is no model of architecture {name!r}{f' and variant {variant!r}' if variant else ''}; "
         "`robustcodec models list` shows those that are installed, `robustcodec models add PATH` adds one"
     )
+
+
+def _find_id(id: str) -> Bundle | None:
+    """Find the nearest model of an id; a folder of that name whose manifest is damaged counts, and is an error."""
+    for path in installed_folders():
+        try:
+            bundle = open_bundle(path)
+        except ModelError:
+            if path.name == id:
+                raise
+        else:
+            if bundle.id == id:
+                return bundle
+    return None
 
 
 def find_for(fingerprint: bytes) -> Bundle:

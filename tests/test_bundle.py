@@ -501,6 +501,33 @@ def test_models_are_found_by_id_path_and_fingerprint(tmp_path: Path, monkeypatch
         find_for(bytes(8))
 
 
+def test_ids_come_before_paths_and_exclude_architectures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBUSTCODEC_MODELS", str(tmp_path / "models"))
+    copy_as(tmp_path / "models" / "near", id="near")
+    copy_as(tmp_path / "here" / "near", id="other")
+    copy_as(tmp_path / "here" / "only", id="third")
+    monkeypatch.chdir(tmp_path / "here")
+    assert find("near").id == "near"
+    assert find("only").id == "third"
+    assert find(str(tmp_path / "here" / "near")).id == "other"
+    for more in ({"architecture": "hyper"}, {"variant": "base"}):
+        with pytest.raises(UsageError, match="one of the two"):
+            find("near", **more)
+
+
+def test_the_default_is_the_model_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBUSTCODEC_MODELS", str(tmp_path))
+    for name in ("experiment", "hyper-base"):
+        copy_as(tmp_path / name, id=name)
+    assert find().id == find(variant="base").id == "hyper-base"
+    (tmp_path / "hyper-base" / MANIFEST).write_text("{}")
+    for wanted in ({}, {"variant": "base"}, {"model": "hyper-base"}):
+        with pytest.raises(ModelDamaged, match="hyper-base"):
+            find(**wanted)
+    shutil.rmtree(tmp_path / "hyper-base")
+    assert find().id == "experiment"
+
+
 def test_a_shared_fingerprint_prefix_is_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROBUSTCODEC_MODELS", str(tmp_path))
     copy_as(tmp_path / "one", id="one")
