@@ -1,7 +1,8 @@
 """Train one slice of a packed run on a GPU machine: docs/gpu.md says how.
 
 This process only watches. Another one trains; if it dies or hangs it is started again with the plainest kind of
-step, and when the time is up this one writes what the latest checkpoint holds, whatever happened before.
+step, unless it refused the pack, and when the time is up this one writes what the latest checkpoint holds, whatever
+happened before.
 """
 
 import argparse
@@ -18,6 +19,8 @@ from robustcodec.lab.parcels import MIB, read_parcel, write_parcel
 _WATCH_SECONDS = 0.5
 _TRIES = 3
 _LOG_NAME = "slice.log"
+_REFUSED = 3
+"""Exit code of a training process that found before its first step what another try would find too."""
 
 
 def main() -> int:
@@ -26,11 +29,10 @@ def main() -> int:
     try:
         if arguments.until is None:
             return _watch(arguments, started)
-        _train(arguments)
+        return _train(arguments)
     except RobustcodecError as error:
         print(f"gpu_slice: {error}", flush=True)
         return 1
-    return 0
 
 
 def _arguments() -> argparse.Namespace:
@@ -66,7 +68,10 @@ def _watch(arguments: argparse.Namespace, started: float) -> int:
         if attempt:
             _say(log, "starting again, with eager steps")
         code = _run(arguments, until, kill_at, patience, log, eager=arguments.eager or attempt > 0)
-        if code == 0 or time.monotonic() > until:
+        if code == _REFUSED and attempt == 0:
+            _say(log, "nothing was trained in this slice")
+            return 1
+        if code in (0, _REFUSED) or time.monotonic() > until:
             break
     from robustcodec.lab.slices import finish_slice
 
@@ -108,18 +113,25 @@ def _run(
             process.wait()
 
 
-def _train(arguments: argparse.Namespace) -> None:
+def _train(arguments: argparse.Namespace) -> int:
     from robustcodec.lab.slices import train_slice
 
-    train_slice(
-        read_parcel(arguments.pack),
-        arguments.work,
-        until=arguments.until,
-        slice_seconds=arguments.slice_minutes * 60,
-        slices_left=arguments.slices_left,
-        record=not arguments.eager,
-        announce=lambda line: print(line, flush=True),
-    )
+    begun: list[bool] = []
+    try:
+        train_slice(
+            read_parcel(arguments.pack),
+            arguments.work,
+            until=arguments.until,
+            slice_seconds=arguments.slice_minutes * 60,
+            slices_left=arguments.slices_left,
+            record=not arguments.eager,
+            announce=lambda line: print(line, flush=True),
+            begin=lambda: begun.append(True),
+        )
+    except RobustcodecError as error:
+        print(f"gpu_slice: {error}", flush=True)
+        return 1 if begun else _REFUSED
+    return 0
 
 
 def _last_written(work: Path) -> float:

@@ -130,12 +130,13 @@ def train_slice(
     slices_left: int | None,
     record: bool,
     announce: Announce,
+    begin: Callable[[], None] = lambda: None,
 ) -> None:
     """Train in the folder `work` to the time `until` (time.monotonic()) or to the end of the plan.
 
     Unless the plan says how many steps it has, the time of one is measured first, so that its schedule ends with its
     last slice. `slices_left`, this one included, is the plan's own count unless given. Later slices are taken to
-    lose as much of their `slice_seconds` to preparations as this one.
+    lose as much of their `slice_seconds` to preparations as this one. `begin` is called before the first step.
     """
     if slices_left is not None and slices_left < 1:
         raise TrainingError(
@@ -170,6 +171,7 @@ def train_slice(
     recipe = dataclasses.replace(recipe, steps=steps)
     run.create(dataclasses.replace(run.settings(), recipe=recipe), state)
     report = _reporter(announce)
+    begin()
     fit(
         run,
         recipe,

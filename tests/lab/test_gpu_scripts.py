@@ -314,6 +314,17 @@ def test_a_recording_that_fails_or_differs_is_not_used(monkeypatch: pytest.Monke
         assert len(notes) == (said is not None) and (said is None or said in notes[0])
 
 
+def test_what_is_refused_is_not_tried_again(tmp_path: Path) -> None:
+    write_parcel(tmp_path / "pack", small_pack(2))
+    places = ["--pack", tmp_path / "pack", "--out", tmp_path / "out", "--work", tmp_path / "work"]
+    command = [sys.executable, SCRIPTS / "gpu_slice.py", *places, "--slices-left", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS.parent), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 1 and not (tmp_path / "work").exists()
+    assert "with 0 slices left" in result.stdout and "nothing was trained" in result.stdout
+    assert "starting again" not in result.stdout
+
+
 def test_end_to_end(tmp_path: Path) -> None:
     """Pack, train a slice without the libraries a GPU machine lacks and with a crash of its first try, pack again."""
     for folder, count in (("data", 4), ("validation", 2)):
