@@ -236,9 +236,10 @@ def damage_named(path: Path) -> Iterator[None]:
 def find(model: str | None = None, architecture: str | None = None, variant: str | None = None) -> Bundle:
     """Find a model by id, path or fingerprint prefix, or by architecture and variant.
 
-    An id comes before a path without a separator. Of several models of a variant, the one whose id says both
-    (hyper-base) is preferred. Without any, the default is the robust hyper model, or the base one where no robust
-    one is installed. Raises ModelNotFound, ModelDamaged where the folder of the wanted id is, and UsageError.
+    An id comes before a path without a separator. Of several models of a variant in one folder, the one whose id says
+    both (hyper-base) is preferred. Without any, the default is the robust hyper model, else the base one, of the
+    nearest folder that has one: those of ROBUSTCODEC_MODELS, then the package's. Raises ModelNotFound, ModelDamaged
+    where the folder of the wanted id is, and UsageError.
     """
     if model is not None:
         if architecture is not None or variant is not None:
@@ -261,11 +262,13 @@ def find(model: str | None = None, architecture: str | None = None, variant: str
             raise ModelNotFound(f"more than one model's fingerprint begins with {model!r}; give more of it")
         return matches[0]
     name = architecture or "hyper"
-    for wanted in [variant] if variant else ["robust", "base"]:
-        preferred = _find_id(f"{name}-{wanted}")
-        for bundle in itertools.chain([preferred] if preferred else [], installed()):
-            if (bundle.manifest.architecture, bundle.manifest.variant) == (name, wanted):
-                return bundle
+    # models that were added serve by name only: adding one must not change what `encode` does
+    folders = search_path() if architecture or variant else [*_named_folders(), *_package_folders()]
+    for folder in folders:
+        for wanted in [variant] if variant else ["robust", "base"]:
+            found = _find_variant(folder, name, wanted)
+            if found is not None:
+                return found
     raise ModelNotFound(
         f"there is no model of architecture {name!r}{f' and variant {variant!r}' if variant else ''}; "
         "`robustcodec models list` shows those that are installed, `robustcodec models add PATH` adds one"
@@ -282,6 +285,21 @@ def _find_id(id: str) -> Bundle | None:
                 raise
         else:
             if bundle.id == id:
+                return bundle
+    return None
+
+
+def _find_variant(folder: Path, architecture: str, variant: str) -> Bundle | None:
+    """Find a folder's model of a variant, first the one whose id says so; if that one is damaged, that is an error."""
+    own = f"{architecture}-{variant}"
+    for path in sorted(_models_in(folder), key=lambda path: path.name != own):
+        try:
+            bundle = open_bundle(path)
+        except ModelError:
+            if path.name == own:
+                raise
+        else:
+            if (bundle.manifest.architecture, bundle.manifest.variant) == (architecture, variant):
                 return bundle
     return None
 
@@ -307,18 +325,29 @@ def installed() -> Iterator[Bundle]:
 def installed_folders() -> Iterator[Path]:
     """Go through the folders on the search path that hold a manifest, nearest first."""
     for folder in search_path():
-        # a folder that is not there, or not ours to read, has no models
-        with suppress(OSError):
-            for path in sorted(folder.iterdir()):
-                if (path / MANIFEST).is_file() and not path.name.startswith("."):
-                    yield path
+        yield from _models_in(folder)
+
+
+def _models_in(folder: Path) -> Iterator[Path]:
+    # a folder that is not there, or not ours to read, has no models
+    with suppress(OSError):
+        for path in sorted(folder.iterdir()):
+            if (path / MANIFEST).is_file() and not path.name.startswith("."):
+                yield path
 
 
 def search_path() -> list[Path]:
     """Folders that hold models: ROBUSTCODEC_MODELS, the user's data folder, the package's own."""
-    named = [Path(entry) for entry in os.environ.get(_ENVIRONMENT, "").split(os.pathsep) if entry]
+    return [*_named_folders(), user_folder(), *_package_folders()]
+
+
+def _named_folders() -> list[Path]:
+    return [Path(entry) for entry in os.environ.get(_ENVIRONMENT, "").split(os.pathsep) if entry]
+
+
+def _package_folders() -> list[Path]:
     package = Path(__file__).parent
-    return [*named, user_folder(), package / "weights", package.parent / "weights"]
+    return [package / "weights", package.parent / "weights"]
 
 
 def user_folder() -> Path:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from robustcodec.errors import TargetError
 from robustcodec.rate import STEP_MAX, STEP_MIN
 
+_INTERPOLATED = 8
+"""Evaluations after which the search for a size no longer trusts interpolation alone."""
+
 _PULL = 0.1
 """How near a bracket's end a probe may come, as a share of the bracket: keeps both ends moving."""
 
@@ -46,7 +49,11 @@ def finest_step_within(size_at: Callable[[int], int], size: int, start: int, tol
             coarse = probe
             if sizes[probe] >= size * (1 - tolerance):
                 return probe
-        probe = _between(fine, coarse, sizes, size * (1 - tolerance / 2))
+        # a bent or stepped curve can hold interpolation up: then halve the bracket every other time
+        if len(sizes) > _INTERPOLATED and len(sizes) % 2:
+            probe = min(max(round(math.sqrt(fine * coarse)), fine + 1), coarse - 1)
+        else:
+            probe = _between(fine, coarse, sizes, size * (1 - tolerance / 2))
     # neighbouring steps lie on either side of the target: only at the finest can one more byte still be spent
     if fine == STEP_MIN and fine not in sizes and measure(fine) <= size:
         return fine
