@@ -17,9 +17,9 @@ def main() -> None:
     parser.add_argument("-q", "--quality", type=float, default=4.0)
     quality = parser.parse_args().quality
     rows = [json.loads(line) for line in sys.stdin]
-    failed = [row["input"] for row in rows if "error" in row]
-    if failed or not rows:
-        raise SystemExit(f"{len(failed)} of {len(rows)} pictures failed")
+    missing = [row["input"] for row in rows if row.get("psnr") is None]
+    if missing or not rows:
+        raise SystemExit(f"{len(missing)} of {len(rows)} lines hold no result (failed or skipped files)")
     bpp = sum(row["bpp"] for row in rows) / len(rows)
     psnr = sum(row["psnr"] for row in rows) / len(rows)
     worst = min(rows, key=lambda row: row["psnr"])
