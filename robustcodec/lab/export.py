@@ -45,6 +45,9 @@ Arrays = dict[str, NDArray[Any]]
 SCALES = tuple(np.exp(np.linspace(math.log(SCALE_MIN), math.log(256.0), 64)).tolist())
 """Scales that the tables of y stand for, as in CompressAI; a latent takes the nearest in the logarithm."""
 
+_MIDDLES = np.sqrt(np.array(SCALES[:-1]) * np.array(SCALES[1:]))
+"""Where one table ends and the next begins."""
+
 QUALITIES = (1, 2, 3, 4, 5, 6)
 
 _HEADROOM = 1.5
@@ -273,8 +276,7 @@ def _entropy_arrays(network: Hyper, latents: Sequence[_Latents], y_tables: Table
     """Make the integer part of a bundle, with the given tables of y."""
     medians = _medians(network.entropy_bottleneck)
     layers, units = _integer_layers(network, latents, medians)
-    middles = np.sqrt(np.array(SCALES[:-1]) * np.array(SCALES[1:]))
-    thresholds = np.minimum(np.ceil(middles[None, :] / units[:, None]), MAX_THRESHOLD - 1).astype(np.int64)
+    thresholds = np.minimum(np.ceil(_MIDDLES[None, :] / units[:, None]), MAX_THRESHOLD - 1).astype(np.int64)
     return {
         **layers_to_arrays(layers),
         "thresholds": thresholds,
@@ -383,7 +385,7 @@ def _code_lengths(network: Hyper, latents: Sequence[_Latents], gaussian: Arrays,
     """Measure what exactness costs and what fitted tables gain, at step 1."""
     n, m = network.n, network.m
     exact, shipped = EntropyParameters(gaussian, n, m), EntropyParameters(fitted, n, m)
-    log_middles = np.log(np.sqrt(np.array(SCALES[:-1]) * np.array(SCALES[1:])))
+    log_middles = np.log(_MIDDLES)
     totals = np.zeros(4)
     for each in latents:
         z_symbols, z_hat = _z_hat(each, exact.medians)
