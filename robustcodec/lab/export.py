@@ -115,7 +115,10 @@ def export(
     calibration = _large_enough(calibration, announce)
     announce(f"calibrating on {len(calibration)} pictures")
     latents = [_latents(network, picture) for picture in calibration]
-    gaussian = _entropy_arrays(network, latents, gaussian_tables(SCALES))
+    medians = _medians(network.entropy_bottleneck)
+    units = _activation_units(network, latents, medians)
+    layers, scale_units = _integer_layers(network, units)
+    gaussian = _entropy_arrays(network, layers, scale_units, medians, gaussian_tables(SCALES))
     counts = _count(EntropyParameters(gaussian, network.n, network.m), latents)
     entropy = {**gaussian, **_prefixed("y", _fitted_tables(gaussian_tables(SCALES), counts).to_arrays())}
     lengths = _code_lengths(network, latents, gaussian, entropy)
@@ -135,7 +138,7 @@ def export(
         "attacks": [],
     }
     analysis, synthesis = _transforms(network)
-    parts = {ANALYSIS: analysis, SYNTHESIS: synthesis, ENTROPY: entropy, LAB: _lab_arrays(network, latents)}
+    parts = {ANALYSIS: analysis, SYNTHESIS: synthesis, ENTROPY: entropy, LAB: _lab_arrays(network, units, scale_units)}
     announce(f"measuring operating points on {len(validation)} pictures")
     with tempfile.TemporaryDirectory() as scratch:
         points = tuple(measure_points(write_bundle(Path(scratch) / id, manifest, parts), validation))
@@ -272,10 +275,14 @@ def _z_hat(latents: _Latents, medians: NDArray[np.int32]) -> tuple[NDArray[np.in
     return symbols.to(torch.int32).numpy(), (symbols + centre)[None]
 
 
-def _entropy_arrays(network: Hyper, latents: Sequence[_Latents], y_tables: TableSet) -> Arrays:
-    """Make the integer part of a bundle, with the given tables of y."""
-    medians = _medians(network.entropy_bottleneck)
-    layers, units = _integer_layers(network, latents, medians)
+def _entropy_arrays(
+    network: Hyper,
+    layers: Sequence[IntegerLayer],
+    units: NDArray[np.float64],
+    medians: NDArray[np.int32],
+    y_tables: TableSet,
+) -> Arrays:
+    """Make the integer part of a bundle, with the given tables of y; `units` (M,) are those of the scales."""
     thresholds = np.minimum(np.ceil(_MIDDLES[None, :] / units[:, None]), MAX_THRESHOLD - 1).astype(np.int64)
     return {
         **layers_to_arrays(layers),
@@ -286,12 +293,9 @@ def _entropy_arrays(network: Hyper, latents: Sequence[_Latents], y_tables: Table
     }
 
 
-def _integer_layers(
-    network: Hyper, latents: Sequence[_Latents], medians: NDArray[np.int32]
-) -> tuple[tuple[IntegerLayer, ...], NDArray[np.float64]]:
+def _integer_layers(network: Hyper, units: tuple[float, float]) -> tuple[tuple[IntegerLayer, ...], NDArray[np.float64]]:
     """Round the hyper synthesis to integers and prove it exact; also give the unit of each channel's scale."""
     first, second, last = layer_specs(network.n, network.m)
-    units = _activation_units(network, latents, medians)
     real = convolutions(network.h_s)
     matrices = [
         # torch keeps a transposed convolution's inputs first
@@ -406,12 +410,9 @@ def _code_lengths(network: Hyper, latents: Sequence[_Latents], gaussian: Arrays,
     return CodeLength(*totals.tolist())
 
 
-def _lab_arrays(network: Hyper, latents: Sequence[_Latents]) -> Arrays:
+def _lab_arrays(network: Hyper, units: tuple[float, float], scale_units: NDArray[np.float64]) -> Arrays:
     """What the lab needs beside the other parts: the prior, and the units of the integer layers."""
     prior = network.entropy_bottleneck
-    medians = _medians(prior)
-    units = _activation_units(network, latents, medians)
-    _, scale_units = _integer_layers(network, latents, medians)
     return {
         **{f"entropy_bottleneck.{name}": tensor.numpy() for name, tensor in prior.state_dict().items()},
         "h_s.0.unit": np.array([units[0]], np.float32),
