@@ -40,6 +40,9 @@ def train(
     qualities: Annotated[
         str | None, typer.Option(metavar="LOW-HIGH", help="Train for a range of qualities, such as 1-6.")
     ] = None,
+    start: Annotated[
+        str | None, typer.Option(metavar="START", help="Begin anew: orthonormal [default] or conventional (random).")
+    ] = None,
     init: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Begin with a run's, bundle's or checkpoint's weights.")
     ] = None,
@@ -67,7 +70,7 @@ def train(
     from robustcodec.lab.train import Order
     from robustcodec.lab.train import train as run_training
 
-    chosen = _choose_recipe(recipe, arch, channels, quality, qualities, steps, hours, continues=init is not None)
+    chosen = _choose_recipe(recipe, arch, channels, start, quality, qualities, steps, hours, continues=init is not None)
     if print_recipe:
         typer.echo(chosen.to_json(), nl=False)
         return
@@ -77,7 +80,9 @@ def train(
         order = Order(recipe=chosen, data=data, validation=validation, init=init, hours=hours)
     elif not Run(run).exists:
         raise UsageError(f"{run} holds no run to resume; name a folder of training pictures with --data")
-    elif any(option is not None for option in (validation, channels, quality, qualities, init, hours, steps, recipe)):
+    elif any(
+        option is not None for option in (validation, channels, start, quality, qualities, init, hours, steps, recipe)
+    ):
         raise UsageError("a run is resumed as it was begun: give -o RUN alone, or all options of a new run with --data")
     with Reporter(run, console.note) as reporter:
         run_training(Run(run), order, reporter.report, console.note)
@@ -143,6 +148,7 @@ def _choose_recipe(
     file: Path | None,
     arch: str,
     channels: str | None,
+    start: str | None,
     quality: float | None,
     qualities: str | None,
     steps: int | None,
@@ -159,6 +165,10 @@ def _choose_recipe(
         raise UsageError("--steps and --hours exclude each other; give one of them")
     if hours is not None and not 0 < hours < 10000:
         raise UsageError(f"--hours takes a time in hours, not {hours:g}")
+    if start is not None and continues:
+        raise UsageError("--start and --init exclude each other; give one of them")
+    if start is not None and start not in list(recipes.Start):
+        raise UsageError(f"--start can be {' or '.join(recipes.Start)}, not {start}")
     if arch != "hyper":
         raise UsageError(f"there is no architecture {arch!r} to train; this release has hyper")
     if file is not None:
@@ -172,6 +182,8 @@ def _choose_recipe(
         if not (n.is_integer() and m.is_integer()):
             raise UsageError(f"--channels takes two counts, such as 128,192, not {channels!r}")
         chosen = dataclasses.replace(chosen, channels=(int(n), int(m)))
+    if start is not None:
+        chosen = dataclasses.replace(chosen, start=recipes.Start(start))
     if quality is not None:
         chosen = dataclasses.replace(chosen, quality_low=quality, quality_high=quality)
     if qualities is not None:

@@ -27,8 +27,8 @@ from robustcodec.graphs.digests import DIGESTS
 Float32 = NDArray[np.float32]
 Shapes = dict[str, tuple[int, ...]]
 
-SIZES: dict[str, tuple[tuple[int, int], ...]] = {"hyper": ((128, 192), (192, 320), (8, 12))}
-"""The sizes (N, M) of each architecture that there are graphs for; the smallest one is for tests."""
+SIZES: dict[str, tuple[tuple[int, int], ...]] = {"hyper": ((128, 192), (192, 320), (64, 96), (8, 12))}
+"""The sizes (N, M) of each architecture that there are graphs for; 64/96 is for experiments, 8/12 for tests."""
 NETWORKS = ("analysis", "hyper_analysis", "synthesis")
 
 PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))

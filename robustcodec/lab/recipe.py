@@ -19,6 +19,15 @@ MAX_RATE = 1e15
 """Far beyond any use: only keeps infinity out."""
 
 
+class Start(StrEnum):
+    """What a run begins with unless it is given weights."""
+
+    ORTHONORMAL = "orthonormal"
+    """A transform measured on the training pictures."""
+    CONVENTIONAL = "conventional"
+    """The usual random kernels, torch's own as in CompressAI, and GDN with beta 1 and gamma 0.1 on its diagonal."""
+
+
 class Trained(StrEnum):
     """Which parameters a phase trains."""
 
@@ -78,6 +87,7 @@ class Recipe:
     arch: str = "hyper"
     channels: tuple[int, int] = (128, 192)
     """N and M."""
+    start: Start = Start.ORTHONORMAL
     quality_low: float = 4.0
     quality_high: float = 4.0
     """Each crop's quality is drawn from this range, evenly in the logarithm of the step."""

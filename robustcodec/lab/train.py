@@ -14,13 +14,10 @@ from robustcodec.lab.checkpoints import fill, load_weights
 from robustcodec.lab.data import Pool, centre_crops, picture_files, read_pictures
 from robustcodec.lab.losses import rate_distortion
 from robustcodec.lab.networks import Hyper
-from robustcodec.lab.recipe import Recipe
+from robustcodec.lab.recipe import Recipe, Start
 from robustcodec.lab.runs import Run, Settings, State, cpu_copy, default_device
 from robustcodec.lab.start import orthonormal_start
 from robustcodec.lab.training import Report, fit, seconds_per_step
-
-FROM_START = "orthonormal start"
-"""What a run without --init has for a parent."""
 
 _VALIDATION_CROP = 256
 _START_CROPS = 256
@@ -71,7 +68,7 @@ def _settings(order: Order) -> Settings:
         recipe=order.recipe,
         data=str(order.data.resolve()),
         validation=None if order.validation is None else str(order.validation.resolve()),
-        parent=FROM_START if order.init is None else str(order.init.resolve()),
+        parent=f"{order.recipe.start} start" if order.init is None else str(order.init.resolve()),
         threads=torch.get_num_threads(),
     )
 
@@ -92,13 +89,13 @@ def _same_settings(run: Run, asked: Settings, *, measured: bool) -> Settings:
 def _begin(run: Run, settings: Settings, order: Order, network: Hyper, pool: Pool, announce: Announce) -> Settings:
     """Set the first weights, turn hours into steps, and write the run's settings and first state."""
     recipe = settings.recipe
-    if order.init is None:
+    if order.init is not None:
+        fill(network, load_weights(order.init), str(order.init))
+    elif recipe.start is Start.ORTHONORMAL:  # a conventional start is what the network was made with
         announce("measuring the orthonormal start")
         generator = torch.Generator().manual_seed(recipe.seed)
         crops = pool.draw(_START_CROPS, recipe.phases[0].crop, generator)
         orthonormal_start(network, crops.cpu(), generator)
-    else:
-        fill(network, load_weights(order.init), str(order.init))
     if order.hours is not None:
         seconds = seconds_per_step(recipe, network.to(default_device()), rate_distortion, pool)
         recipe = dataclasses.replace(recipe, steps=max(1, round(order.hours * 3600 / seconds)))

@@ -100,7 +100,7 @@ def assert_equal(state: Document, expected: Document) -> None:
         assert state[name].dtype == torch.float32 and torch.equal(state[name], tensor), name
 
 
-@pytest.mark.parametrize("sizes", [(192, 320), (128, 192)])
+@pytest.mark.parametrize("sizes", [(192, 320), (128, 192), (64, 96)])
 def test_sizes_come_from_the_state_dict(sizes: tuple[int, int]) -> None:
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in Hyper(*sizes).state_dict().items()}

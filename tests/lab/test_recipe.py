@@ -5,7 +5,7 @@ import json
 import pytest
 
 from robustcodec.errors import TrainingError
-from robustcodec.lab.recipe import Phase, Precision, Recipe, Rounding, Trained, continued, from_start
+from robustcodec.lab.recipe import Phase, Precision, Recipe, Rounding, Start, Trained, continued, from_start
 
 
 @pytest.mark.parametrize("recipe", [from_start(1000), continued(17)])
@@ -15,6 +15,7 @@ def test_a_recipe_survives_json(recipe: Recipe) -> None:
 
 def test_types_come_back_as_they_were() -> None:
     recipe = Recipe.from_json(from_start(10).to_json())
+    assert isinstance(recipe.start, Start)
     assert isinstance(recipe.phases[0], Phase)
     assert isinstance(recipe.precision, Precision)
     assert isinstance(recipe.phases[0].trained, Trained)
@@ -72,3 +73,11 @@ def test_the_schedule_meets_its_corners() -> None:
     assert rates[60:] == sorted(rates[60:], reverse=True)
     with pytest.raises(ValueError, match="beyond"):
         recipe.at(101)
+
+
+def test_a_recipe_of_before_there_was_a_choice_starts_orthonormally() -> None:
+    document = json.loads(from_start(10).to_json())
+    del document["start"]
+    assert Recipe.from_json(json.dumps(document)).start is Start.ORTHONORMAL
+    with pytest.raises(TrainingError, match=r"recipe\.start is 'warm'; it can be orthonormal, conventional"):
+        Recipe.from_json(json.dumps({**document, "start": "warm"}))

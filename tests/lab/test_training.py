@@ -1,5 +1,6 @@
 """The training loop: it learns, and a run killed anywhere ends with the very same weights."""
 
+import dataclasses
 import hashlib
 import os
 import signal
@@ -18,8 +19,8 @@ from robustcodec.lab import runs
 from robustcodec.lab.data import Pool, centre_crops
 from robustcodec.lab.losses import draw_qualities, rate_distortion
 from robustcodec.lab.networks import Hyper
-from robustcodec.lab.recipe import Phase, Precision, Recipe, Rounding
-from robustcodec.lab.runs import Run, State
+from robustcodec.lab.recipe import Phase, Precision, Recipe, Rounding, Start
+from robustcodec.lab.runs import Run, Settings, State
 from robustcodec.lab.train import Order, split_pictures, train
 from robustcodec.lab.training import draw_batch, pixels_seen
 from robustcodec.rate import high_rate_step, lagrangian
@@ -79,6 +80,29 @@ def uninterrupted(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> R
     run = Run(tmp_path_factory.mktemp("run") / "whole")
     train(run, Order(recipe=recipe(), data=pictures), quiet, quiet)
     return run
+
+
+def test_a_conventional_start_is_random_kernels_and_identity_like_gdn(pictures: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path / "conventional")
+    start = dataclasses.replace(recipe(1), start=Start.CONVENTIONAL)
+    first: list[State] = []
+    create = Run.create
+
+    def keep(self: Run, settings: Settings, state: State) -> None:
+        first.append(state)
+        create(self, settings, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "create", keep)
+        train(run, Order(recipe=start, data=pictures), quiet, quiet)
+    weights = first[0].weights
+    assert run.settings().parent == "conventional start"
+    # torch draws kernels and biases evenly within one over the root of what each sum has of terms
+    for name, terms in (("g_a.2.weight", 8 * 25), ("h_a.0.weight", 12 * 9), ("g_a.2.bias", 8 * 25)):
+        largest = float(weights[name].abs().max())
+        assert 0.8 * terms**-0.5 < largest <= terms**-0.5
+    assert torch.allclose(weights["g_s.3.beta"] ** 2, torch.ones(8))
+    assert torch.allclose(weights["g_s.3.gamma"] ** 2, 0.1 * torch.eye(8), atol=1e-6)
 
 
 def test_training_lowers_the_cost(uninterrupted: Run) -> None:
