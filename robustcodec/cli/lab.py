@@ -12,6 +12,7 @@ import typer
 
 from robustcodec.cli import options
 from robustcodec.cli.console import Console
+from robustcodec.cli.stopper import Stopper
 from robustcodec.errors import MissingExtra, UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def train(
-    run: Annotated[Path, typer.Option("-o", "--output", metavar="RUN", help="Folder of the run.")],
+    run: Annotated[Path | None, typer.Option("-o", "--output", metavar="RUN", help="Folder of the run.")] = None,
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of training pictures.")] = None,
     validation: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of validation pictures [default: some of --data].")
@@ -57,7 +58,7 @@ def train(
     """Train a model on a folder of pictures (needs robustcodec[lab]).
 
     A run that was interrupted goes on when the same command, or -o RUN alone, is given again, and ends with the
-    same weights as if it had not been.
+    same weights as if it had not been. Ctrl-C saves the state after the step in hand; a second one does not wait.
 
     \b
       robustcodec train --data photos -o runs/base --qualities 1-6 --hours 3
@@ -65,15 +66,18 @@ def train(
       robustcodec export runs/base -o my-model
     """
     require_lab()
+    chosen = _choose_recipe(recipe, arch, channels, start, quality, qualities, steps, hours, continues=init is not None)
+    if print_recipe:
+        typer.echo(chosen.to_json(), nl=False)
+        return
+    if run is None:
+        raise UsageError("a run needs a folder; name it with -o")
+
     from robustcodec.lab.progress import Reporter
     from robustcodec.lab.runs import Run
     from robustcodec.lab.train import Order
     from robustcodec.lab.train import train as run_training
 
-    chosen = _choose_recipe(recipe, arch, channels, start, quality, qualities, steps, hours, continues=init is not None)
-    if print_recipe:
-        typer.echo(chosen.to_json(), nl=False)
-        return
     console = Console(quiet=quiet, json=False)
     order = None
     if data is not None:
@@ -84,8 +88,11 @@ def train(
         option is not None for option in (validation, channels, start, quality, qualities, init, hours, steps, recipe)
     ):
         raise UsageError("a run is resumed as it was begun: give -o RUN alone, or all options of a new run with --data")
-    with Reporter(run, console.note) as reporter:
-        run_training(Run(run), order, reporter.report, console.note)
+    with Reporter(run, console.note) as reporter, Stopper() as stopper:
+        finished = run_training(Run(run), order, reporter.report, console.note, stopper.asked)
+    if not finished and stopper.number is not None:
+        console.note(f"stopped; go on with: robustcodec train -o {run}")
+        raise typer.Exit(128 + stopper.number)
     console.note(f"done; make a model of it with: robustcodec export {run} -o MODEL")
 
 

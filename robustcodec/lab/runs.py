@@ -3,11 +3,15 @@
 run.json            settings, written once
 state.safetensors   weights, their average, the optimiser's moments; the step count as metadata; replaced atomically
 log.jsonl           a JSON object per line; lines beyond the state's step are dropped on resuming
+lock                empty; held by the process that trains
 """
 
 import dataclasses
 import json
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +24,10 @@ from torch import Tensor
 from robustcodec.errors import TrainingError
 from robustcodec.lab.recipe import Recipe
 
-_SETTINGS, _STATE, LOG = "run.json", "state.safetensors", "log.jsonl"
+if sys.platform != "win32":
+    import fcntl
+
+_SETTINGS, _STATE, LOG, _LOCK = "run.json", "state.safetensors", "log.jsonl", "lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +40,8 @@ class Settings:
     parent: str
     threads: int
     """CPU threads of torch: another number may sum in another order and so give other weights."""
+    pictures: str | None = None
+    """Digest of the pictures' names and sizes; None in a run from before there was one."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,29 @@ class Run:
     def exists(self) -> bool:
         """Whether settings have been written here."""
         return (self.folder / _SETTINGS).is_file()
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder, which is made, for this process alone; the system lets go of it when the process ends.
+
+        Raises TrainingError if another process holds it.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = (self.folder / _LOCK).open("ab")
+        except OSError as error:
+            raise TrainingError(f"the run folder {self.folder} cannot be written: {error.strerror}") from error
+        with file:
+            if sys.platform != "win32":
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise TrainingError(
+                        f"another process is training in {self.folder}; wait for its end or choose another folder"
+                    ) from error
+                except OSError:
+                    pass  # a file system without locks
+            yield
 
     def create(self, settings: Settings, state: State) -> None:
         """Make the folder and write its first state and, when that stands, its settings."""

@@ -1,6 +1,8 @@
 """`robustcodec train`: gather data and weights, then run the loop on a new or an interrupted run."""
 
 import dataclasses
+import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from robustcodec.lab.networks import Hyper
 from robustcodec.lab.recipe import Recipe, Start
 from robustcodec.lab.runs import Run, Settings, State, cpu_copy, default_device
 from robustcodec.lab.start import orthonormal_start
-from robustcodec.lab.training import Report, fit, seconds_per_step
+from robustcodec.lab.training import Report, Stop, fit, seconds_per_step
 
 _VALIDATION_CROP = 256
 _START_CROPS = 256
@@ -38,18 +40,25 @@ class Order:
     hours: float | None = None
 
 
-def train(run: Run, order: Order | None, report: Report, announce: Announce) -> None:
+def train(run: Run, order: Order | None, report: Report, announce: Announce, stop: Stop = lambda: False) -> bool:
     """Train to the end of the recipe: the run in the folder if there is one, else a new one as ordered.
 
-    An order for a folder that holds a run must be the one that the run was begun with.
+    An order for a folder that holds a run must be the one that the run was begun with, and so must the pictures.
+    Gives whether the end was reached, which it is not once `stop` says so.
     """
-    begins = not run.exists
-    if begins and order is None:
+    if order is None and not run.exists:
         raise TrainingError(f"{run.folder} holds no run to resume")
     settings = run.settings() if order is None else _settings(order)
     check_size(settings.recipe.arch, settings.recipe.channels)
-    if order is not None and run.exists:
+    with run.lock():
+        return _train(run, settings, order, report, announce, stop)
+
+
+def _train(run: Run, settings: Settings, order: Order | None, report: Report, announce: Announce, stop: Stop) -> bool:
+    begins = not run.exists
+    if order is not None and not begins:
         settings = _same_settings(run, settings, measured=order.hours is not None)
+    _check_pictures(run, settings)
     torch.set_num_threads(settings.threads)
     pool, crops = _load_pictures(settings, announce)
     with torch.random.fork_rng(devices=[]):
@@ -60,23 +69,26 @@ def train(run: Run, order: Order | None, report: Report, announce: Announce) -> 
     state = run.load()
     if state is None:
         raise TrainingError(f"{run.folder} has settings but no state; delete it and begin again")
-    fit(run, settings.recipe, state, network.to(default_device()), rate_distortion, pool, crops, report)
+    return fit(
+        run, settings.recipe, state, network.to(default_device()), rate_distortion, pool, crops, report, stop=stop
+    )
 
 
 def _settings(order: Order) -> Settings:
-    return Settings(
+    settings = Settings(
         recipe=order.recipe,
         data=str(order.data.resolve()),
         validation=None if order.validation is None else str(order.validation.resolve()),
         parent=f"{order.recipe.start} start" if order.init is None else str(order.init.resolve()),
         threads=torch.get_num_threads(),
     )
+    return dataclasses.replace(settings, pictures=_digest(settings))
 
 
 def _same_settings(run: Run, asked: Settings, *, measured: bool) -> Settings:
     """Give the settings of the run in the folder if they are those asked for; the machine may be another."""
     settings = run.settings()
-    asked = dataclasses.replace(asked, threads=settings.threads)
+    asked = dataclasses.replace(asked, threads=settings.threads, pictures=settings.pictures)
     if measured:
         asked = dataclasses.replace(asked, recipe=dataclasses.replace(asked.recipe, steps=settings.recipe.steps))
     if asked != settings:
@@ -84,6 +96,26 @@ def _same_settings(run: Run, asked: Settings, *, measured: bool) -> Settings:
             f"{run.folder} holds a run with other settings; resume it by naming it alone, or choose another folder"
         )
     return settings
+
+
+def _check_pictures(run: Run, settings: Settings) -> None:
+    """Refuse to go on with other pictures: held-out ones could be trained on, and the weights would be others."""
+    if settings.pictures not in (None, _digest(settings)):
+        folders = " and ".join(folder for folder in (settings.data, settings.validation) if folder is not None)
+        raise TrainingError(
+            f"the pictures in {folders} are not those that {run.folder} was begun with; put those back, or begin "
+            f"another run with --init {run.folder}"
+        )
+
+
+def _digest(settings: Settings) -> str:
+    """Sum up which pictures there are by sha256 over their names and sizes."""
+    sums = hashlib.sha256()
+    for folder in (Path(name) for name in (settings.data, settings.validation) if name is not None):
+        for path in picture_files(folder):
+            sums.update(os.fsencode(path.relative_to(folder).as_posix()) + f"\0{path.stat().st_size}\0".encode())
+        sums.update(b"\0")
+    return sums.hexdigest()
 
 
 def _begin(run: Run, settings: Settings, order: Order, network: Hyper, pool: Pool, announce: Announce) -> Settings:

@@ -40,6 +40,8 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
+Stop = Callable[[], bool]
+"""Asked after every step whether to stop there."""
 
 
 def fit(
@@ -55,9 +57,11 @@ def fit(
     until: float = math.inf,
     save_every: float | None = None,
     record: bool = True,
-) -> None:
+    stop: Stop = lambda: False,
+) -> bool:
     """Train `network` in place from `state` to the end of the recipe, or to the time `until` (time.monotonic()).
 
+    Once `stop` says so, the state is saved after the step in hand. Gives whether the end was reached.
     The network and the pool are on the device that trains. Every `save_every` seconds and at the end the run's state
     on disk is replaced by the latest weights and their average. A state without moments, not at step 0, goes on with
     a fresh optimiser. `record` lets a GPU replay its steps as CUDA graphs.
@@ -108,12 +112,14 @@ def fit(
             run.log({"step": step, "pixels": pixels_seen(recipe, step), **figures})
             left = (time.monotonic() - began) / (step - done) * (recipe.steps - step)
             report(Progress(step, recipe.steps, left, figures))
-        if last or time.monotonic() - saved > save_every:
+        stopped = stop()
+        if last or stopped or time.monotonic() - saved > save_every:
             _check_finite((float(parameter.detach().sum()) for parameter in network.parameters()), step)
             run.save(_state(step, spent + time.monotonic() - began, network, average, optimiser))
             saved = time.monotonic()
-        if last:
-            return
+        if last or stopped:
+            return step == recipe.steps
+    return True
 
 
 def _check_finite(values: Iterable[float], step: int) -> None:

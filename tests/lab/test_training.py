@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,6 +145,54 @@ def test_stopping_after_any_step_changes_nothing(
     assert digest(run) == digest(uninterrupted)
     steps = [record["step"] for record in run.records()]
     assert steps == [record["step"] for record in uninterrupted.records()]
+
+
+def test_a_run_that_is_asked_to_stop_saves_and_goes_on_as_if_it_had_not(
+    uninterrupted: Run, pictures: Path, tmp_path: Path
+) -> None:
+    run = Run(tmp_path / "asked")
+    answers = iter([False] * 16 + [True])
+    assert not train(run, Order(recipe=recipe(), data=pictures), quiet, quiet, lambda: next(answers))
+    state = run.load()
+    assert state is not None and state.step == 17
+    assert train(run, None, quiet, quiet)
+    assert digest(run) == digest(uninterrupted)
+    assert [record["step"] for record in run.records()] == [record["step"] for record in uninterrupted.records()]
+
+
+def test_only_one_process_trains_in_a_folder(uninterrupted: Run, pictures: Path, tmp_path: Path) -> None:
+    shutil.copytree(uninterrupted.folder, tmp_path / "run")
+    program = """
+import sys
+from pathlib import Path
+from robustcodec.lab.runs import Run
+with Run(Path(sys.argv[1])).lock():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    command = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        for order in (None, Order(recipe=recipe(), data=pictures)):
+            with pytest.raises(TrainingError, match="another process is training in"):
+                train(Run(tmp_path / "run"), order, quiet, quiet)
+        other.kill()
+    assert train(Run(tmp_path / "run"), None, quiet, quiet)
+
+
+def test_a_run_goes_on_with_its_own_pictures_only(uninterrupted: Run, pictures: Path, tmp_path: Path) -> None:
+    shutil.copytree(pictures, tmp_path / "pictures")
+    run = Run(tmp_path / "run")
+    order = Order(recipe=recipe(1), data=tmp_path / "pictures")
+    train(run, order, quiet, quiet)
+    shutil.copy(pictures / "0.png", tmp_path / "pictures" / "6.png")
+    for again in (order, None):
+        with pytest.raises(TrainingError, match=r"are not those that .* was begun with; put those back"):
+            train(run, again, quiet, quiet)
+    settings = json.loads((run.folder / "run.json").read_text())
+    assert len(settings.pop("pictures")) == 64
+    (run.folder / "run.json").write_text(json.dumps(settings))  # as before there was a digest
+    assert train(run, None, quiet, quiet)
 
 
 def test_a_kill_inside_a_checkpoint_write_changes_nothing(uninterrupted: Run, pictures: Path, tmp_path: Path) -> None:

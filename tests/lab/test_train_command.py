@@ -1,0 +1,88 @@
+"""`robustcodec train` and `export` as commands: signals, options that contradict each other, what is not there."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from regenerate import sample
+
+pytest.importorskip("torch")
+
+from robustcodec.cli.stopper import Stopper
+from robustcodec.images import Picture, write_picture
+from robustcodec.lab.recipe import Phase, Recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-W", "ignore", "-m", "robustcodec", *arguments]
+
+
+def environment() -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+
+
+def refusal(*arguments: str) -> tuple[int, str]:
+    """Exit code and message of a command that says one line."""
+    done = subprocess.run(command(*arguments), capture_output=True, env=environment(), timeout=120, check=False)
+    (line,) = done.stderr.decode().splitlines()
+    assert done.stdout == b""
+    return done.returncode, line.removeprefix("robustcodec: error: ")
+
+
+def write_toy(folder: Path) -> None:
+    """Pictures and a recipe that would take hours."""
+    (folder / "pictures").mkdir()
+    for seed in range(2):
+        data = write_picture(Picture(pixels=sample(64, 64, seed)), "PNG")
+        (folder / "pictures" / f"{seed}.png").write_bytes(data)
+    phase = Phase(share=1.0, rate_from=1e-4, rate_to=1e-4, batch=1, crop=64)
+    recipe = Recipe(steps=10**6, channels=(8, 12), phases=(phase,), validations=10**5)
+    (folder / "recipe.json").write_text(recipe.to_json())
+
+
+def test_a_terminated_training_saves_its_state(here: Path) -> None:
+    write_toy(here)
+    arguments = ("train", "--data", "pictures", "--recipe", "recipe.json", "-o", "run")
+    with subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, env=environment()) as running:
+        assert running.stderr is not None
+        lines = (line.decode() for line in running.stderr)
+        assert any(line.startswith("step ") for line in lines)
+        running.send_signal(signal.SIGTERM)
+        rest = list(lines)
+    assert running.returncode == 143
+    assert rest[-1] == "stopped; go on with: robustcodec train -o run\n"
+    from robustcodec.lab.runs import Run
+
+    state = Run(Path("run")).load()
+    assert state is not None and state.step >= 10
+
+
+def test_a_stopper_keeps_the_first_signal_for_who_asks() -> None:
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        with Stopper() as stopper:
+            signal.raise_signal(signal.SIGINT)
+            assert (came, stopper.number) == ([signal.SIGINT], signal.SIGINT)  # nobody had asked yet
+        with Stopper() as stopper:
+            assert not stopper.asked()
+            signal.raise_signal(signal.SIGINT)
+            assert stopper.asked()
+            assert len(came) == 1
+            signal.raise_signal(signal.SIGINT)
+            assert len(came) == 2
+        signal.raise_signal(signal.SIGINT)
+        assert len(came) == 3
+    finally:
+        signal.signal(signal.SIGINT, before)
