@@ -131,11 +131,11 @@ class Hyper(nn.Module):
 
     def analyse(self, x: Tensor) -> Tensor:
         """Give y of x (B, 3, H, W) in [0, 1]; float32 whatever the autocast, since y is to be rounded."""
-        return _in_float32(self.g_a[-1], self.g_a[:-1](x))
+        return _in_own_type(self.g_a[-1], self.g_a[:-1](x))
 
     def synthesise(self, y_hat: Tensor) -> Tensor:
         """Give x_hat (B, 3, H, W) of y_hat."""
-        x_hat: Tensor = self.g_s[1:](_in_float32(self.g_s[0], y_hat)).float()
+        x_hat: Tensor = self.g_s[1:](_in_own_type(self.g_s[0], y_hat)).to(y_hat.dtype)
         return x_hat
 
     def forward(self, x: Tensor, step: Tensor, rate: Quantiser, distortion: Quantiser) -> Coded:
@@ -154,6 +154,11 @@ class Hyper(nn.Module):
         y_bits, z_bits = self.bits(y, symbols, step, rate)
         return Coded(self.synthesise(y_hat), y_bits, z_bits)
 
+    def code_length(self, y: Tensor, step: Tensor, quantise: Quantiser) -> tuple[Tensor, Tensor]:
+        """Bits (B,) of latents y (B, M, h, w) at the steps (B,), and of their z, without making a picture."""
+        step = step.reshape(-1, 1, 1, 1)
+        return self.bits(y, quantise(y / step), step, quantise)
+
     def bits(self, y: Tensor, symbols: Tensor, step: Tensor, quantise: Quantiser) -> tuple[Tensor, Tensor]:
         """Bits (B,) of y's symbols and of z."""
         with torch.autocast(y.device.type, enabled=False):
@@ -166,8 +171,8 @@ class Hyper(nn.Module):
         return y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3))
 
 
-def _in_float32(layer: nn.Module, values: Tensor) -> Tensor:
+def _in_own_type(layer: Convolution, values: Tensor) -> Tensor:
     """Apply a layer outside autocast: latents in bfloat16 would be coarser than their quantiser."""
     with torch.autocast(values.device.type, enabled=False):
-        result: Tensor = layer(values.float())
+        result: Tensor = layer(values.to(layer.weight.dtype))
     return result

@@ -78,6 +78,99 @@ class Phase:
             raise TrainingError(f"crop must be a multiple of {CROP_UNIT}, not {self.crop}")
 
 
+class Method(StrEnum):
+    """What a hardening run minimises; `robustcodec.lab.hardening` has the formulas."""
+
+    TEACHER = "teacher"
+    """The paper's stage I: rate and distortion of clean crops, and smooth_loss."""
+    DISTILLED = "distilled"
+    """The paper's stage II: attacked and clean crops, the rate held at what a teacher pays for the clean ones."""
+    MA2023 = "ma2023"
+    """Plain adversarial training: rate and distortion of attacked crops, which are their own targets."""
+    FAST = "fast"
+    """Rate and distortion of attacked and clean crops, with the clean ones as targets."""
+
+
+class Attacker(StrEnum):
+    """What attacks crops while training."""
+
+    NORMALISED = "normalised"
+    """Steps along the normalised gradient, for several crops at once."""
+    PAPER = "paper"
+    """The paper's attacks (equations 6 and 7)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardening:
+    """How a run hardens. A field that the method does not use keeps its default, or is refused."""
+
+    method: Method
+    epsilon: float = 5e-4
+    """Budget: the mean of n^2 over the samples of each crop's noise n, crops in [0, 1]."""
+    least: float = 0.2
+    """Each attacked crop's own budget is drawn from this share of epsilon to all of it."""
+    attacker: Attacker = Attacker.NORMALISED
+    psnr_share: float = 0.0
+    """Share of a batch's crops that are attacked for distortion."""
+    psnr_steps: int = 4
+    bpp_share: float = 0.0
+    """Share of a batch's crops that are attacked for rate."""
+    bpp_steps: int = 4
+    teacher_smooth: float = 0.0
+    """Weight of smooth_loss in stage I (the paper's alpha of algorithm 1, line 6)."""
+    rate: float = 0.02
+    """Weight of the rate in stage II, against a mean absolute error (the paper's alpha of equation 5)."""
+    smooth: float = 0.0
+    """Weight of smooth_loss beside an attack (the paper's beta of equation 5)."""
+    smooth_bpp: float = 1.0
+    """Weight of the gradient of bpp_main within smooth_loss."""
+    smooth_latents: float = 1.0
+    """Weight of the Jacobian of y within smooth_loss."""
+    distil: bool = True
+    """Hold the rate at the teacher's; without it stage II pays for its rate, and there is no teacher."""
+    clean_target: bool = False
+    """Measure stage II's distortion against the clean crop instead of the attacked one."""
+    attacked: float = 1.0
+    """Weight of an attacked crop against a clean one."""
+    stability: float = 0.0
+    """Weight of lambda * 255^2 * MSE between the decoded attacked and clean crop."""
+
+    def __post_init__(self) -> None:
+        _check_range("epsilon", self.epsilon, 1e-9, 1)
+        for name in ("least", "psnr_share", "bpp_share"):
+            _check_range(name, getattr(self, name), 0, 1)
+        for name in ("psnr_steps", "bpp_steps"):
+            _check_range(name, getattr(self, name), 1, 1e6)
+        for name in _WEIGHTS:
+            _check_range(name, getattr(self, name), 0, 1e9)
+        _check_range("psnr_share + bpp_share", self.psnr_share + self.bpp_share, 0, 1 + 1e-6)
+        for field in dataclasses.fields(self):
+            used = self.method in _USED_BY.get(field.name, (self.method,))
+            if not used and getattr(self, field.name) != field.default:
+                raise TrainingError(f"hardening by {self.method} does not use {field.name}; leave it out")
+        if self.method is not Method.TEACHER and self.psnr_share + self.bpp_share == 0:
+            raise TrainingError(f"hardening by {self.method} attacks crops; set psnr_share or bpp_share above 0")
+
+    def attacks(self, batch: int) -> tuple[int, int]:
+        """Give how many crops of a batch are attacked for distortion, and how many for rate."""
+        psnr = round(self.psnr_share * batch)
+        return psnr, min(round(self.bpp_share * batch), batch - psnr)
+
+
+_WEIGHTS = ("teacher_smooth", "rate", "smooth", "smooth_bpp", "smooth_latents", "attacked", "stability")
+_ATTACKING = (Method.DISTILLED, Method.MA2023, Method.FAST)
+_USED_BY = {
+    **dict.fromkeys(("epsilon", "least", "attacker", "psnr_share", "psnr_steps", "bpp_share", "bpp_steps"), _ATTACKING),
+    "teacher_smooth": (Method.TEACHER,),
+    "smooth": (Method.DISTILLED, Method.FAST),
+    "smooth_bpp": (Method.TEACHER, Method.DISTILLED, Method.FAST),
+    "smooth_latents": (Method.TEACHER, Method.DISTILLED, Method.FAST),
+    **dict.fromkeys(("rate", "distil", "clean_target"), (Method.DISTILLED,)),
+    **dict.fromkeys(("attacked", "stability"), (Method.FAST,)),
+}
+"""Which methods read a field."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A training run. Steps 1 to `steps` go through the phases in order."""
@@ -101,6 +194,8 @@ class Recipe:
     seed: int = 0
     validations: int = 20
     """How often the average is validated in a run."""
+    hardening: Hardening | None = None
+    """How to harden; without it the loss is rate and distortion alone."""
 
     def __post_init__(self) -> None:
         _check_range("anchor_share", self.anchor_share, 0, 1)

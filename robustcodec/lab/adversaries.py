@@ -1,0 +1,125 @@
+"""Adversaries inside training: each takes a batch and gives its crops back, some of them attacked.
+
+An attack here costs a few passes of the network, where one on a finished model takes hundreds: its noise need not be
+the worst there is, but it is new at every step.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from robustcodec.lab.losses import Batch
+from robustcodec.lab.networks import Hyper
+from robustcodec.lab.recipe import Attacker, Hardening
+
+Adversary = Callable[[Hyper, Batch], Tensor]
+"""Gives x_new (B, 3, H, W) in [0, 1] for a batch's crops, from the batch's generator alone, and leaves the rest be."""
+
+Objective = Callable[[Hyper, Tensor, Tensor, Tensor], Tensor]
+"""What an attack raises: of noisy and clean crops (B, 3, H, W) at steps (B,) it gives (B,)."""
+
+_START = 0.1
+"""Length of the random noise that an attack begins with, in radii of its budget."""
+_STRIDE = 1.0
+"""Length of its steps, likewise: of 0.35, 0.5 and 1 the last raised both objectives most in four steps."""
+
+
+def adversary_of(hardening: Hardening) -> Adversary:
+    """Give the adversary that a hardening run asks for."""
+    attack = {Attacker.NORMALISED: normalised_steps}[hardening.attacker]
+
+    def adversary(network: Hyper, batch: Batch) -> Tensor:
+        psnr, bpp = hardening.attacks(batch.x.shape[0])
+        # the qualities of crops go by their position, so which are attacked must not
+        order = _uniform(batch, batch.x.shape[0]).argsort()
+        energy = hardening.epsilon * (hardening.least + (1 - hardening.least) * _uniform(batch, psnr + bpp))
+        x_new = batch.x.clone()
+        start = 0
+        for count, objective, steps in ((psnr, distortion, hardening.psnr_steps), (bpp, rate, hardening.bpp_steps)):
+            if count:
+                chosen = order[start : start + count]
+                x_new[chosen] = attack(
+                    network,
+                    batch.x[chosen],
+                    batch.step[chosen],
+                    objective,
+                    energy[start : start + count],
+                    steps,
+                    batch.generator,
+                )
+            start += count
+        return x_new
+
+    return adversary
+
+
+def distortion(network: Hyper, noisy: Tensor, clean: Tensor, step: Tensor) -> Tensor:
+    """MSE (B,) between the clean crops and what is decoded of the noisy ones, if nothing were rounded."""
+    decoded = network.synthesise(network.analyse(noisy)).clamp(0, 1)
+    return (decoded - clean).square().mean((1, 2, 3))
+
+
+def rate(network: Hyper, noisy: Tensor, clean: Tensor, step: Tensor) -> Tensor:
+    """Bits per pixel (B,) of the noisy crops at the steps (B,), if nothing were rounded."""
+    y_bits, z_bits = network.code_length(network.analyse(noisy), step, lambda values: values)
+    return (y_bits + z_bits) / (noisy.shape[2] * noisy.shape[3])
+
+
+def normalised_steps(
+    network: Hyper,
+    x: Tensor,
+    step: Tensor,
+    objective: Objective,
+    energy: Tensor,
+    steps: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Raise `objective` by steps along its normalised gradient; give the noisy crops (B, 3, H, W) in [0, 1].
+
+    x (B, 3, H, W) are the clean crops. The mean square of each crop's noise ends at most at its `energy` (B,). Runs
+    in float32; the network's parameters and their gradients stay as they are.
+    """
+    radius = energy.sqrt().reshape(-1, 1, 1, 1)
+    noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
+    noise = _into_ball(_START * radius * _unit(noise), radius, x)
+    with _frozen(network), torch.autocast(x.device.type, enabled=False):
+        for _ in range(steps):
+            noise.requires_grad_()
+            (gradient,) = torch.autograd.grad(objective(network, x + noise, x, step).sum(), noise)
+            noise = _into_ball(noise.detach() + _STRIDE * radius * _unit(gradient), radius, x)
+    return (x + noise).clamp(0, 1)  # what is added may round beyond the edge
+
+
+def _unit(noise: Tensor) -> Tensor:
+    """Scale each crop's noise to a mean square of 1; zero stays zero."""
+    return noise / _root_mean_square(noise).clamp(min=1e-30)
+
+
+def _into_ball(noise: Tensor, radius: Tensor, x: Tensor) -> Tensor:
+    """Shorten noise to the radius, then clip it so that x + noise lies in [0, 1], which shortens it further."""
+    noise = noise * (radius / _root_mean_square(noise).clamp(min=1e-30)).clamp(max=1)
+    return torch.clamp(noise, -x, 1 - x)
+
+
+def _root_mean_square(noise: Tensor) -> Tensor:
+    return noise.square().mean((1, 2, 3), keepdim=True).sqrt()
+
+
+def _uniform(batch: Batch, count: int) -> Tensor:
+    """Draw numbers (count,) from [0, 1) where the batch is."""
+    return torch.rand(count, generator=batch.generator, device=batch.generator.device).to(batch.x.device)
+
+
+@contextmanager
+def _frozen(network: Hyper) -> Iterator[None]:
+    """Take parameters out of the graph, which halves the cost of a gradient."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)

@@ -1,0 +1,113 @@
+"""The cheap adversary: inside its budget, better than noise, the same for the same generator, and without traces."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustcodec.lab.adversaries import Objective, adversary_of, distortion, normalised_steps, rate
+from robustcodec.lab.checkpoints import load_weights, network_of
+from robustcodec.lab.losses import Batch
+from robustcodec.lab.networks import Hyper
+from robustcodec.lab.recipe import Hardening, Method, Rounding
+
+EPSILON = 5e-4
+
+
+@pytest.fixture
+def network(tiny_path: Path) -> Hyper:
+    """The tiny trained model."""
+    return network_of(load_weights(tiny_path), "the tiny model")
+
+
+def batch(count: int = 8, seed: int = 3) -> Batch:
+    """Crops that reach both ends of the range, where clipping matters."""
+    random = torch.Generator().manual_seed(0)
+    x = (torch.rand(count, 3, 64, 64, generator=random) * 1.5 - 0.25).clamp(0, 1)
+    step = torch.linspace(0.5, 2, count)
+    return Batch(x, step, 0.013 / step**2, torch.Generator().manual_seed(seed), Rounding.NOISE)
+
+
+HARDENING = Hardening(method=Method.FAST, psnr_share=0.25, bpp_share=0.5, epsilon=EPSILON)
+
+
+@pytest.mark.parametrize("objective", [distortion, rate])
+def test_an_attack_raises_its_objective_above_clean_and_above_noise(network: Hyper, objective: Objective) -> None:
+    clean = batch()
+    energy = torch.full((8,), EPSILON)
+    noisy = normalised_steps(network, clean.x, clean.step, objective, energy, 4, torch.Generator().manual_seed(1))
+    noise = torch.randn(clean.x.shape, generator=torch.Generator().manual_seed(2)) * EPSILON**0.5
+    with torch.no_grad():
+        before, after, random = (
+            objective(network, x, clean.x, clean.step) for x in (clean.x, noisy, (clean.x + noise).clamp(0, 1))
+        )
+    assert (after > before).all() and (after > random).all()
+    more = normalised_steps(network, clean.x, clean.step, objective, energy, 16, torch.Generator().manual_seed(1))
+    assert objective(network, more, clean.x, clean.step).mean() > after.mean()
+
+
+def test_every_crop_keeps_its_budget(network: Hyper) -> None:
+    clean = batch()
+    energy = torch.linspace(1e-5, EPSILON, 8)
+    noisy = normalised_steps(network, clean.x, clean.step, distortion, energy, 3, torch.Generator().manual_seed(1))
+    spent = (noisy - clean.x).double().square().mean((1, 2, 3))
+    assert (spent <= energy * (1 + 1e-5)).all()
+    assert (spent > energy * 0.5).all()
+    assert noisy.min() >= 0 and noisy.max() <= 1
+
+
+def test_shares_of_the_batch_are_attacked_within_the_drawn_budgets(network: Hyper) -> None:
+    clean = batch()
+    x_new = adversary_of(HARDENING)(network, clean)
+    spent = (x_new - clean.x).double().square().mean((1, 2, 3))
+    attacked = spent > 0
+    assert attacked.sum() == 6
+    assert (spent[attacked] <= EPSILON * (1 + 1e-5)).all()
+    assert spent[attacked].min() < 0.9 * EPSILON  # magnitudes differ
+    assert torch.equal(x_new[~attacked], clean.x[~attacked])
+
+
+def test_whole_budgets_are_used_if_none_is_drawn(network: Hyper) -> None:
+    x = torch.full((2, 3, 64, 64), 0.5)
+    clean = Batch(x, torch.ones(2), torch.ones(2), torch.Generator().manual_seed(0), Rounding.NOISE)
+    hardening = Hardening(method=Method.MA2023, psnr_share=1.0, least=1.0)
+    spent = (adversary_of(hardening)(network, clean) - x).square().mean((1, 2, 3))
+    assert torch.allclose(spent, torch.full((2,), EPSILON), rtol=1e-4)
+
+
+def test_any_position_can_be_attacked(network: Hyper) -> None:
+    """Qualities go by position, so attacks must not."""
+    hardening = Hardening(method=Method.FAST, psnr_share=0.25, psnr_steps=1)
+    hits = torch.zeros(4)
+    for seed in range(12):
+        clean = batch(4, seed)
+        hits += (adversary_of(hardening)(network, clean) != clean.x).flatten(1).any(1)
+    assert (hits > 0).all() and hits.sum() == 12
+
+
+def test_the_generator_alone_decides(network: Hyper) -> None:
+    adversary = adversary_of(HARDENING)
+    one, again, other = (adversary(network, batch(seed=seed)) for seed in (3, 3, 4))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+def test_it_leaves_no_trace_in_the_network(network: Hyper) -> None:
+    network.get_parameter("g_s.0.weight").requires_grad_(False)
+    (network.get_parameter("g_a.0.weight") ** 2).sum().backward()
+    wanted = [parameter.requires_grad for parameter in network.parameters()]
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    gradients = [None if p.grad is None else p.grad.clone() for p in network.parameters()]
+    adversary_of(HARDENING)(network, batch())
+    assert [parameter.requires_grad for parameter in network.parameters()] == wanted
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    for parameter, gradient in zip(network.parameters(), gradients, strict=True):
+        assert (parameter.grad is None) is (gradient is None)
+        assert gradient is None or torch.equal(parameter.grad, gradient)  # type: ignore[arg-type]
+
+
+def test_autocast_around_it_changes_nothing(network: Hyper) -> None:
+    plain = adversary_of(HARDENING)(network, batch())
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = adversary_of(HARDENING)(network, batch())
+    assert torch.equal(plain, cast)
