@@ -171,8 +171,8 @@ class Hyper(nn.Module):
         return y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3))
 
 
-def _in_own_type(layer: Convolution, values: Tensor) -> Tensor:
+def _in_own_type(layer: nn.Module, values: Tensor) -> Tensor:
     """Apply a layer outside autocast: latents in bfloat16 would be coarser than their quantiser."""
     with torch.autocast(values.device.type, enabled=False):
-        result: Tensor = layer(values.to(layer.weight.dtype))
+        result: Tensor = layer(values.to(next(layer.parameters()).dtype))
     return result

@@ -51,4 +51,5 @@ def smoothness(network: Hyper, batch: Batch, *, bpp: bool = True, latents: bool 
 def _gradient_norm(value: Tensor, x: Tensor) -> Tensor:
     """Norm (B,) of each crop's part of the gradient, to be differentiated once more."""
     (gradient,) = torch.autograd.grad(value, x, create_graph=True)
-    return torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+    norm: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+    return norm

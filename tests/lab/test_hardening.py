@@ -189,7 +189,7 @@ def test_ours_weighs_attacked_crops_and_aims_at_clean_ones(network: Hyper, batch
     apart = slope * (decoded - clean).square().mean((1, 2, 3))
     stable = fast_loss(dataclasses.replace(hardening, stability=2.0), adversary)(network, batch)
     expected = float((batch.step * (weight * cost + 2 * apart)).mean())
-    assert float(stable.loss) == pytest.approx(expected, rel=1e-4)
+    assert number(stable.loss) == pytest.approx(expected, rel=1e-4)
     assert apart[0] > 0 and apart[1] == 0
 
 
