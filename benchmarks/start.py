@@ -51,8 +51,8 @@ def main() -> None:
         phases=(Phase(share=0.1, rate_from=1e-5, rate_to=1e-3), Phase(share=0.9, rate_from=1e-3, rate_to=0.0)),
     )
     files = picture_files(options.data)
-    pool = Pool.of(read_pictures(files[:: max(1, len(files) // options.pictures)]), 128, torch.device("cpu"))
-    crops = centre_crops(read_pictures(picture_files(options.validation)), 256)
+    pool = Pool.of(read_pictures(files[:: max(1, len(files) // options.pictures)], print), 128, torch.device("cpu"))
+    crops = centre_crops(read_pictures(picture_files(options.validation), print), 256)
     sample = pool.draw(256, 128, torch.Generator().manual_seed(0))
 
     def principal(network: Hyper) -> None:

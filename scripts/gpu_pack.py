@@ -77,9 +77,9 @@ def _new(arguments: argparse.Namespace) -> None:
             f"{arguments.init} has {network.n}, {network.m} channels, the recipe {recipe.channels[0]}, "
             f"{recipe.channels[1]}; change one of them"
         )
-    tiles = sample_tiles(read_pictures(picture_files(arguments.data)), arguments.crop, recipe.seed)
+    tiles = sample_tiles(read_pictures(picture_files(arguments.data), print), arguments.crop, recipe.seed)
     crops = pack_crops(tiles, Encoding(format=arguments.format), int(arguments.crops_size * MIB))
-    middles = centre_crops(read_pictures(picture_files(arguments.validation)), min(256, arguments.crop))
+    middles = centre_crops(read_pictures(picture_files(arguments.validation), print), min(256, arguments.crop))
     lossless = ((middles * 255).round().byte().permute(0, 2, 3, 1).numpy()[i] for i in range(len(middles)))
     validation = pack_crops(lossless, Encoding(format="PNG"), _VALIDATION_MOST)
     print(f"{count_crops(crops)} crops for training, {count_crops(validation)} of {len(middles)} for validation")

@@ -1,6 +1,6 @@
 """Weights from elsewhere: a run, a bundle, or a CompressAI checkpoint in any of the wrappings found in the wild."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,21 @@ if TYPE_CHECKING:
 
 _WRAPPINGS = ("state_dict", "network", "model_state_dict", "model", "net")
 _LEGACY = {"_matrix": "matrices.", "_bias": "biases.", "_factor": "factors."}
+_CONSTANTS = (
+    ".bound",
+    ".scale_bound",
+    ".pedestal",
+    ".target",
+    ".scale_table",
+    "._offset",
+    "._quantized_cdf",
+    "._cdf_length",
+)
+"""How the names of what CompressAI stores beside its parameters end; an export makes all of it anew."""
+
 _MAX_CHANNELS = 1024
+
+Announce = Callable[[str], None]
 
 
 def load_weights(source: Path) -> dict[str, Tensor]:
@@ -79,20 +93,20 @@ def unwrap(document: Any, source: str) -> dict[str, Tensor]:
     }
 
 
-def network_of(weights: dict[str, Tensor], source: str) -> Hyper:
-    """Build the network whose sizes and weights a state dict holds."""
+def network_of(weights: dict[str, Tensor], source: str, announce: Announce = lambda _: None) -> Hyper:
+    """Build the network whose sizes and weights a state dict holds; see `fill`."""
     if "g_a.0.weight" not in weights or "g_a.6.weight" not in weights:
         raise TrainingError(f"{source} is no scale hyperprior (hyper): it lacks g_a.0.weight or g_a.6.weight")
     n, m = (weights[name].shape[:1].numel() for name in ("g_a.0.weight", "g_a.6.weight"))
     if not (1 <= n <= _MAX_CHANNELS and 1 <= m <= _MAX_CHANNELS):
         raise TrainingError(f"{source} has {n} and {m} channels; a network has 1 to {_MAX_CHANNELS} of each")
     network = Hyper(n, m)
-    fill(network, weights, source)
+    fill(network, weights, source, announce)
     return network
 
 
-def fill(network: Hyper, weights: dict[str, Tensor], source: str) -> None:
-    """Load weights into a network; what a network does not use (tables, bounds) is left aside."""
+def fill(network: Hyper, weights: dict[str, Tensor], source: str, announce: Announce = lambda _: None) -> None:
+    """Load weights into a network; what it does not use is left aside and, unless always stored, announced."""
     expected = network.state_dict()
     for name, tensor in expected.items():
         if name not in weights:
@@ -104,6 +118,9 @@ def fill(network: Hyper, weights: dict[str, Tensor], source: str) -> None:
         if not bool(torch.isfinite(weights[name]).all()):
             raise TrainingError(f"{source} has values in {name} that are not finite")
     network.load_state_dict({name: weights[name] for name in expected})
+    unused = sorted(name for name in weights.keys() - expected.keys() if not name.endswith(_CONSTANTS))
+    if unused:
+        announce(f"{source} has {len(unused)} tensors that {network.arch} does not use, {unused[0]} among them")
 
 
 def weights_of_bundle(bundle: Bundle) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ All pictures of a pool lie in one flat array of pixels, on the device that train
 arithmetic, so that drawing crops costs a GPU nothing and works the same on a CPU.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,17 +35,31 @@ def picture_files(folder: Path) -> list[Path]:
     return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def read_pictures(files: Sequence[Path]) -> list[Pixels]:
-    """Decode pictures to uint8 (H, W, 3)."""
+def read_pictures(files: Sequence[Path], announce: Callable[[str], None]) -> list[Pixels]:
+    """Decode pictures to uint8 (H, W, 3); those that cannot be read are named, counted and left out.
 
-    def read(path: Path) -> Pixels:
+    Raises TrainingError if none is left.
+    """
+
+    def read(path: Path) -> Pixels | str:
         try:
             return read_picture(path.read_bytes(), max_pixels=_MAX_PIXELS).pixels
         except ImageError as error:
-            raise TrainingError(f"{path}: {error}") from error
+            return f"{path}: {error}"
+        except OSError as error:
+            return f"{path}: {error.strerror}"
 
     with ThreadPoolExecutor() as workers:
-        return list(workers.map(read, files))
+        results = list(workers.map(read, files))
+    pictures = [result for result in results if not isinstance(result, str)]
+    problems = [result for result in results if isinstance(result, str)]
+    if not pictures:
+        raise TrainingError(f"none of {len(files)} pictures can be read; {problems[0]}")
+    for problem in problems:
+        announce(f"left out {problem}")
+    if problems:
+        announce(f"left out {len(problems)} of {len(files)} pictures")
+    return pictures
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def export(
     Integer ranges and the tables of y are fitted on `calibration`, the operating points measured on `validation`
     (pictures uint8 (H, W, 3)). An existing bundle in `folder` stays until the new one is whole.
     """
-    network = _half_precision(weights)
+    network = _half_precision(weights, announce)
     check_size(network.arch, (network.n, network.m))
     calibration = _large_enough(calibration, announce)
     announce(f"calibrating on {len(calibration)} pictures")
@@ -178,8 +178,8 @@ def export_run(
         id=id,
         variant=variant,
         provenance=provenance,
-        calibration=read_pictures(training[::every]),
-        validation=read_pictures(validation),
+        calibration=read_pictures(training[::every], announce),
+        validation=read_pictures(validation, announce),
         announce=announce,
     )
 
@@ -209,9 +209,9 @@ def measure_points(bundle: Bundle, pictures: Sequence[Pixels]) -> Iterator[Point
         yield Point(float(quality), *means, score(*means, quality))
 
 
-def _half_precision(weights: Mapping[str, Tensor]) -> Hyper:
+def _half_precision(weights: Mapping[str, Tensor], announce: Callable[[str], None]) -> Hyper:
     """Build the network with its transforms rounded to float16, as they are shipped, and its quantiles set."""
-    network = network_of(dict(weights), "the checkpoint").eval().requires_grad_(False)
+    network = network_of(dict(weights), "the checkpoint", announce).eval().requires_grad_(False)
     for module in (network.g_a, network.h_a, network.g_s):
         for layer in module:
             if isinstance(layer, Gdn):

@@ -122,7 +122,7 @@ def _begin(run: Run, settings: Settings, order: Order, network: Hyper, pool: Poo
     """Set the first weights, turn hours into steps, and write the run's settings and first state."""
     recipe = settings.recipe
     if order.init is not None:
-        fill(network, load_weights(order.init), str(order.init))
+        fill(network, load_weights(order.init), str(order.init), announce)
     elif recipe.start is Start.ORTHONORMAL:  # a conventional start is what the network was made with
         announce("measuring the orthonormal start")
         generator = torch.Generator().manual_seed(recipe.seed)
@@ -142,8 +142,10 @@ def _load_pictures(settings: Settings, announce: Announce) -> tuple[Pool, Tensor
     """Give the training pool and the validation crops; without a validation folder some pictures are held out."""
     files, held_out = split_pictures(settings)
     announce(f"reading {len(files)} pictures for training, {len(held_out)} for validation")
-    pool = Pool.of(read_pictures(files), max(phase.crop for phase in settings.recipe.phases), default_device())
-    pictures = read_pictures(held_out)
+    pool = Pool.of(
+        read_pictures(files, announce), max(phase.crop for phase in settings.recipe.phases), default_device()
+    )
+    pictures = read_pictures(held_out, announce)
     side = min(min(picture.shape[:2]) for picture in pictures) // 64 * 64
     return pool, centre_crops(pictures, max(64, min(_VALIDATION_CROP, side)))
 

@@ -94,6 +94,16 @@ def test_safetensors_load(weights: Document, tmp_path: Path, wrapping: str) -> N
     assert_equal(network_of(load_weights(path), "it").state_dict(), weights)
 
 
+def test_what_is_left_aside_is_said_unless_every_checkpoint_has_it(weights: Document) -> None:
+    constants = {"g_a.1.beta_reparam.pedestal": torch.zeros(1), "gaussian_conditional.scale_table": torch.ones(64)}
+    others = {"context_prediction.weight": torch.zeros(2), "entropy_parameters.0.bias": torch.zeros(2)}
+    said: list[str] = []
+    network_of({**weights, **constants}, "it", said.append)
+    assert said == []
+    network_of({**weights, **constants, **others}, "it", said.append)
+    assert said == ["it has 2 tensors that hyper does not use, context_prediction.weight among them"]
+
+
 def assert_equal(state: Document, expected: Document) -> None:
     assert state.keys() == expected.keys()
     for name, tensor in expected.items():

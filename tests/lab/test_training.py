@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import torch
 from robustcodec.errors import TrainingError
 from robustcodec.images import Picture, write_picture
 from robustcodec.lab import runs
-from robustcodec.lab.data import Pool, centre_crops
+from robustcodec.lab.data import Pool, centre_crops, read_pictures
 from robustcodec.lab.losses import draw_qualities, rate_distortion
 from robustcodec.lab.networks import Hyper
 from robustcodec.lab.recipe import Phase, Precision, Recipe, Rounding, Start
@@ -311,6 +312,22 @@ def test_a_state_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(OSError, match="No space"):
         runs._replace(path, b"new")
     assert path.read_bytes() == b"old"
+
+
+def test_pictures_that_cannot_be_read_are_named_counted_and_left_out(pictures: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.png"
+    cut.write_bytes((pictures / "0.png").read_bytes()[:500])
+    missing = tmp_path / "missing.png"
+    said: list[str] = []
+    read = read_pictures([pictures / "0.png", cut, missing, pictures / "1.png"], said.append)
+    assert [picture.shape for picture in read] == [(96, 112, 3)] * 2
+    assert said[0].startswith(f"left out {cut}: the PNG picture is damaged")
+    assert said[1:] == [
+        f"left out {missing}: No such file or directory",
+        "left out 2 of 4 pictures",
+    ]
+    with pytest.raises(TrainingError, match=f"none of 1 pictures can be read; {re.escape(str(cut))}: the PNG"):
+        read_pictures([cut], quiet)
 
 
 def test_crops_are_exact_pixels_of_their_picture() -> None:
