@@ -17,7 +17,7 @@ from robustcodec.lab.crops import Encoding, count_crops, pack_crops, sample_tile
 from robustcodec.lab.data import centre_crops, picture_files, read_pictures
 from robustcodec.lab.parcels import INDEX, MIB, read_parcel, write_parcel
 from robustcodec.lab.recipe import Recipe
-from robustcodec.lab.slices import Plan, new_run, next_slice
+from robustcodec.lab.slices import Plan, averaged_weights, new_run, next_slice
 
 _PACKAGE = Path(__file__).resolve().parents[1] / "robustcodec"
 _VALIDATION_MOST = 12 * MIB
@@ -93,7 +93,7 @@ def _next(arguments: argparse.Namespace) -> None:
 
 
 def _join(arguments: argparse.Namespace) -> None:
-    arguments.output.write_bytes(read_parcel(arguments.outcome)["average.safetensors"])
+    arguments.output.write_bytes(averaged_weights(read_parcel(arguments.outcome)))
 
 
 def _check_output(output: Path) -> None:

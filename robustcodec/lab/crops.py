@@ -71,8 +71,7 @@ def pack_crops(crops: Iterable[Pixels], encoding: Encoding, most: int) -> bytes:
 
 def count_crops(archive: bytes) -> int:
     """Count the crops of an archive."""
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        return len(tar.getnames())
+    return len(_files(archive))
 
 
 def unpack_crops(archive: bytes) -> list[Pixels]:
@@ -84,10 +83,21 @@ def unpack_crops(archive: bytes) -> list[Pixels]:
         except ImageError as error:
             raise TrainingError(f"a crop cannot be decoded here ({error}); pack the crops in another format") from error
 
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar, ThreadPoolExecutor() as workers:
-        files = [file.read() for member in tar if (file := tar.extractfile(member))]
+    files = _files(archive)
+    with ThreadPoolExecutor() as workers:
         # one first: a Pillow that lacks the format says so at once
         return [decode(files[0]), *workers.map(decode, files[1:])]
+
+
+def _files(archive: bytes) -> list[bytes]:
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
+            files = [file.read() for member in tar if (file := tar.extractfile(member))]
+    except tarfile.TarError as error:
+        raise TrainingError(f"the archive of crops is damaged ({error}); pack the crops again") from error
+    if not files:
+        raise TrainingError("the archive of crops is empty; pack the crops again")
+    return files
 
 
 def _encoded(crops: Iterable[Pixels], encoding: Encoding) -> Iterator[bytes]:

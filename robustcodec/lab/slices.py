@@ -37,6 +37,8 @@ _CROPS, _VALIDATION = "crops.tar", "validation.tar"
 _WEIGHTS, _AVERAGE = "weights.safetensors", "average.safetensors"
 _LEFT = (_PLAN, _PROGRESS, _WEIGHTS, _AVERAGE, LOG)
 """What a slice leaves."""
+_PACKED = (*_LEFT, _CROPS, _VALIDATION)
+"""What a slice needs."""
 
 _SAVE_SECONDS = 60.0
 _REPORT_SECONDS = 20.0
@@ -113,12 +115,22 @@ def new_run(plan: Plan, weights: Mapping[str, Tensor], crops: bytes, validation:
 
 def next_slice(pack: Mapping[str, bytes], outcome: Mapping[str, bytes]) -> dict[str, bytes]:
     """Gather the files of the next slice, from those of an earlier one and what it left."""
-    lacking = [name for name in _LEFT if name not in outcome]
-    if lacking:
-        raise TrainingError(f"what came back lacks {', '.join(lacking)}; name the folder that a slice left")
+    _check_outcome(outcome)
     if outcome[_PLAN] != pack.get(_PLAN):
         raise TrainingError("what came back belongs to another run than the pack; name the folders of one run")
     return {**pack, **{name: outcome[name] for name in _LEFT}}
+
+
+def averaged_weights(outcome: Mapping[str, bytes]) -> bytes:
+    """Give the averaged weights that a slice left, as a safetensors file."""
+    _check_outcome(outcome)
+    return outcome[_AVERAGE]
+
+
+def _check_outcome(outcome: Mapping[str, bytes]) -> None:
+    lacking = [name for name in _LEFT if name not in outcome]
+    if lacking:
+        raise TrainingError(f"what came back lacks {', '.join(lacking)}; name the folder that a slice left")
 
 
 def train_slice(
@@ -142,6 +154,9 @@ def train_slice(
         raise TrainingError(
             f"with {slices_left} slices left there is nothing to train; this one counts, so say 1 or more"
         )
+    lacking = [name for name in _PACKED if name not in pack]
+    if lacking:
+        raise TrainingError(f"the pack lacks {', '.join(lacking)}; name the folder that gpu_pack.py wrote")
     plan = Plan.from_json(pack[_PLAN])
     recipe = plan.recipe
     run, standing = _begin(pack, plan, work, announce)

@@ -22,7 +22,7 @@ from robustcodec.lab.networks import Hyper
 from robustcodec.lab.parcels import read_parcel, write_parcel
 from robustcodec.lab.recipe import Phase, Recipe
 from robustcodec.lab.runs import Run, State
-from robustcodec.lab.slices import Plan, Standing, finish_slice, new_run, next_slice, train_slice
+from robustcodec.lab.slices import Plan, Standing, averaged_weights, finish_slice, new_run, next_slice, train_slice
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 RECIPE = Recipe(
@@ -245,6 +245,26 @@ def test_a_plan_is_trained_to_its_end_over_slices(clock: Clock, tmp_path: Path) 
     other = {**third, "plan.json": Plan(recipe=RECIPE, slices=9, parent="a test").to_json()}
     with pytest.raises(TrainingError, match="another run"):
         next_slice(pack, other)
+
+
+def test_folders_that_are_mixed_up_are_refused(clock: Clock, tmp_path: Path) -> None:
+    outcome = small_outcome(clock, tmp_path / "work")
+    assert averaged_weights(outcome) == outcome["average.safetensors"]
+    with pytest.raises(
+        TrainingError, match=r"the pack lacks crops\.tar, validation\.tar; name the folder that gpu_pack"
+    ):
+        train_for(1.0, clock, outcome, tmp_path / "other")
+    del outcome["average.safetensors"]
+    with pytest.raises(TrainingError, match=r"lacks average\.safetensors; name the folder that a slice left"):
+        averaged_weights(outcome)
+
+
+def test_archives_without_crops_are_refused() -> None:
+    empty = io.BytesIO()
+    tarfile.open(fileobj=empty, mode="w").close()
+    for archive, message in ((empty.getvalue(), "is empty"), (b"no archive", "is damaged"), (b"", "is damaged")):
+        with pytest.raises(TrainingError, match=f"the archive of crops {message}.*; pack the crops again"):
+            unpack_crops(archive)
 
 
 def test_a_fresh_optimiser_is_warmed_up_wherever_it_is_resumed(clock: Clock, tmp_path: Path) -> None:
