@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from robustcodec import __version__
-from robustcodec.cli import decode, encode, info, lab, models, sample
+from robustcodec.cli import decode, encode, evaluate, info, lab, models, sample
 from robustcodec.cli.console import INTERRUPTED, TERMINATED, Console, exit_code
 from robustcodec.errors import RobustcodecError
 
@@ -44,6 +44,7 @@ app.command("decode")(decode.decode)
 app.command("info")(info.info)
 app.command("sample")(sample.sample)
 app.add_typer(models.app, name="models")
+app.command("evaluate")(evaluate.evaluate)
 lab.add_commands(app)
 
 

@@ -1,0 +1,170 @@
+"""The command `evaluate`: clean and attacked results of models on a folder of pictures.
+
+Without attacks it needs no torch.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from robustcodec.cli import options
+from robustcodec.cli.console import FAILED, Console
+from robustcodec.errors import UsageError
+from robustcodec.rate import check_quality
+
+if TYPE_CHECKING:
+    from robustcodec.lab.evaluation.grid import Event
+
+_SECONDS_BETWEEN_LINES = 10.0
+_RECHECKED = 3
+
+
+def evaluate(
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder of results; what is there is kept.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of pictures.")] = None,
+    models: Annotated[
+        str, typer.Option(metavar="A,B,...", help="Models, and jpeg, jpeg2000, webp, avif, heic or jxl beside one.")
+    ] = "",
+    attacks: Annotated[
+        str, typer.Option(metavar="LIST", help="psnr, bpp, METHOD:psnr, METHOD:bpp, -free behind it; or none.")
+    ] = "psnr,bpp",
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each attack.")] = 200,
+    epsilon: Annotated[float, typer.Option(help="Budget: mean square of the noise on [0, 1].")] = 5e-4,
+    restarts: Annotated[int, typer.Option(min=1, help="Restarts of each attack.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the attacks, and of --recheck's choice.")] = 0,
+    surrogate: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Craft all pictures on this model or checkpoint.")
+    ] = None,
+    crop: Annotated[int | None, typer.Option(min=1, help="Take the square of so many pixels in the middle.")] = None,
+    quality: Annotated[str, typer.Option("-q", "--quality", metavar="Q[,Q...]", help="Qualities, 1 to 6.")] = "4",
+    match: Annotated[str, typer.Option(help="What classical codecs match of the first model: psnr or bpp.")] = "psnr",
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Do only part I of N.")] = "1/1",
+    reference: Annotated[str | None, typer.Option(metavar="paper", help="Put the paper's rows beside ours.")] = None,
+    report: Annotated[bool, typer.Option("--report", help="Write report.html, too.")] = False,
+    recheck: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Do three random rows of a folder again and compare.")
+    ] = None,
+    threads: options.Threads = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Measure models, clean and attacked, on a folder of pictures (attacks need robustcodec[lab]).
+
+    Every number is from a real file, really decoded. The same command goes on where it was interrupted.
+
+    \b
+      robustcodec evaluate --data kodak --models hyper-base --attacks none -q 1,2,3,4,5,6 -o clean
+      robustcodec evaluate --data kodak --models hyper-base,jpeg --crop 256 -o results --report
+      robustcodec evaluate -o results --report
+      robustcodec evaluate --recheck results --models path/to/my-model
+    """
+    console = Console(quiet=quiet)
+    if recheck is not None:
+        _recheck(recheck, _names(models), threads, match, seed, console)
+        return
+    if output is None:
+        raise UsageError("name a folder of results with -o, or one to check again with --recheck")
+    if reference not in (None, "paper"):
+        raise UsageError(f"--reference can be paper, not {reference}")
+    if match not in ("psnr", "bpp"):
+        raise UsageError(f"--match can be psnr or bpp, not {match}")
+
+    from robustcodec.lab.evaluation.checks import check
+    from robustcodec.lab.evaluation.grid import Grid, Shard, parse_attacks
+    from robustcodec.lab.evaluation.grid import evaluate as run
+    from robustcodec.lab.evaluation.outputs import write_summary
+    from robustcodec.lab.evaluation.records import read_rows
+
+    if data is not None:
+        from robustcodec.lab.evaluation.contenders import open_contenders, open_source
+        from robustcodec.lab.evaluation.subjects import groups_of
+
+        wanted = parse_attacks(
+            attacks, epsilon=epsilon, steps=steps, seed=seed, restarts=restarts, methods=_methods(attacks)
+        )
+        grid = Grid(
+            groups=groups_of(data, crop),
+            contenders=open_contenders(_names(models), match, threads),
+            attacks=wanted,
+            qualities=_qualities(quality),
+            surrogate=open_source(surrogate) if surrogate is not None else None,
+            shard=Shard.parse(shard),
+        )
+        rows = run(grid, output, _progress(console))
+    else:
+        rows = read_rows(output)
+        if not rows:
+            raise UsageError(f"{output} holds no results; name pictures with --data and models with --models")
+    warned = check(rows)
+    for path in write_summary(output, rows, warned, paper=reference == "paper"):
+        console.note(f"wrote {path}")
+    for warning in warned:
+        console.note(f"warning {warning}")
+
+
+def _recheck(folder: Path, names: list[str], threads: int | None, match: str, seed: int, console: Console) -> None:
+    from robustcodec.lab.evaluation.contenders import open_contenders
+    from robustcodec.lab.evaluation.recheck import models_of, recheck, rows_to_recheck
+    from robustcodec.lab.evaluation.records import read_rows
+
+    chosen = rows_to_recheck(folder, _RECHECKED, seed)
+    contenders = {item.name: item for item in open_contenders(names or models_of(read_rows(folder)), match, threads)}
+    for row in chosen:
+        if row.model not in contenders:
+            raise UsageError(f"{folder} has results of {row.model}; name it in --models, by its path if need be")
+    results = [recheck(folder, row, contenders[row.model]) for row in chosen]
+    for result in results:
+        console.note(str(result))
+    if any(result.differences for result in results):
+        raise typer.Exit(FAILED)
+
+
+def _methods(attacks: str) -> Sequence[str]:
+    """Names of the methods; torch is needed for any."""
+    if attacks == "none":
+        return ()
+    from robustcodec.cli.lab import require_lab
+
+    require_lab()
+    from robustcodec.lab.attacks import METHODS
+
+    return tuple(METHODS)
+
+
+def _names(models: str) -> list[str]:
+    return [name.strip() for name in models.split(",") if name.strip()]
+
+
+def _qualities(text: str) -> list[float]:
+    try:
+        values = sorted({check_quality(float(part)) for part in text.split(",")})
+    except ValueError:
+        raise UsageError(f"-q takes qualities from 1 to 6, such as 4 or 1,2,3, not {text!r}") from None
+    return values
+
+
+def _progress(console: Console) -> "Callable[[Event], None]":
+    """Say now and then how far the evaluation is."""
+    started = last = monotonic()
+    first: int | None = None
+
+    def report(event: "Event") -> None:
+        nonlocal last, first
+        first = event.done if first is None else first
+        now = monotonic()
+        if event.done < event.total and now - last < _SECONDS_BETWEEN_LINES:
+            return
+        last = now
+        line = f"{event.done} of {event.total} rows"
+        if event.what:
+            line += f"; {event.what}: step {event.step} of {event.steps}, mean score {event.score:.4g}"
+        if event.done > first:
+            left = (now - started) / (event.done - first) * (event.total - event.done)
+            line += f"; {left / 60:.0f} minutes left"
+        console.note(line)
+
+    return report

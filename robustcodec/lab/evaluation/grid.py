@@ -1,0 +1,253 @@
+"""The grid of an evaluation: every model, quality, attack and picture, each measured once and written at once."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustcodec import __version__
+from robustcodec.errors import UsageError
+from robustcodec.files import clean_name
+from robustcodec.lab.evaluation.contenders import Contender, Source
+from robustcodec.lab.evaluation.crafting import attacked_pictures, read_pixels, set_name, write_pixels
+from robustcodec.lab.evaluation.records import RESULTS, Assault, Crafting, Picture, Row, append_row, read_rows
+from robustcodec.lab.evaluation.subjects import Group, Subject, digest
+from robustcodec.measure import Code, Coded, Figures, measure
+from robustcodec.metrics import Pixels, bits_per_pixel, psnr
+
+TARGETS = ("psnr", "bpp")
+DEFAULT_METHOD = "paper"
+_FREE = "-free"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Part `index` of `count`, from 1: every count-th group of pictures."""
+
+    index: int = 1
+    count: int = 1
+
+    @property
+    def results(self) -> str:
+        """Name of the file of results, of its own for each shard so that folders can be put together."""
+        return RESULTS if self.count == 1 else f"results-{self.index}-of-{self.count}.jsonl"
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """Read I/N. Raises UsageError."""
+        index, _, count = text.partition("/")
+        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+            raise UsageError(f"--shard takes I/N, such as 1/4 for the first of four parts, not {text!r}")
+        return cls(index=int(index), count=int(count))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """What to evaluate; `surrogate` is crafted on instead of each model itself."""
+
+    groups: Sequence[Group]
+    contenders: Sequence[Contender]
+    attacks: Sequence[Assault]
+    qualities: Sequence[float]
+    surrogate: Source | None = None
+    shard: Shard = Shard()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """What `evaluate` is doing: `done` of `total` rows, and of the attack in hand the step, steps and mean score."""
+
+    done: int
+    total: int
+    what: str
+    step: int = 0
+    steps: int = 0
+    score: float = 0.0
+
+
+def parse_attacks(
+    text: str, *, epsilon: float, steps: int, seed: int, restarts: int = 1, methods: Sequence[str] = ()
+) -> tuple[Assault, ...]:
+    """Read a list such as `psnr,bpp,strong:psnr-free`; `none` is an empty one. Raises UsageError."""
+    if text == "none":
+        return ()
+    if not (math.isfinite(epsilon) and 0 < epsilon <= 1):
+        raise UsageError(f"the budget is a mean square above 0 and at most 1, such as 5e-4, not {epsilon:g}")
+    attacks = []
+    for item in text.split(","):
+        method, separator, wanted = item.strip().rpartition(":")
+        target = wanted.removesuffix(_FREE)
+        if target not in TARGETS:
+            raise UsageError(
+                f"there is no target {target!r} in {item!r}; --attacks takes psnr, bpp, METHOD:psnr, METHOD:bpp, each "
+                "with -free behind it for no bound on the other figure, or none"
+            )
+        name = method if separator else DEFAULT_METHOD
+        if name not in methods:
+            raise UsageError(f"there is no attack {name!r}; there are {', '.join(methods)}")
+        attacks.append(
+            Assault(
+                method=name,
+                target=target,
+                bounded=not wanted.endswith(_FREE),
+                epsilon=epsilon,
+                steps=steps,
+                seed=seed,
+                restarts=restarts,
+            )
+        )
+    if len(set(attacks)) < len(attacks):
+        raise UsageError("--attacks names one attack twice; name each once")
+    return tuple(attacks)
+
+
+def evaluate(grid: Grid, folder: Path, report: Callable[[Event], None]) -> list[Row]:
+    """Do what is missing of the grid in a folder of results, and give all rows of the folder.
+
+    A row is written as soon as it is measured, so that an interrupted evaluation goes on where it was.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    known = {row.key for row in read_rows(folder)}
+    groups = grid.groups[grid.shard.index - 1 :: grid.shard.count]
+    columns = len(grid.contenders) * len(grid.qualities) * (1 + len(grid.attacks))
+    total = columns * sum(len(group.paths) for group in groups)
+    done = 0
+
+    def counted(event: Event) -> None:
+        report(dataclasses.replace(event, done=done, total=total))
+
+    for group in groups:
+        for row in _rows_of_group(grid, folder, group, known, counted):
+            if row is not None:
+                append_row(folder / grid.shard.results, row)
+            done += 1
+            report(Event(done=done, total=total, what=""))
+    return read_rows(folder)
+
+
+def holds(attack: Assault, before: tuple[float, float], after: Figures) -> bool:
+    """Whether attacked figures respect the bound of the threat; `before` is bpp and PSNR of the clean picture."""
+    from robustcodec.lab.attacks.threat import Target, Threat
+
+    return Threat(Target(attack.target), attack.bounded).holds(*before, after.bpp, after.psnr)
+
+
+def _rows_of_group(
+    grid: Grid, folder: Path, group: Group, known: set[tuple[object, ...]], report: Callable[[Event], None]
+) -> Iterator[Row | None]:
+    """Yield the rows of a group, None for each that is known."""
+    subjects = group.load()
+    for subject in subjects:
+        _keep_clean(folder / clean_image(subject.picture), subject)
+    for quality in grid.qualities:
+        for contender in grid.contenders:
+            bench = _Bench(contender, quality, {})
+            for attack in (None, *(_crafted_on(attack, contender, grid) for attack in grid.attacks)):
+                keys = {(contender.name, contender.fingerprint, quality, *_identity(item), attack) for item in subjects}
+                if keys <= known:
+                    yield from [None] * len(subjects)
+                else:
+                    yield from _rows(bench, folder, subjects, attack, known, _source(grid, contender), report)
+
+
+def _identity(subject: Subject) -> tuple[str, str]:
+    return subject.picture.sha256, subject.picture.name
+
+
+def _source(grid: Grid, contender: Contender) -> Source | None:
+    """What pictures for a contender are crafted on: the surrogate, itself, or the first model."""
+    if grid.surrogate is not None:
+        return grid.surrogate
+    return contender.source or next((other.source for other in grid.contenders if other.source), None)
+
+
+def _crafted_on(attack: Assault, contender: Contender, grid: Grid) -> Assault:
+    source = _source(grid, contender)
+    if source is None or source is contender.source or contender.source == source:
+        return attack
+    return dataclasses.replace(attack, surrogate=source.name, surrogate_fingerprint=source.fingerprint)
+
+
+@dataclass(frozen=True, eq=False)
+class _Bench:
+    """A contender at a quality, with the clean pictures it has coded."""
+
+    contender: Contender
+    quality: float
+    coded: dict[str, tuple[Code, Coded]]
+
+    def clean(self, subject: Subject) -> tuple[Code, Coded]:
+        """What codes a picture, and the clean picture coded."""
+        name = subject.picture.name
+        if name not in self.coded:
+            code = self.contender.code(subject.pixels, self.quality)
+            self.coded[name] = code, code(subject.pixels)
+        return self.coded[name]
+
+
+def _rows(
+    bench: _Bench,
+    folder: Path,
+    subjects: Sequence[Subject],
+    attack: Assault | None,
+    known: set[tuple[object, ...]],
+    source: Source | None,
+    report: Callable[[Event], None],
+) -> Iterator[Row | None]:
+    images: list[tuple[Pixels, Crafting | None, str]]
+    if attack is None:
+        images = [(subject.pixels, None, clean_image(subject.picture)) for subject in subjects]
+    else:
+        assert source is not None  # contenders without gradients stand beside a model
+
+        def progress(step: int, steps: int, scores: list[float]) -> None:
+            score = math.fsum(scores) / max(1, len(scores))
+            what = f"{attack.label} on {source.name} at quality {bench.quality:g}"
+            report(Event(done=0, total=0, what=what, step=step, steps=steps, score=score))
+
+        found = attacked_pictures(folder, source, subjects, attack, bench.quality, progress)
+        images = [(item.pixels, item.crafting, item.image) for item in found]
+    for subject, (pixels, crafting, image) in zip(subjects, images, strict=True):
+        row = _row(bench, subject, attack, pixels, crafting, image)
+        yield None if row.key in known else row
+
+
+def _row(
+    bench: _Bench, subject: Subject, attack: Assault | None, pixels: Pixels, crafting: Crafting | None, image: str
+) -> Row:
+    code, reference = bench.clean(subject)
+    figures = measure(
+        code if attack else lambda _: reference,
+        subject.pixels,
+        pixels,
+        quality=bench.quality,
+        epsilon=attack.epsilon if attack else None,
+        reference=reference,
+    )
+    picture = subject.picture
+    before = bits_per_pixel(len(reference.data), picture.width, picture.height), psnr(subject.pixels, reference.pixels)
+    return Row(
+        model=bench.contender.name,
+        fingerprint=bench.contender.fingerprint,
+        quality=bench.quality,
+        picture=picture,
+        attack=attack,
+        figures=figures,
+        holds=holds(attack, before, figures) if attack else None,
+        crafting=crafting,
+        image=image,
+        version=__version__,
+    )
+
+
+def _keep_clean(path: Path, subject: Subject) -> None:
+    if not path.exists():
+        write_pixels(path, subject.pixels)
+    elif digest(read_pixels(path)) != subject.picture.sha256:
+        raise UsageError(f"{clean_name(path)} is another picture of that name; use another folder of results")
+
+
+def clean_image(picture: Picture) -> str:
+    """Where a clean picture lies in a folder of results."""
+    return f"pictures/{set_name(picture)}/{picture.name}.png"

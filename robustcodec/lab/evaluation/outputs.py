@@ -1,0 +1,46 @@
+"""The files that a folder of results is summed up in: summary.md, summary.csv, CompressAI's JSON, and plots."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from robustcodec.files import write_atomically
+from robustcodec.lab.evaluation.checks import Warned
+from robustcodec.lab.evaluation.exchange import compressai_json, curves_of, rate_table
+from robustcodec.lab.evaluation.records import Row
+from robustcodec.lab.evaluation.summary import sections
+from robustcodec.lab.evaluation.tables import Table, all_tables, as_csv
+
+_HEAD = """# Evaluation
+
+Every number is from a real file, encoded and decoded by the codec. x is the clean picture, x* the attacked one, x̂*
+what the decoder writes of it. PSNR is PSNR(x, x̂*), PSNR to x* is PSNR(x*, x̂*), both in dB; ± is the standard error of
+the mean. A = (MSE(x, x̂*) − MSE(x, x̂)) / ε; ΔJ = J(x*) − J(x), each against its own input.
+"""
+
+
+def tables_of(rows: Sequence[Row], *, paper: bool) -> list[Table]:
+    """Every table of an evaluation, Bjøntegaard rates included."""
+    parts = sections(rows)
+    rates = rate_table(curves_of(parts))
+    return [*all_tables(parts, paper=paper), *([rates] if rates else [])]
+
+
+def write_summary(folder: Path, rows: Sequence[Row], warned: Sequence[Warned], *, paper: bool) -> list[Path]:
+    """Write every summary of a folder of results; plots only where matplotlib is. Raises OutputError."""
+    parts = sections(rows)
+    curves = curves_of(parts)
+    checks = ["## Checks", "", *(f"- {warning}" for warning in warned)] if warned else []
+    text = "\n".join([_HEAD, *(table.markdown() for table in tables_of(rows, paper=paper)), *checks])
+    files = {"summary.md": f"{text.rstrip()}\n", "summary.csv": as_csv(parts)}
+    files |= {f"compressai/{name}": content for name, content in map(compressai_json, curves)}
+    data = {name: content.encode() for name, content in files.items()}
+    if find_spec("matplotlib") is not None:
+        from robustcodec.lab.evaluation.plots import rate_distortion
+
+        data |= rate_distortion(curves, paper=paper)
+    for name, content in data.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+    return [folder / name for name in data]

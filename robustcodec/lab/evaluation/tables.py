@@ -1,0 +1,212 @@
+"""The tables of an evaluation: shaped like the paper's, as Markdown and CSV."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from robustcodec.lab.evaluation.records import Assault
+from robustcodec.lab.evaluation.summary import FIGURES, Cell, Section, Statistic, paired
+
+PAPER_TABLE_1 = (
+    ("paper: Hyper", (0.4978, 33.0), (0.498, 22.3502), (0.9161, 33.7702)),
+    ("paper: ours without stage II", (0.4322, 32.2592), (0.4309, 25.9039), (0.7225, 33.1432)),
+    ("paper: ours", (0.4323, 32.0802), (0.4286, 28.4039), (0.6822, 32.9933)),
+)
+"""arXiv 2403.06700, table 1 (Kodak, whole pictures, N = 1000, epsilon 5e-4): bpp and PSNR clean and attacked."""
+
+PAPER_QUALITY = 4.0
+_PAPER_METHOD = "paper"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    def markdown(self) -> str:
+        """Write it as Markdown."""
+        lines = [f"### {_escaped(self.title)}", "", _line(self.header), _line(["---"] * len(self.header))]
+        return "\n".join([*lines, *map(_line, self.rows), "", *(f"{note}\n" for note in self.notes)])
+
+
+def all_tables(parts: Sequence[Section], *, paper: bool = False) -> list[Table]:
+    """Every table of an evaluation; `paper` puts the paper's own rows below ours."""
+    tables = []
+    for section in parts:
+        tables += [_main_table(section, attacks, paper=paper) for attacks in _of_one_budget(section)]
+        tables += [_detail_table(section, attack) for attack in section.attacks]
+        tables += [table for attack in (None, *section.attacks) if (table := _paired_table(section, attack))]
+    return tables
+
+
+def as_csv(parts: Sequence[Section]) -> str:
+    """One line for each cell: what it is, and mean and standard error of every figure; empty where there is none."""
+    out = io.StringIO()
+    names = [f"{name}{suffix}" for name in FIGURES for suffix in ("", "_error", "_left_out")]
+    identity = ("data", "crop", "quality", "model", "fingerprint", "crafted_on", "attack")
+    options = ("epsilon", "steps", "seed", "restarts")
+    extra = ("pictures", "held", "score", "worst_picture", "worst_picture_psnr", "worst_picture_bpp", "worst_block_min")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*identity, *options, *extra, *names])
+    for section in parts:
+        for cell in section.cells:
+            attack, worst = cell.attack, cell.worst
+            writer.writerow(
+                [
+                    *(section.data, section.crop or "", section.quality, cell.line.model, cell.line.fingerprint),
+                    *(cell.line.surrogate or "", attack.label if attack else "clean"),
+                    *([getattr(attack, name) for name in options] if attack else [""] * len(options)),
+                    *(len(cell.rows), cell.held if attack else "", _plain(cell.score), worst.picture.name),
+                    *(_plain(worst.figures.psnr), _plain(worst.figures.bpp)),
+                    _plain(cell.worst_block.figures.worst_block),
+                    *(value for name in FIGURES for value in _csv_values(cell.statistic(name))),
+                ]
+            )
+    return out.getvalue()
+
+
+def set_title(section: Section) -> str:
+    """What the numbers were measured on."""
+    crop = "whole pictures" if section.crop is None else f"centre crops of {section.crop}"
+    return f"{section.data}, {section.count} pictures, {crop}, quality {section.quality:g}"
+
+
+def budget(attack: Assault) -> str:
+    """Steps and budget of an attack."""
+    restarts = f", {attack.restarts} restarts" if attack.restarts > 1 else ""
+    return f"N = {attack.steps}{restarts}, ε = {attack.epsilon:g}, seed {attack.seed}"
+
+
+def _of_one_budget(section: Section) -> list[list[Assault]]:
+    """The attacks of each table: those with one budget; one empty list where nothing was attacked."""
+    budgets: dict[str, list[Assault]] = {}
+    for attack in section.attacks:
+        budgets.setdefault(budget(attack), []).append(attack)
+    return list(budgets.values()) or [[]]
+
+
+def _main_table(section: Section, attacks: Sequence[Assault], *, paper: bool) -> Table:
+    header = ["model", "clean bpp", "clean PSNR", "clean J"]
+    for attack in attacks:
+        header += [f"{attack.label} bpp", f"{attack.label} PSNR", f"{attack.label} PSNR to x*"]
+    lines = list(dict.fromkeys(cell.line for cell in section.cells if cell.attack in attacks))
+    seen = {line.fingerprint for line in lines}
+    lines += [cell.line for cell in section.of(None) if cell.line.fingerprint not in seen]
+    rows = []
+    for line in lines:
+        clean = section.clean(line)
+        row = [line.title, *_figures(clean, "bpp", "psnr"), f"{clean.score:.3f}" if clean else ""]
+        for attack in attacks:
+            cell = next((cell for cell in section.of(attack) if cell.line == line), None)
+            row += _figures(cell, "bpp", "psnr", "psnr_own")
+        rows.append(tuple(row))
+    notes = [_INFINITE_NOTE] if any(_has_infinite(cell) for cell in section.cells) else []
+    if paper and section.quality == PAPER_QUALITY:
+        rows += [_paper_row(entry, attacks) for entry in PAPER_TABLE_1]
+        notes.append(
+            "The paper's rows are its table 1 at its low rate: Kodak, whole pictures, N = 1000, ε = 5e-4. It does not "
+            "say which PSNR it prints; it stands under PSNR here, which is PSNR(x, x̂*)."
+        )
+    methods = (
+        f"; methods {', '.join(attack.label for attack in attacks)}; {budget(attacks[0])}" if attacks else "; clean"
+    )
+    return Table(f"{set_title(section)}{methods}", tuple(header), tuple(rows), tuple(notes))
+
+
+_INFINITE_NOTE = "n of m: infinite PSNRs (pictures that came out unchanged) are left out of the mean."
+
+
+def _paper_row(entry: tuple[object, ...], attacks: Sequence[Assault]) -> tuple[str, ...]:
+    name, clean, *attacked = entry
+    points = dict(zip(("psnr", "bpp"), attacked, strict=True))
+    row = [str(name), *_point(clean), ""]
+    for attack in attacks:
+        same = attack.method == _PAPER_METHOD and attack.bounded and attack.epsilon == 5e-4
+        row += [*_point(points[attack.target]), ""] if same else ["", "", ""]
+    return tuple(row)
+
+
+def _point(point: object) -> list[str]:
+    assert isinstance(point, tuple)
+    return [f"{point[0]:.4f}", f"{point[1]:.2f}"]
+
+
+def _detail_table(section: Section, attack: Assault) -> Table:
+    header = ("model", "A", "ΔJ", "bpp of y", "bpp of z", "MS-SSIM", "PSNR(x, x*)", "bound held")
+    rows = []
+    for cell in section.of(attack):
+        worst, block = cell.worst, cell.worst_block
+        rows.append(
+            (
+                cell.line.title,
+                *_figures(cell, "gain", "score_change", "bpp_y", "bpp_z", "ms_ssim", "psnr_input"),
+                f"{cell.held} of {len(cell.rows)}" if attack.bounded else "no bound",
+                f"{worst.picture.name}: {worst.figures.bpp:.3f} bpp, {_decibels(worst.figures.psnr)}",
+                f"{block.picture.name}: {_decibels(block.figures.worst_block)}",
+            )
+        )
+    title = f"{set_title(section)}; method {attack.label}; {budget(attack)}"
+    return Table(title, (*header, "worst picture", "worst 64×64 block"), tuple(rows))
+
+
+def _paired_table(section: Section, attack: Assault | None) -> Table | None:
+    cells = section.of(attack)
+    if len(cells) < 2:
+        return None
+    first, *others = cells
+    figures = ("bpp", "psnr", "psnr_own", "ms_ssim", *(("gain",) if attack else ()))
+    rows = [
+        (cell.line.title, *(_shown(paired(cell, first, name), name, sign=True) for name in figures)) for cell in others
+    ]
+    what = f"method {attack.label}; {budget(attack)}" if attack else "clean"
+    title = f"{set_title(section)}; {what}; differences to {first.line.title}, picture by picture"
+    return Table(title, ("model", *(_NAMES[name] for name in figures)), tuple(rows))
+
+
+_NAMES = {"bpp": "bpp", "psnr": "PSNR", "psnr_own": "PSNR to x*", "ms_ssim": "MS-SSIM", "gain": "A"}
+_DECIMALS = {"psnr": 2, "psnr_own": 2, "psnr_input": 2, "worst_block": 2, "gain": 2, "ms_ssim": 4}
+
+
+def _figures(cell: Cell | None, *names: str) -> list[str]:
+    return [_shown(cell.statistic(name), name) if cell else "" for name in names]
+
+
+def _shown(statistic: Statistic, name: str, *, sign: bool = False) -> str:
+    """A mean with its standard error, and how many of how many it is about if some are left out."""
+    if not statistic.count:
+        return "∞" if statistic.left_out else ""
+    decimals = _DECIMALS.get(name, 3)
+    text = f"{statistic.mean:{'+' if sign else ''}.{decimals}f}"
+    if math.isfinite(statistic.error):
+        text += f" ±{statistic.error:.{decimals}f}"
+    return f"{text} ({statistic.count} of {statistic.count + statistic.left_out})" if statistic.left_out else text
+
+
+def _has_infinite(cell: Cell) -> bool:
+    return any(cell.statistic(name).left_out for name in ("psnr", "psnr_own"))
+
+
+def _decibels(value: float) -> str:
+    return f"{value:.2f} dB" if math.isfinite(value) else "∞ dB"
+
+
+def _csv_values(statistic: Statistic) -> list[object]:
+    return [_plain(statistic.mean), _plain(statistic.error), statistic.left_out]
+
+
+def _plain(value: float) -> object:
+    return f"{value:.6g}" if math.isfinite(value) else ""
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(map(_escaped, cells))} |"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,441 @@
+"""The evaluation with attacks: its grid, its rows, what they come to, and its doubts about itself."""
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from robustcodec.bundle import Bundle
+from robustcodec.errors import UsageError
+from robustcodec.images import Picture as Image
+from robustcodec.images import write_picture
+from robustcodec.lab import attacks
+from robustcodec.lab.attacks import threat
+from robustcodec.lab.evaluation.checks import CODES, check
+from robustcodec.lab.evaluation.contenders import Learned, Source
+from robustcodec.lab.evaluation.estimates import estimate
+from robustcodec.lab.evaluation.exchange import bd_rate, compressai_json, curves_of
+from robustcodec.lab.evaluation.grid import Event, Grid, Shard, evaluate, parse_attacks
+from robustcodec.lab.evaluation.outputs import write_summary
+from robustcodec.lab.evaluation.recheck import recheck, rows_to_recheck
+from robustcodec.lab.evaluation.records import (
+    Assault,
+    Crafting,
+    Picture,
+    Row,
+    append_row,
+    from_json,
+    read_rows,
+    to_json,
+)
+from robustcodec.lab.evaluation.subjects import groups_of
+from robustcodec.lab.evaluation.summary import Statistic, paired, sections
+from robustcodec.lab.evaluation.tables import all_tables
+from robustcodec.measure import Figures, measure
+
+Pixels = NDArray[np.uint8]
+ROOT = Path(__file__).parent.parent.parent
+EPSILON = 5e-4
+
+
+class Workshop:
+    """Stands for the attacks: crafts noise that follows from the order alone, and counts what it crafts."""
+
+    def __init__(self) -> None:
+        self.orders: list[str] = []
+        self.fails_at: int | None = None
+
+    def craft(
+        self, source: Any, pictures: Sequence[Pixels], attack: threat.Attack, quality: float, report: Any = None
+    ) -> list[Any]:
+        self.orders.append(f"{attack.method}:{attack.threat} x{len(pictures)}")
+        if len(self.orders) == self.fails_at:
+            raise KeyboardInterrupt
+        if report is not None:
+            report(1, attack.steps, [1.0] * len(pictures))
+        random = np.random.default_rng(attack.seed + attack.steps)
+        crafted = []
+        for pixels in pictures:
+            noise = random.normal(0, 0.97 * math.sqrt(attack.epsilon) * 255, pixels.shape)
+            attacked = np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8)
+            gradient = SimpleNamespace(zero=0.01, not_finite=0.0)
+            trace = tuple((step, float(step)) for step in range(1, attack.steps + 1))
+            crafted.append(SimpleNamespace(pixels=attacked, gradient=gradient, trace=trace))
+        return crafted
+
+
+@pytest.fixture
+def workshop(monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    shop = Workshop()
+    monkeypatch.setattr(attacks, "craft", shop.craft, raising=False)
+    for name in ("Attack", "Threat", "Target"):
+        monkeypatch.setattr(attacks, name, getattr(threat, name), raising=False)
+    return shop
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, make_sample: Callable[..., Pixels]) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for name, pixels in {"a": make_sample(80, 96, 1), "b": make_sample(64, 64, 2), "c": make_sample(64, 64, 3)}.items():
+        (folder / f"{name}.png").write_bytes(write_picture(Image(pixels=pixels), "PNG"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Bundle) -> Learned:
+    return Learned(tiny, threads=1)
+
+
+def silent(event: Event) -> None:
+    assert event.done <= event.total
+
+
+def asked(text: str, **options: Any) -> tuple[Assault, ...]:
+    given_options: dict[str, Any] = {"epsilon": EPSILON, "steps": 5, "seed": 0, **options}
+    return parse_attacks(text, methods=("paper", "strong", "fgsm", "noise"), **given_options)
+
+
+def grid(data: Path, model: Any, text: str = "psnr,noise:bpp-free", **options: Any) -> Grid:
+    return Grid(
+        groups=groups_of(data, options.pop("crop", None)),
+        contenders=[model],
+        attacks=asked(text),
+        qualities=options.pop("qualities", [4.0]),
+        **options,
+    )
+
+
+def test_every_cell_of_the_grid_is_measured_once(
+    tmp_path: Path, data: Path, model: Learned, workshop: Workshop
+) -> None:
+    rows = evaluate(grid(data, model, qualities=[2.0, 4.0]), tmp_path, silent)
+    keys = {(row.picture.name, row.quality, row.label) for row in rows}
+    assert len(rows) == len(keys) == 3 * 2 * 3
+    assert {label for _, _, label in keys} == {"clean", "paper:psnr", "noise:bpp-free"}
+    # the two pictures of one size are crafted together
+    assert workshop.orders.count("paper:psnr x2") == workshop.orders.count("paper:psnr x1") == 2
+    for row in rows:
+        assert (tmp_path / row.image).is_file()
+        assert row.fingerprint == model.fingerprint
+        assert (row.attack is None) == (row.crafting is None) == (row.holds is None) == (row.figures.gain is None)
+        if row.attack is not None:
+            assert 10 ** (-row.figures.psnr_input / 10) == pytest.approx(EPSILON, rel=0.1)
+    assert all(row.holds for row in rows if row.label == "noise:bpp-free")
+    count = len(workshop.orders)
+    assert len(evaluate(grid(data, model, qualities=[2.0, 4.0]), tmp_path, silent)) == len(rows)
+    assert len(workshop.orders) == count
+
+
+def test_torch_and_the_shipped_codec_agree(model: Learned, make_sample: Callable[..., Pixels]) -> None:
+    clean, coded = make_sample(72, 90, 5), make_sample(72, 90, 6)
+    expected = estimate(model.source, [coded], [clean], 3.0)[0]
+    found = measure(model.code(clean, 3.0), clean, coded)
+    assert expected is not None
+    assert found.bpp_y is not None
+    assert found.bpp_z is not None
+    # real numbers against integers and fitted tables
+    assert expected[0] == pytest.approx(found.bpp_y + found.bpp_z, rel=0.15)
+    assert expected[1] == pytest.approx(found.psnr, abs=0.02)
+
+
+def test_interrupted_and_resumed_gives_the_same_bytes(
+    tmp_path: Path, data: Path, model: Learned, workshop: Workshop
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    evaluate(grid(data, model), whole, silent)
+    workshop.orders.clear()
+    workshop.fails_at = 3
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(grid(data, model), broken, silent)
+    assert 0 < len(read_rows(broken)) < len(read_rows(whole))
+    workshop.fails_at = None
+    evaluate(grid(data, model), broken, silent)
+    files = {path.relative_to(whole): path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    assert {path.relative_to(broken): path.read_bytes() for path in broken.rglob("*") if path.is_file()} == files
+
+
+def test_a_half_done_group_is_crafted_again_as_a_whole(
+    tmp_path: Path, data: Path, model: Learned, workshop: Workshop
+) -> None:
+    rows = evaluate(grid(data, model, "psnr"), tmp_path, silent)
+    image = next(tmp_path / row.image for row in rows if row.label == "paper:psnr" and row.picture.name == "c")
+    before = image.read_bytes()
+    image.write_bytes(before[: len(before) // 2])  # damaged, and its row is gone
+    lines = (tmp_path / "results.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "results.jsonl").write_text("".join(line for line in lines if '"c"' not in line))
+    workshop.orders.clear()
+    again = evaluate(grid(data, model, "psnr"), tmp_path, silent)
+    assert workshop.orders == ["paper:psnr x2"]
+    assert image.read_bytes() == before
+    assert {row.key for row in again} == {row.key for row in rows}
+
+
+def test_shards_are_the_whole(tmp_path: Path, data: Path, model: Learned, workshop: Workshop) -> None:
+    whole = evaluate(grid(data, model), tmp_path / "whole", silent)
+    for index in (1, 2):
+        rows = evaluate(grid(data, model, shard=Shard(index=index, count=2)), tmp_path / "parts", silent)
+    assert sorted(map(to_json, rows)) == sorted(map(to_json, whole))
+
+
+def test_a_surrogate_is_named_in_every_attacked_row(
+    tmp_path: Path, data: Path, model: Learned, workshop: Workshop
+) -> None:
+    surrogate = Source("other", "0123456789abcdef", Path("other.pth"))
+    rows = evaluate(grid(data, model, surrogate=surrogate), tmp_path, silent)
+    attacked = [row for row in rows if row.attack]
+    assert {(row.attack.surrogate, row.attack.surrogate_fingerprint) for row in attacked if row.attack} == {
+        ("other", "0123456789abcdef")
+    }
+    assert all(row.crafting and row.crafting.torch_bpp is None for row in attacked)
+    (table, *_) = all_tables(sections(rows))
+    assert [line[0] for line in table.rows] == ["hyper-tiny (crafted on other)"]
+
+
+def test_a_crop_is_the_middle(tmp_path: Path, data: Path, make_sample: Callable[..., Pixels]) -> None:
+    subjects = {item.picture.name: item for group in groups_of(data, 72) for item in group.load()}
+    assert np.array_equal(subjects["a"].pixels, make_sample(80, 96, 1)[4:76, 12:84])
+    assert subjects["b"].pixels.shape == (64, 64, 3)  # smaller than the crop: all of it
+
+
+def test_other_pictures_of_the_same_names_are_refused(
+    tmp_path: Path, data: Path, model: Learned, workshop: Workshop, make_sample: Callable[..., Pixels]
+) -> None:
+    evaluate(grid(data, model, "none"), tmp_path / "out", silent)
+    other = tmp_path / data.name
+    other.mkdir()
+    (other / "a.png").write_bytes(write_picture(Image(pixels=make_sample(80, 96, 9)), "PNG"))
+    with pytest.raises(UsageError, match="another picture of that name"):
+        evaluate(grid(other, model, "none"), tmp_path / "out", silent)
+
+
+def test_attacks_are_parsed() -> None:
+    first, second, third = asked("psnr,strong:bpp-free, noise:psnr", steps=7, seed=3, restarts=2)
+    assert (first.method, first.target, first.bounded, first.label) == ("paper", "psnr", True, "paper:psnr")
+    assert (second.method, second.target, second.bounded, second.label) == ("strong", "bpp", False, "strong:bpp-free")
+    assert (third.method, third.steps, third.seed, third.restarts) == ("noise", 7, 3, 2)
+    assert asked("none") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("newton:psnr", {}, "no attack 'newton'; there are paper, strong, fgsm, noise"),
+        ("paper", {}, "no target 'paper'"),
+        ("paper:rate", {}, "no target 'rate'"),
+        ("psnr,paper:psnr", {}, "twice"),
+        ("psnr", {"epsilon": 0.0}, "above 0"),
+        ("psnr", {"epsilon": math.nan}, "above 0"),
+    ],
+)
+def test_wrong_attacks_are_named(text: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        asked(text, **options)
+
+
+# rows made by hand
+
+
+def figures(**changes: Any) -> Figures:
+    values: dict[str, Any] = {
+        "size": 1000,
+        "sha256": "00",
+        "setting": 1024.0,
+        "bpp": 0.5,
+        "bpp_y": 0.45,
+        "bpp_z": 0.04,
+        "psnr": 32.0,
+        "psnr_own": 32.0,
+        "psnr_input": 33.1,
+        "ms_ssim": 0.97,
+        "worst_block": 28.0,
+        "score": 1.0,
+        "gain": 3.0,
+        "score_change": 0.2,
+    }
+    return Figures(**values | changes)
+
+
+def row(
+    name: str = "a", attack: str | None = "paper:psnr", *, model: str = "m", quality: float = 4.0, **changes: Any
+) -> Row:
+    crafting = {"zero": 0.0, "not_finite": 0.0, "torch_bpp": 0.5, "torch_psnr": 32.0}
+    crafting |= {key: changes.pop(key) for key in list(changes) if key in crafting}
+    trace = changes.pop("trace", tuple((step, float(step)) for step in range(1, 201)))
+    assault = None
+    if attack is not None:
+        options = {key: changes.pop(key) for key in ("steps", "surrogate") if key in changes}
+        (assault,) = asked(attack, **{"steps": 200} | {key: value for key, value in options.items() if key == "steps"})
+        assault = dataclasses.replace(assault, surrogate=options.get("surrogate"))
+    return Row(
+        model=model,
+        fingerprint=f"{model}-fingerprint",
+        quality=quality,
+        picture=Picture(data="set", name=name, crop=256, width=256, height=256, sha256=f"sha of {name}"),
+        attack=assault,
+        holds=changes.pop("holds", None if attack is None else True),
+        figures=figures(**changes) if attack else figures(**{"gain": None, "score_change": None} | changes),
+        crafting=None if attack is None else Crafting(trace=trace, **crafting),
+        image="picture.png",
+        version="0",
+    )
+
+
+def test_rows_come_back_from_json() -> None:
+    for one in (row(), row(attack=None, psnr=math.inf, psnr_input=math.inf, bpp_y=None)):
+        text = to_json(one)
+        assert "Infinity" not in text
+        assert from_json(text) == one
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 400))
+def test_rows_survive_a_crash_at_any_byte(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+    path = tmp_path_factory.mktemp("rows") / "results.jsonl"
+    append_row(path, row("a"))
+    whole = path.stat().st_size
+    append_row(path, row("b"))
+    path.write_bytes(path.read_bytes()[: whole + cut])
+    survivors = [one.picture.name for one in read_rows(path.parent)]
+    append_row(path, row("c"))
+    assert [one.picture.name for one in read_rows(path.parent)] == [*survivors, "c"]
+
+
+@pytest.mark.parametrize("line", ["{}", "[]", "no json", '{"model": 1}', to_json(row()).replace('"size"', '"sizes"')])
+def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "results.jsonl").write_text(f"{to_json(row())}\n{line}\n")
+    with pytest.raises(UsageError, match=r"line 2, is no result"):
+        read_rows(tmp_path)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=20))
+def test_means_and_standard_errors(values: list[float]) -> None:
+    statistic = Statistic.of([*values, math.inf, None])
+    assert statistic.mean == pytest.approx(np.mean(values), abs=1e-9)
+    assert statistic.error == pytest.approx(np.std(values, ddof=1) / math.sqrt(len(values)), abs=1e-9)
+    assert (statistic.count, statistic.left_out) == (len(values), 1)
+
+
+def test_differences_are_taken_picture_by_picture() -> None:
+    ours = [row(name, model="ours", psnr=psnr) for name, psnr in (("a", 30.0), ("b", 34.0), ("c", math.inf))]
+    theirs = [row(name, model="theirs", psnr=psnr) for name, psnr in (("c", math.inf), ("b", 33.0), ("a", 28.0))]
+    (section,) = sections([*ours, *theirs])
+    first, second = section.cells
+    difference = paired(first, second, "psnr")
+    assert (difference.mean, difference.error, difference.count, difference.left_out) == (1.5, 0.5, 2, 1)
+
+
+def test_tables_are_shaped_like_the_papers(tmp_path: Path) -> None:
+    rows = [row(name, attack, bpp=bpp) for attack, bpp in ((None, 0.4), ("psnr", 0.41), ("bpp", 0.8)) for name in "ab"]
+    table, *details = all_tables(sections(rows), paper=True)
+    assert table.title == (
+        "set, 2 pictures, centre crops of 256, quality 4; methods paper:psnr, paper:bpp; N = 200, ε = 0.0005, seed 0"
+    )
+    assert table.header[:5] == ("model", "clean bpp", "clean PSNR", "clean J", "paper:psnr bpp")
+    ours, *papers = table.rows
+    assert ours[:2] == ("m", "0.400 ±0.000")
+    assert (ours[4], ours[7]) == ("0.410 ±0.000", "0.800 ±0.000")
+    assert papers[-1] == ("paper: ours", "0.4323", "32.08", "", "0.4286", "28.40", "", "0.6822", "32.99", "")
+    assert [one.title.split("; ")[1] for one in details] == ["method paper:psnr", "method paper:bpp"]
+
+    written = write_summary(tmp_path, rows, check(rows), paper=True)
+    assert all(path.stat().st_size for path in written)
+    assert {"summary.md", "summary.csv", "rd-set-256.svg", "rd-set-256.png"} <= {path.name for path in written}
+    header, *lines = (tmp_path / "summary.csv").read_text().splitlines()
+    assert len(lines) == 3
+    assert {len(line.split(",")) for line in (header, *lines)} == {len(header.split(","))}
+
+
+def test_curves_for_compressai(tmp_path: Path) -> None:
+    rows = [row(quality=quality, bpp=quality / 10, psnr=28 + quality) for quality in (3.0, 1.0, 2.0)]
+    (curve,) = curves_of(sections(rows))
+    name, text = compressai_json(curve)
+    document = json.loads(text)
+    assert name == "set-256-m-paper-psnr-e0.0005-n200.json"
+    assert document["results"]["bpp"] == [0.1, 0.2, 0.3]
+    assert document["results"]["psnr-rgb"] == document["results"]["psnr"] == [29, 30, 31]
+    assert {"name", "description", "results"} == set(document)
+
+
+def test_bjontegaard_rates() -> None:
+    pytest.importorskip("bjontegaard")
+    points = [(quality, 0.1 * 2**quality, 27.0 + 2 * quality) for quality in (1.0, 2.0, 3.0, 4.0)]
+    rows = [row(quality=q, bpp=bpp, psnr=psnr) for q, bpp, psnr in points]
+    rows += [row(quality=q, bpp=1.3 * bpp, psnr=psnr, model="wasteful") for q, bpp, psnr in points]
+    rows += [row(quality=q, bpp=bpp, psnr=-psnr, model="falling") for q, bpp, psnr in points]
+    anchor, wasteful, falling = curves_of(sections(rows))
+    assert bd_rate(anchor, wasteful) == pytest.approx(30, abs=0.1)
+    assert bd_rate(anchor, falling) is None
+    assert bd_rate(anchor, dataclasses.replace(wasteful, cells=wasteful.cells[:3])) is None
+
+
+HEALTHY = [row(), row("b"), row(attack="fgsm:psnr", gain=2.0), row(attack="noise:psnr", gain=0.5), row(attack="bpp")]
+
+SICK: dict[str, list[Row]] = {
+    "E01": [row(zero=0.7)],
+    "E02": [row(gain=3.0), row(gain=2.9, steps=400, trace=())],
+    "E03": [row(gain=1.0), row(attack="noise:psnr", gain=1.1)],
+    "E04": [row(gain=1.0), row(attack="fgsm:psnr", gain=1.1)],
+    "E05": [row(gain=1.0), row(gain=1.1, surrogate="other")],
+    "E06": [row(torch_bpp=0.4)],
+    "E07": [row(psnr_input=33.0)],
+    "E08": [row(holds=False)],
+}
+
+
+def test_a_healthy_evaluation_has_no_warning() -> None:
+    assert check(HEALTHY) == []
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_each_sign_of_failure_is_found(code: str) -> None:
+    assert {warning.code for warning in check(SICK[code])} == {code}
+
+
+@pytest.mark.parametrize(
+    ("code", "rows"),
+    [
+        ("E01", [row(not_finite=0.001)]),
+        ("E02", [row(trace=((1, 1.0), (10, 5.0), (200, 4.0)))]),
+        ("E06", [row(torch_psnr=31.8)]),
+    ],
+)
+def test_each_other_sign_is_found(code: str, rows: list[Row]) -> None:
+    assert [warning.code for warning in check(rows)] == [code]
+
+
+def test_strengths_are_compared_within_the_bound_only() -> None:
+    beaten = [row("a", gain=1.0), row("a", "noise:psnr", gain=9.0, holds=False)]
+    assert check(beaten) == []
+
+
+def test_every_warning_is_explained() -> None:
+    text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    assert re.findall(r"^### (E\d\d)$", text, re.MULTILINE) == list(CODES)
+
+
+def test_rows_are_rechecked(tmp_path: Path, data: Path, model: Learned, workshop: Workshop) -> None:
+    rows = evaluate(grid(data, model), tmp_path, silent)
+    chosen = rows_to_recheck(tmp_path, 3, seed=1)
+    assert len(chosen) == 3
+    assert rows_to_recheck(tmp_path, 3, seed=1) == chosen
+    for one in chosen:
+        again = recheck(tmp_path, one, model)
+        assert again.same_file
+        assert again.now == one.figures
+        assert not again.differences
+    one = next(one for one in rows if one.attack)
+    wrong = dataclasses.replace(one, figures=dataclasses.replace(one.figures, psnr=one.figures.psnr + 0.002))
+    assert [text.split()[0] for text in recheck(tmp_path, wrong, model).differences] == ["psnr"]
+    (tmp_path / one.image).unlink()
+    assert one.key not in {row.key for row in rows_to_recheck(tmp_path, 100, seed=0)}
