@@ -104,13 +104,16 @@ def export(
         typer.Option(metavar="DIR", help="Pictures to calibrate and measure on [default: those of the run]."),
     ] = None,
     id: Annotated[str | None, typer.Option("--id", help="Id of the model [default: the folder's name].")] = None,
-    variant: Annotated[str, typer.Option(help="Variant: base, teacher, robust, ma2023 or your own.")] = "base",
+    variant: Annotated[
+        str | None, typer.Option(help="Variant: base, teacher, robust, ma2023 or your own [default: base].")
+    ] = None,
     to: Annotated[
         str | None, typer.Option(metavar="compressai", help="Write a state dict that CompressAI loads instead.")
     ] = None,
     quality: Annotated[
-        float, typer.Option("-q", "--quality", help="Quality whose step --to compressai folds into the weights.")
-    ] = 4.0,
+        float | None,
+        typer.Option("-q", "--quality", help="Quality whose step --to compressai folds into the weights [default: 4]."),
+    ] = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Make a model for encode and decode out of a training run or checkpoint (needs robustcodec[lab]).
@@ -121,6 +124,13 @@ def export(
       robustcodec export runs/base --to compressai -q 4 -o base-q4.pth.tar
     """
     require_lab()
+    if to not in (None, "compressai"):
+        raise UsageError(f"--to can be compressai, not {to}")
+    if to is not None and any(option is not None for option in (data, id, variant)):
+        raise UsageError("a state dict for CompressAI takes no --data, --id or --variant; leave them out")
+    if to is None and quality is not None:
+        raise UsageError("a model serves all qualities: --quality is for --to compressai alone")
+
     from robustcodec.lab.checkpoints import load_weights
     from robustcodec.lab.export import export_run
     from robustcodec.lab.interop import write_for_compressai
@@ -128,12 +138,10 @@ def export(
 
     console = Console(quiet=quiet, json=False)
     if to is not None:
-        if to != "compressai":
-            raise UsageError(f"--to can be compressai, not {to}")
-        write_for_compressai(load_weights(source), high_rate_step(quality), output)
+        write_for_compressai(load_weights(source), high_rate_step(4.0 if quality is None else quality), output)
         console.note(f"wrote {output}")
         return
-    exported = export_run(source, output, id or output.name, variant, data, console.note)
+    exported = export_run(source, output, id or output.name, variant or "base", data, console.note)
     lengths = exported.code_length
     console.note(
         f"code length at quality 4, in bits per pixel: {lengths.real:.4f} by the network in real numbers, "

@@ -156,6 +156,7 @@ def export_run(
         settings, state = run.settings(), run.load()
         if state is None:
             raise TrainingError(f"{source} holds no trained state; train it first with: robustcodec train -o {source}")
+        weights = state.average
         provenance = {
             "parent": Path(settings.parent).name,
             "steps": state.step,
@@ -163,6 +164,8 @@ def export_run(
             "hours": round(state.seconds / 3600, 3),
             "recipe": json.loads(settings.recipe.to_json()),
         }
+    else:
+        weights = load_weights(source)
     if data is not None:
         training = validation = picture_files(data)
     elif run.exists:
@@ -170,7 +173,6 @@ def export_run(
         provenance["pictures"] = len(training)
     else:
         raise TrainingError(f"{source} names no pictures to calibrate on; give some with --data")
-    weights = load_weights(source)
     every = max(1, len(training) // _CALIBRATION_PICTURES)
     return export(
         weights,

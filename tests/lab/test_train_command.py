@@ -86,3 +86,33 @@ def test_a_stopper_keeps_the_first_signal_for_who_asks() -> None:
         assert len(came) == 3
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("train", "--data", "."), 2, "a run needs a folder; name it with -o"),
+        (("train", "--data", ".", "-o", "run"), 1, "holds no pictures"),
+        (("train", "--start", "warm", "--data", ".", "-o", "run"), 2, "--start can be orthonormal or conventional"),
+        (("train", "--start", "conventional", "--init", "x", "--data", ".", "-o", "run"), 2, "exclude each other"),
+        (("train", "-o", "run"), 2, "run holds no run to resume"),
+        (("export", "nosuch", "-o", "model"), 1, "nosuch does not exist; give a run folder, a bundle or a checkpoint"),
+        (("export", ".", "-o", "model"), 1, ". holds no trained state"),
+        (("export", "x", "-o", "x.pth", "--to", "compressai", "--data", "."), 2, "takes no --data, --id or --variant"),
+        (("export", "x", "-o", "x.pth", "--to", "compressai", "--id", "y"), 2, "takes no --data, --id or --variant"),
+        (("export", "x", "-o", "model", "-q", "3"), 2, "--quality is for --to compressai alone"),
+    ],
+)
+def test_refusals_are_one_line_and_leave_nothing(
+    here: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    found, line = refusal(*arguments)
+    assert (found, message in line) == (code, True), line
+    assert list(here.iterdir()) == []
+
+
+def test_a_recipe_is_printed_without_a_run(here: Path) -> None:
+    arguments = command("train", "--print-recipe", "--start", "conventional", "--channels", "64,96", "-q", "4")
+    done = subprocess.run(arguments, capture_output=True, env=environment(), timeout=120, check=True)
+    recipe = Recipe.from_json(done.stdout.decode())
+    assert (recipe.start, recipe.channels, recipe.quality_low, recipe.quality_high) == ("conventional", (64, 96), 4, 4)
