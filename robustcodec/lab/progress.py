@@ -2,11 +2,13 @@
 
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from robustcodec.errors import TrainingError
 from robustcodec.lab.training import Progress
 
 if TYPE_CHECKING:
@@ -29,7 +31,8 @@ class Reporter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if "_writer" in self.__dict__:
-            self._writer.close()
+            with suppress(OSError):  # a full disk has been reported, or cost the end of the curves alone
+                self._writer.close()
 
     @cached_property
     def _writer(self) -> "SummaryWriter":
@@ -41,8 +44,11 @@ class Reporter:
 
     def report(self, progress: Progress) -> None:
         """Show one report of the training loop."""
-        for name, value in progress.figures.items():
-            self._writer.add_scalar(name, value, progress.step)
+        try:
+            for name, value in progress.figures.items():
+                self._writer.add_scalar(name, value, progress.step)
+        except OSError as error:
+            raise TrainingError(f"{self._folder} cannot be written: {error.strerror}") from error
         figures = ", ".join(f"{name} {value:.4g}" for name, value in progress.figures.items())
         self._note(f"step {progress.step}/{progress.steps}, {_duration(progress.seconds_left)} left: {figures}")
 

@@ -3,10 +3,12 @@
 run.json            settings, written once
 state.safetensors   weights, their average, the optimiser's moments; the step count as metadata; replaced atomically
 log.jsonl           a JSON object per line; lines beyond the state's step are dropped on resuming
+teacher.safetensors a copy of the weights that a run learns from, if it does
 lock                empty; held by the process that trains
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import sys
@@ -18,7 +20,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from robustcodec.errors import TrainingError
@@ -27,7 +29,7 @@ from robustcodec.lab.recipe import Recipe
 if sys.platform != "win32":
     import fcntl
 
-_SETTINGS, _STATE, LOG, _LOCK = "run.json", "state.safetensors", "log.jsonl", "lock"
+_SETTINGS, _STATE, LOG, _TEACHER, _LOCK = "run.json", "state.safetensors", "log.jsonl", "teacher.safetensors", "lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,8 @@ class Settings:
     """CPU threads of torch: another number may sum in another order and so give other weights."""
     pictures: str | None = None
     """Digest of the pictures' names and sizes; None in a run from before there was one."""
+    teacher: str | None = None
+    """Digest of the weights that the run learns from."""
 
 
 @dataclass(frozen=True)
@@ -148,10 +152,32 @@ class Run:
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise TrainingError(f"{path} is damaged ({error}); delete the folder to begin again") from error
 
+    def keep_teacher(self, weights: dict[str, Tensor]) -> None:
+        """Keep a copy of the weights to learn from, so that the run needs nothing outside its folder to go on."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _replace(self.folder / _TEACHER, save({name: tensor.contiguous() for name, tensor in weights.items()}))
+        except OSError as error:
+            raise TrainingError(f"the teacher cannot be kept in {self.folder}: {error.strerror}") from error
+
+    def teacher(self, expected: str | None) -> dict[str, Tensor]:
+        """Read the weights to learn from, whose digest is in the settings."""
+        path = self.folder / _TEACHER
+        try:
+            weights = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(f"{path} cannot be read ({error}); delete the folder to begin again") from error
+        if digest(weights) != expected:
+            raise TrainingError(f"{path} holds other weights than the run began with; delete the folder to begin again")
+        return weights
+
     def log(self, record: dict[str, Any]) -> None:
         """Append a line to the log."""
-        with (self.folder / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
+        try:
+            with (self.folder / LOG).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record, allow_nan=False) + "\n")
+        except OSError as error:
+            raise TrainingError(f"the log of {self.folder} cannot be written: {error.strerror}") from error
 
     def records(self) -> list[dict[str, Any]]:
         """Read the log."""
@@ -165,7 +191,10 @@ class Run:
     def rewind_log(self, step: int) -> None:
         """Drop what was logged beyond `step`, which a resumed run logs again."""
         kept = [record for record in self.records() if record["step"] <= step]
-        _replace(self.folder / LOG, "".join(json.dumps(record) + "\n" for record in kept).encode())
+        try:
+            _replace(self.folder / LOG, "".join(json.dumps(record) + "\n" for record in kept).encode())
+        except OSError as error:
+            raise TrainingError(f"the log of {self.folder} cannot be written: {error.strerror}") from error
 
 
 def _replace(path: Path, data: bytes) -> None:
@@ -176,6 +205,14 @@ def _replace(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def digest(weights: dict[str, Tensor]) -> str:
+    """Give the sha256 of weights: of their names and values, in the order of the names."""
+    sums = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        sums.update(name.encode() + b"\0" + tensor.contiguous().numpy().tobytes())
+    return sums.hexdigest()
 
 
 def cpu_copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from robustcodec.errors import TrainingError
 from robustcodec.graphs import check_size
-from robustcodec.lab.checkpoints import fill, load_weights
+from robustcodec.lab.checkpoints import fill, load_weights, network_of
 from robustcodec.lab.data import Pool, centre_crops, picture_files, read_pictures
-from robustcodec.lab.losses import rate_distortion
+from robustcodec.lab.hardening import loss_of, needs_teacher
+from robustcodec.lab.losses import Loss
 from robustcodec.lab.networks import Hyper
 from robustcodec.lab.recipe import Recipe, Start
-from robustcodec.lab.runs import Run, Settings, State, cpu_copy, default_device
+from robustcodec.lab.runs import Run, Settings, State, cpu_copy, default_device, digest
 from robustcodec.lab.start import orthonormal_start
 from robustcodec.lab.training import Report, Stop, fit, seconds_per_step
 
@@ -31,13 +32,17 @@ Announce = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """A new run as it was asked for. `hours` replaces the recipe's number of steps by what fits into them."""
+    """A new run as it was asked for. `hours` replaces the recipe's number of steps by what fits into them.
+
+    `teacher` is where a run that learns from one finds it: a run, a bundle or a checkpoint.
+    """
 
     recipe: Recipe
     data: Path
     validation: Path | None = None
     init: Path | None = None
     hours: float | None = None
+    teacher: Path | None = None
 
 
 def train(run: Run, order: Order | None, report: Report, announce: Announce, stop: Stop = lambda: False) -> bool:
@@ -69,9 +74,17 @@ def _train(run: Run, settings: Settings, order: Order | None, report: Report, an
     state = run.load()
     if state is None:
         raise TrainingError(f"{run.folder} has settings but no state; delete it and begin again")
-    return fit(
-        run, settings.recipe, state, network.to(default_device()), rate_distortion, pool, crops, report, stop=stop
-    )
+    loss = _loss(run, settings)
+    return fit(run, settings.recipe, state, network.to(default_device()), loss, pool, crops, report, stop=stop)
+
+
+def _loss(run: Run, settings: Settings) -> Loss:
+    """Give the loss of a run, with the teacher that its folder keeps."""
+    hardening = settings.recipe.hardening
+    if not needs_teacher(hardening):
+        return loss_of(hardening, None)
+    teacher = network_of(run.teacher(settings.teacher), f"the teacher of {run.folder}")
+    return loss_of(hardening, teacher.to(default_device()).to(memory_format=torch.channels_last))
 
 
 def _settings(order: Order) -> Settings:
@@ -81,6 +94,7 @@ def _settings(order: Order) -> Settings:
         validation=None if order.validation is None else str(order.validation.resolve()),
         parent=f"{order.recipe.start} start" if order.init is None else str(order.init.resolve()),
         threads=torch.get_num_threads(),
+        teacher=None if order.teacher is None else digest(load_weights(order.teacher)),
     )
     return dataclasses.replace(settings, pictures=_digest(settings))
 
@@ -121,6 +135,10 @@ def _digest(settings: Settings) -> str:
 def _begin(run: Run, settings: Settings, order: Order, network: Hyper, pool: Pool, announce: Announce) -> Settings:
     """Set the first weights, turn hours into steps, and write the run's settings and first state."""
     recipe = settings.recipe
+    if needs_teacher(recipe.hardening):
+        if order.teacher is None:
+            raise TrainingError("stage II learns from the teacher that stage I trains; train that one first")
+        run.keep_teacher(load_weights(order.teacher))
     if order.init is not None:
         fill(network, load_weights(order.init), str(order.init), announce)
     elif recipe.start is Start.ORTHONORMAL:  # a conventional start is what the network was made with
@@ -129,7 +147,7 @@ def _begin(run: Run, settings: Settings, order: Order, network: Hyper, pool: Poo
         crops = pool.draw(_START_CROPS, recipe.phases[0].crop, generator)
         orthonormal_start(network, crops.cpu(), generator)
     if order.hours is not None:
-        seconds = seconds_per_step(recipe, network.to(default_device()), rate_distortion, pool)
+        seconds = seconds_per_step(recipe, network.to(default_device()), _loss(run, settings), pool)
         recipe = dataclasses.replace(recipe, steps=max(1, round(order.hours * 3600 / seconds)))
         announce(f"{seconds:.3f} s a step: {recipe.steps} steps in {order.hours:g} hours")
     settings = dataclasses.replace(settings, recipe=recipe)
