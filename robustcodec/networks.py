@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,21 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from robustcodec import graphs
-from robustcodec.errors import ModelDamaged
+from robustcodec.errors import ModelDamaged, ModelError
 
 Float32 = NDArray[np.float32]
 
 STRIDE = 16
 """Pixels of the picture per latent, in each direction."""
 
+_MEMORY_SIGNS = ("Failed to allocate memory", "bad_alloc")
+"""What ONNX Runtime's messages about too little memory have in them."""
+
 
 class Networks:
     """The three networks of a model; each one's session is made when it is first used.
+
+    A call raises MemoryError where there is too little memory, and ModelError for what else ONNX Runtime refuses.
 
     One call at a time computes on `threads` threads. Memory stays at the most that a call has needed (with
     N=128: 0.3 GB per megapixel of the call): callers cut large pictures into tiles.
@@ -121,21 +127,39 @@ class _Session:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors become exceptions; they need not be printed, too
         # planning memory for the whole graph costs twice the memory and gains no time; so does no arena cost
         # a quarter more time (every large array is then new to the kernel)
         options.enable_mem_pattern = False
         # threads that wait by spinning take the cores away from numpy's, and gain nothing measurable here
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # held as long as the session, which may read weights where they are
-        self._weights = [onnxruntime.OrtValue.ortvalue_from_numpy(weight) for weight in weights.values()]
-        options.add_external_initializers(list(weights), self._weights)
-        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        with _refusals_translated():
+            self._weights = [onnxruntime.OrtValue.ortvalue_from_numpy(weight) for weight in weights.values()]
+            options.add_external_initializers(list(weights), self._weights)
+            self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def run(self, values: Float32) -> Float32:
-        outputs = self._session.run(["output"], {"input": np.ascontiguousarray(values[None])})
+        with _refusals_translated():
+            outputs = self._session.run(["output"], {"input": np.ascontiguousarray(values[None])})
         result: Float32 = outputs[0][0]
         return result
+
+
+@contextmanager
+def _refusals_translated() -> Iterator[None]:
+    """Turn ONNX Runtime's exceptions, which have no class in common, into Python's and ours."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        if any(sign in reason for sign in _MEMORY_SIGNS):
+            raise MemoryError(reason) from error
+        raise ModelError(
+            f"ONNX Runtime cannot run the model ({reason[:200]}); install the model and onnxruntime again"
+        ) from error
 
 
 def usable_threads() -> int:

@@ -145,3 +145,48 @@ def test_threads_keep_to_the_affinity() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"
     assert usable_threads() >= 1
+
+
+STARVED = """
+import resource, sys
+import numpy as np
+from robustcodec.networks import load, parameters
+tensors = {name: np.full(shape, 0.1, np.float16) for name, shape in parameters("hyper", (8, 12)).items()}
+model = load("hyper", (8, 12), tensors, threads=1)
+model.analyse(np.zeros((3, 64, 64), np.float32))
+x = np.zeros((3, 2048, 2048), np.float32)
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20),) * 2)  # room for the input, not for 128 MiB behind it
+try:
+    model.analyse(x)
+except MemoryError as error:
+    print("MemoryError", error)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs a limit on memory")
+def test_too_little_memory_is_said_in_python_s_way() -> None:
+    done = subprocess.run([sys.executable, "-c", STARVED], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stderr == ""
+    assert done.stdout.startswith("MemoryError [ONNXRuntimeError]")
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "message"),
+    [
+        (RuntimeError("[ONNXRuntimeError] : 6 : std::bad_alloc"), MemoryError, "bad_alloc"),
+        (MemoryError("none"), MemoryError, "none"),
+        (Exception("[ONNXRuntimeError] : 2 :\n shapes"), ModelError, r"\(\[ONNXRuntimeError\] : 2 : shapes\); install"),
+    ],
+)
+def test_what_onnx_runtime_raises_is_translated(
+    tensors: Tensors, monkeypatch: pytest.MonkeyPatch, raised: Exception, expected: type[Exception], message: str
+) -> None:
+    class Refusing:
+        def run(self, *_: object) -> None:
+            raise raised
+
+    monkeypatch.setattr(networks.onnxruntime, "InferenceSession", lambda *_, **__: Refusing())
+    with pytest.raises(expected, match=message):
+        load("hyper", SIZES, tensors, threads=1).synthesise(np.zeros((12, 1, 1), np.float32))

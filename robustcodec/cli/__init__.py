@@ -6,6 +6,7 @@ Nothing heavy (numpy, Pillow, ONNX Runtime, torch) is imported before a command 
 import signal
 import sys
 import warnings
+from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
@@ -13,7 +14,7 @@ import typer
 
 from robustcodec import __version__
 from robustcodec.cli import decode, encode, evaluate, info, lab, models, sample
-from robustcodec.cli.console import INTERRUPTED, TERMINATED, Console, exit_code
+from robustcodec.cli.console import FAILED, INTERRUPTED, TERMINATED, Console, exit_code
 from robustcodec.errors import RobustcodecError
 
 _HELP = """A learned image codec that holds up when its input is hostile.
@@ -75,6 +76,21 @@ def main() -> None:
     except RobustcodecError as error:
         Console().error(str(error))
         sys.exit(exit_code(error))
+    except MemoryError:
+        Console().error("this needs more memory than the machine gives; free some, or take smaller pictures")
+        sys.exit(FAILED)
+    except FileNotFoundError:
+        if _current_folder_exists():
+            raise
+        Console().error("the current folder has been deleted; change to one that exists")
+        sys.exit(FAILED)
+
+
+def _current_folder_exists() -> bool:
+    try:
+        return Path.cwd().is_dir()
+    except FileNotFoundError:
+        return False
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
