@@ -109,9 +109,7 @@ class Codec:
         _check_size(picture, limits)
         with damage_named(self.bundle.path), self._libraries.limit(limits=self.threads, user_api="blas"):
             prepared = self._prepare(picture)
-            step = self._step_for(prepared, target)
-            data, y_hat = self._write(prepared, step)
-            shown = self._reconstruct(y_hat, picture.height, picture.width) if measure else None
+            step, data, shown = self._meet(target, prepared, measure)
         return Encoded(data, self.bundle.manifest.quality(step), step, shown)
 
     def decode(self, data: bytes, limits: Limits = DEFAULT_LIMITS) -> Picture:
@@ -247,24 +245,36 @@ class Codec:
                 part[:, :, channel] = np.clip(plane, 0, 1) * np.float32(255) + np.float32(0.5)
         return result
 
-    def _step_for(self, prepared: "_Prepared", target: Target) -> int:
-        """Find the step that meets a target."""
+    def _meet(self, target: Target, prepared: "_Prepared", measure: bool) -> tuple[int, bytes, Pixels | None]:
+        """Find the step that meets a target; give it, the file and, if it is to be measured, the reconstruction."""
         manifest, picture = self.bundle.manifest, prepared.picture
-        if isinstance(target, Quality):
-            return manifest.step(target.value)
         start = manifest.step(4.0)
+
+        def show(y_hat: Int32) -> Pixels:
+            return self._reconstruct(y_hat, picture.height, picture.width)
+
         if isinstance(target, Psnr):
 
-            def psnr_at(step: int) -> float:
-                _, y_hat = self._write(prepared, step)
-                return psnr(picture.pixels, self._reconstruct(y_hat, picture.height, picture.width))
+            def decode(step: int) -> tuple[float, tuple[bytes, Pixels]]:
+                data, y_hat = self._write(prepared, step)
+                shown = show(y_hat)
+                return psnr(picture.pixels, shown), (data, shown)
 
-            return step_for_psnr(psnr_at, target.decibels, start, _PSNR_TOLERANCE, _SYNTHESES)
-        if isinstance(target, BitsPerPixel):
-            size = math.floor(target.value * picture.width * picture.height / 8)
+            step, (data, shown) = step_for_psnr(decode, target.decibels, start, _PSNR_TOLERANCE, _SYNTHESES)
+            return step, data, shown if measure else None
+
+        def code(step: int) -> tuple[int, tuple[bytes, Int32]]:
+            data, y_hat = self._write(prepared, step)
+            return len(data), (data, y_hat)
+
+        if isinstance(target, Quality):
+            step = manifest.step(target.value)
+            data, y_hat = self._write(prepared, step)
         else:
-            size = target.size
-        return finest_step_within(lambda step: len(self._write(prepared, step)[0]), size, start, _SIZE_TOLERANCE)
+            pixels = picture.width * picture.height
+            size = math.floor(target.value * pixels / 8) if isinstance(target, BitsPerPixel) else target.size
+            step, (data, y_hat) = finest_step_within(code, size, start, _SIZE_TOLERANCE)
+        return step, data, show(y_hat) if measure else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,14 +2,20 @@
 
 Size and fidelity fall as the step grows. The logarithm of the size is nearly a straight line over the step's, the
 squared error one over a power of the step: so the searches interpolate, and keep a bracket in case the line bends.
+What is made of the picture at each step is handed through, so that the chosen step's need not be made again; no search
+holds on to more than the one that it may choose.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from robustcodec.errors import TargetError
 from robustcodec.rate import STEP_MAX, STEP_MIN
+
+Made = TypeVar("Made")
+"""What a caller makes at a step."""
 
 _INTERPOLATED = 8
 """Evaluations after which the search for a size no longer trusts interpolation alone."""
@@ -27,54 +33,61 @@ _NO_ERROR = 1e-12
 """Stands for the error of a perfect picture, whose logarithm is needed."""
 
 
-def finest_step_within(size_at: Callable[[int], int], size: int, start: int, tolerance: float) -> int:
+def finest_step_within(
+    code: Callable[[int], tuple[int, Made]], size: int, start: int, tolerance: float
+) -> tuple[int, Made]:
     """Find a step whose file has at most `size` bytes, and no fewer than `size * (1 - tolerance)` if any has.
 
-    Raises TargetError if not even the coarsest step fits.
+    `code` gives the size at a step and what was made there; the step is returned with the latter. Raises TargetError
+    if not even the coarsest step fits.
     """
     sizes: dict[int, int] = {}
-
-    def measure(step: int) -> int:
-        sizes[step] = size_at(step)
-        return sizes[step]
-
     fine, coarse = STEP_MIN, STEP_MAX
-    if measure(coarse) > size:
+    sizes[coarse], made = code(coarse)
+    if sizes[coarse] > size:
         raise TargetError(f"this picture takes at least {sizes[coarse]} bytes with this model, not {size}; allow more")
     probe = start
     while coarse - fine > 1:
-        if measure(probe) > size:
+        sizes[probe], candidate = code(probe)
+        if sizes[probe] > size:
             fine = probe
         else:
-            coarse = probe
+            coarse, made = probe, candidate
             if sizes[probe] >= size * (1 - tolerance):
-                return probe
+                return coarse, made
         # a bent or stepped curve can hold interpolation up: then halve the bracket every other time
         if len(sizes) > _INTERPOLATED and len(sizes) % 2:
             probe = min(max(round(math.sqrt(fine * coarse)), fine + 1), coarse - 1)
         else:
             probe = _between(fine, coarse, sizes, size * (1 - tolerance / 2))
     # neighbouring steps lie on either side of the target: only at the finest can one more byte still be spent
-    if fine == STEP_MIN and fine not in sizes and measure(fine) <= size:
-        return fine
-    return coarse
+    if fine == STEP_MIN and fine not in sizes:
+        sizes[fine], candidate = code(fine)
+        if sizes[fine] <= size:
+            return fine, candidate
+    return coarse, made
 
 
-def step_for_psnr(psnr_at: Callable[[int], float], decibels: float, start: int, tolerance: float, tries: int) -> int:
+def step_for_psnr(
+    measure: Callable[[int], tuple[float, Made]], decibels: float, start: int, tolerance: float, tries: int
+) -> tuple[int, Made]:
     """Find a step whose PSNR is `decibels` or up to `tolerance` more, at worst less, in at most `tries` evaluations.
 
-    Raises TargetError if the model cannot get there.
+    `measure` gives the PSNR at a step and what was made there; the step is returned with the latter. Raises
+    TargetError if the model cannot get there.
     """
-    known: dict[int, float] = {}
-    probe = start
-    while len(known) < tries and probe not in known:
-        known[probe] = psnr_at(probe)
-        if 0 <= known[probe] - decibels <= tolerance:
-            return probe
+    best = start
+    found, made = measure(start)
+    known = {start: found}
+    while not 0 <= found - decibels <= tolerance and len(known) < tries:
         probe = _next_psnr_probe(known, decibels + tolerance / 2)
-    best, found = min(known.items(), key=lambda entry: abs(entry[1] - decibels))
+        if probe in known:
+            break
+        known[probe], candidate = measure(probe)
+        if 0 <= known[probe] - decibels <= tolerance or abs(known[probe] - decibels) < abs(found - decibels):
+            best, found, made = probe, known[probe], candidate
     if abs(found - decibels) <= tolerance:
-        return best
+        return best, made
     if STEP_MIN in known and max(known.values()) < decibels:
         raise TargetError(f"this model gives this picture {found:.2f} dB at most, not {decibels:g}; ask for less")
     if STEP_MAX in known and min(known.values()) > decibels:

@@ -155,14 +155,33 @@ def test_size_targets_are_met(codec: Codec, target: FileSize | BitsPerPixel) -> 
     assert np.array_equal(codec.decode(encoded.data).pixels, encoded.reconstruction)
 
 
-def test_fidelity_targets_are_met_with_few_syntheses(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    synthesise = codec._architecture.synthesise
-    monkeypatch.setattr(codec._architecture, "synthesise", lambda y_hat: calls.append(1) or synthesise(y_hat))
+@pytest.mark.parametrize("decibels", [26.5, 28, 30, 31.7])
+def test_fidelity_targets_are_met_and_measured_with_few_syntheses(
+    codec: Codec, monkeypatch: pytest.MonkeyPatch, decibels: float
+) -> None:
+    coded, shown = count(monkeypatch, codec, "_write"), count(monkeypatch, codec, "_reconstruct")
     given_picture = picture(128, 160, 3)
-    encoded = codec.encode(given_picture, Psnr(28))
-    assert len(calls) <= 6
-    assert abs(psnr(given_picture.pixels, codec.decode(encoded.data).pixels) - 28) <= 0.1
+    encoded = codec.encode(given_picture, Psnr(decibels), measure=True)
+    assert 2 <= len(shown) == len(coded) <= 6
+    assert encoded.reconstruction is not None
+    assert np.array_equal(codec.decode(encoded.data).pixels, encoded.reconstruction)
+    assert abs(psnr(given_picture.pixels, encoded.reconstruction) - decibels) <= 0.1
+    assert codec.encode(given_picture, Psnr(decibels)).reconstruction is None
+
+
+def test_the_file_that_a_search_ends_with_is_not_made_again(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    coded, shown = count(monkeypatch, codec, "_write"), count(monkeypatch, codec, "_reconstruct")
+    codec.encode(picture(160, 200, 6), FileSize(700), measure=True)
+    assert len({step for _, step in coded}) == len(coded) > 1
+    assert len(shown) == 1
+
+
+def count(monkeypatch: pytest.MonkeyPatch, codec: Codec, method: str) -> list[tuple[Any, ...]]:
+    """Arguments of each call of a method from now on."""
+    calls = []
+    call = getattr(codec, method)
+    monkeypatch.setattr(codec, method, lambda *arguments: calls.append(arguments) or call(*arguments))
+    return calls
 
 
 @pytest.mark.parametrize(

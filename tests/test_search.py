@@ -28,10 +28,15 @@ class Counted:
         self.curve = curve
         self.asked: dict[int, float] = {}
 
-    def __call__(self, step: int) -> float:
+    def __call__(self, step: int) -> tuple[float, str]:
         assert STEP_MIN <= step <= STEP_MAX and step not in self.asked
         self.asked[step] = self.curve(step)
-        return self.asked[step]
+        return self.asked[step], made_at(step)
+
+
+def made_at(step: int) -> str:
+    """Stands for the file that is made at a step."""
+    return f"file of step {step}"
 
 
 # --- sizes --------------------------------------------------------------------------------------------------
@@ -56,8 +61,8 @@ def test_sizes_are_at_most_the_target_and_near_it_if_any_is(
     floor, ceiling = curve(STEP_MAX), curve(STEP_MIN)
     target = int(floor * (ceiling / floor) ** (factor * 5 - 5)) if ceiling > floor else floor
     counted = Counted(curve)
-    step = finest_step_within(counted, target, start, 0.005)  # type: ignore[arg-type]
-    assert counted.asked[step] <= target
+    step, made = finest_step_within(counted, target, start, 0.005)  # type: ignore[arg-type]
+    assert counted.asked[step] <= target and made == made_at(step)
     best = max((size for size in map(curve, every_step()) if size <= target), default=0)
     assert counted.asked[step] >= min(best, target * 0.99)
     assert len(counted.asked) <= 40
@@ -71,8 +76,8 @@ def every_step() -> list[int]:
 def test_ordinary_sizes_take_few_tries() -> None:
     for target in (10_000, 60_000, 300_000):
         counted = Counted(lambda step: 40 + int(6e7 / (step + 100)))
-        step = finest_step_within(counted, target, 1024, 0.005)  # type: ignore[arg-type]
-        assert target * 0.995 <= counted.asked[step] <= target
+        step, made = finest_step_within(counted, target, 1024, 0.005)  # type: ignore[arg-type]
+        assert target * 0.995 <= counted.asked[step] <= target and made == made_at(step)
         assert len(counted.asked) <= 7
 
 
@@ -81,22 +86,25 @@ def test_ordinary_sizes_take_few_tries() -> None:
 def test_noisy_sizes_never_exceed_the_target(seed: int, target: int) -> None:
     counted = Counted(lambda step: 40 + int(3e7 / step * (1 + 0.01 * noise(step, seed))))
     try:
-        step = finest_step_within(counted, target, 1024, 0.005)  # type: ignore[arg-type]
+        step, made = finest_step_within(counted, target, 1024, 0.005)  # type: ignore[arg-type]
     except TargetError:
         assert counted.asked[STEP_MAX] > target
     else:
-        assert counted.asked[step] <= target
+        assert counted.asked[step] <= target and made == made_at(step)
         assert counted.asked[step] >= 0.97 * min(target, counted.curve(STEP_MIN))
     assert len(counted.asked) <= 40
 
 
 def test_the_finest_step_is_taken_where_everything_fits() -> None:
-    assert finest_step_within(lambda step: 1000 - step // 100, 10_000, 1024, 0.005) == STEP_MIN
+    assert finest_step_within(Counted(lambda step: 1000 - step // 100), 10_000, 1024, 0.005) == (
+        STEP_MIN,
+        made_at(STEP_MIN),
+    )
 
 
 def test_too_small_a_size_is_refused_with_the_least_there_is() -> None:
     with pytest.raises(TargetError, match="at least 500 bytes with this model, not 499; allow more"):
-        finest_step_within(lambda step: 500, 499, 1024, 0.005)
+        finest_step_within(Counted(lambda step: 500), 499, 1024, 0.005)
 
 
 # --- fidelity -----------------------------------------------------------------------------------------------
@@ -136,13 +144,13 @@ fidelities = st.builds(
 def test_fidelity_is_met_within_a_tenth(curve: Fidelity, target: float) -> None:
     counted = Counted(curve)
     try:
-        step = step_for_psnr(counted, target, 1024, TOLERANCE, TRIES)
+        step, made = step_for_psnr(counted, target, 1024, TOLERANCE, TRIES)
     except TargetError as error:
         # within the noise of the model's limits either answer is right
         assert not target < curve(STEP_MIN) - 0.1
         assert "at most" in str(error)
     else:
-        assert abs(counted.asked[step] - target) <= TOLERANCE
+        assert abs(counted.asked[step] - target) <= TOLERANCE and made == made_at(step)
     assert len(counted.asked) <= TRIES
 
 
@@ -152,21 +160,21 @@ def test_steppy_and_noisy_fidelity_ends_in_an_answer_or_a_sentence(target: float
     """Leaps of up to 4 dB: within a tenth of what was measured, or a refusal."""
     counted = Counted(lambda step: round((60 - 4.3 * math.log(step) + noise(step, seed)) * 100 / leap) * leap / 100)
     try:
-        step = step_for_psnr(counted, target, 1024, TOLERANCE, TRIES)
+        step, made = step_for_psnr(counted, target, 1024, TOLERANCE, TRIES)
     except TargetError as error:
         assert min(abs(found - target) for found in counted.asked.values()) > TOLERANCE
         assert str(error).endswith(("ask for less", "ask for more", "try a target near it"))
     else:
-        assert abs(counted.asked[step] - target) <= TOLERANCE
+        assert abs(counted.asked[step] - target) <= TOLERANCE and made == made_at(step)
     assert len(counted.asked) <= TRIES
 
 
 def test_limits_of_the_model_are_named() -> None:
     curve = Fidelity(30, 40, 2.0, 0.0, 0)
     with pytest.raises(TargetError, match=r"gives this picture 30\.09 dB at most, not 33; ask for less"):
-        step_for_psnr(curve, 33, 1024, TOLERANCE, TRIES)
+        step_for_psnr(Counted(curve), 33, 1024, TOLERANCE, TRIES)
     with pytest.raises(TargetError, match=r"gives this picture 13\.\d\d dB at least, not 5; ask for more"):
-        step_for_psnr(curve, 5, 1024, TOLERANCE, TRIES)
+        step_for_psnr(Counted(curve), 5, 1024, TOLERANCE, TRIES)
 
 
 @pytest.mark.parametrize("found", [math.inf, 30.0])
