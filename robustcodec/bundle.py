@@ -331,6 +331,8 @@ def installed_folders() -> Iterator[Path]:
 def _models_in(folder: Path) -> Iterator[Path]:
     # a folder that is not there, or not ours to read, has no models
     with suppress(OSError):
+        if (folder / MANIFEST).is_file():
+            yield folder
         for path in sorted(folder.iterdir()):
             if (path / MANIFEST).is_file() and not path.name.startswith("."):
                 yield path
@@ -391,7 +393,10 @@ def remove(model: str) -> Path:
     path = user_folder() / model
     if not _ID.fullmatch(model) or not (path / MANIFEST).is_file():
         raise ModelNotFound(f"there is no model {model!r} in {user_folder()}; only models added there are removed")
-    shutil.rmtree(path)
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        raise OutputError(f"{error.filename} cannot be removed: {error.strerror}") from error
     return path
 
 

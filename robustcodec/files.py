@@ -46,11 +46,20 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Unread:
+    """A folder whose files could not be listed, and why."""
+
+    folder: Path
+    reason: str
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What to do, in the order of the inputs, and what is left alone because its result exists."""
+    """What to do, in the order of the inputs, what is left alone because its result exists, and what was not seen."""
 
     jobs: tuple[Job, ...]
     skipped: tuple[Job, ...]
+    unread: tuple[Unread, ...] = ()
 
 
 def plan_outputs(
@@ -71,7 +80,8 @@ def plan_outputs(
     overwritten.
     """
     _check_forgotten_option(inputs, output, found)
-    sources = [source for name in inputs for source in _expand(name, found, recursive)]
+    unread: list[Unread] = []
+    sources = [source for name in inputs for source in _expand(name, found, recursive, unread)]
     file, folder = _destination(inputs, output, len(sources))
     jobs = []
     for source, place in sources:
@@ -90,6 +100,7 @@ def plan_outputs(
     return Plan(
         jobs=tuple(job for job in jobs if keep or not _exists(job.target)),
         skipped=tuple(job for job in jobs if not keep and _exists(job.target)),
+        unread=tuple(unread),
     )
 
 
@@ -206,32 +217,57 @@ def _destination(inputs: Sequence[str], output: str | None, count: int) -> tuple
     if output is None or output == "-":
         return None, None
     path = Path(output)
-    if count != 1 or output.endswith(("/", os.sep)) or path.is_dir() or Path(inputs[0]).is_dir():
-        if path.exists() and not path.is_dir():
-            raise UsageError(f"{clean_name(path)} is no folder, which is what {count} results need")
+    if count != 1 or output.endswith(("/", os.sep)) or _is_folder(path) or _is_folder(Path(inputs[0])):
+        _check_folder(path)
         return None, path
-    if not path.parent.is_dir():
+    _check_folder(path.parent)
+    if not _is_folder(path.parent):
         raise UsageError(f"the folder {clean_name(path.parent)} does not exist; make it first")
     return path, None
 
 
-def _expand(name: str, found: Collection[str], recursive: bool) -> Iterator[tuple[Path | None, PurePath]]:
-    """The files that an argument stands for, each with its place below an output folder."""
+def _check_folder(path: Path) -> None:
+    if _exists(path) and not _is_folder(path):
+        raise UsageError(f"{clean_name(path)} is no folder, which -o needs there; choose another name")
+
+
+def _expand(
+    name: str, found: Collection[str], recursive: bool, unread: list[Unread]
+) -> Iterator[tuple[Path | None, PurePath]]:
+    """The files that an argument stands for, each with its place below an output folder; adds to `unread`."""
     path = Path(name)
     if name == "-":
         yield None, PurePath()
-    elif not path.is_dir():
+    elif not _is_folder(path):
         yield path, PurePath(path.name)
     elif not recursive:
         raise UsageError(f"{clean_name(name)} is a folder; add --recursive to take what is in it")
     else:
         # Links to folders are not followed: they could lead out of the tree or round in circles.
-        for folder, folders, names in os.walk(path):
+        for folder, folders, names in os.walk(path, onerror=lambda error: unread.append(_unread(error))):
             folders.sort()
             for file in sorted(names):
                 inside = Path(folder, file)
-                if inside.suffix.lower() in found and inside.is_file():
+                if inside.suffix.lower() in found and _may_be_file(inside):
                     yield inside, inside.relative_to(path)
+
+
+def _unread(error: OSError) -> Unread:
+    return Unread(Path(error.filename), error.strerror or type(error).__name__)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # it may not be looked at; whoever reads or writes it will be told so
+        return False
+
+
+def _may_be_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # as above
+        return True
 
 
 def _without_doubles(jobs: Sequence[Job]) -> list[Job]:

@@ -561,6 +561,17 @@ def test_models_are_added_and_removed(tmp_path: Path) -> None:
     assert list(user_folder().iterdir()) == []
 
 
+def test_a_model_that_cannot_be_removed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    added = add(TINY)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(bundle_module.shutil, "rmtree", refuse)
+    with pytest.raises(OutputError, match="cannot be removed: Permission denied"):
+        remove(added.id)
+
+
 def test_damaged_models_are_not_added(folder: Path) -> None:
     (restored(folder) / LAB).write_bytes(b"")
     with pytest.raises(ModelDamaged, match=LAB):

@@ -160,6 +160,8 @@ def test_targets_and_dry_run(here: Path, run: Run, rbc: bytes) -> None:
     assert row["psnr"] == pytest.approx(34, abs=0.1)
     (row,) = rows(run("encode", "a.png", "--dry-run", "--json"))
     assert (row["bytes"], row["output"]) == (len(rbc), "a.rbc")
+    done = run("encode", "a.png", "--dry-run")
+    assert done.stderr.startswith(f"would write a.png -> a.rbc: 104x72, {len(rbc)} bytes, ".encode())
     (error,) = errors(run("encode", "a.png", "--target-size", "30"))
     assert "at least" in error
     assert names() == ["a.png"]
@@ -367,6 +369,40 @@ def test_models_that_are_not_exact_are_not_added(here: Path, run: Run, tiny_path
     assert error.startswith("the model in inexact is damaged (h_s.4 can reach")
 
 
+@pytest.mark.parametrize("part", [ANALYSIS, SYNTHESIS])
+def test_models_whose_networks_have_other_shapes_are_not_in_order(
+    here: Path, run: Run, tiny_path: Path, part: str
+) -> None:
+    bundle = open_bundle(tiny_path)
+    parts = {ANALYSIS: bundle.analysis, SYNTHESIS: bundle.synthesis, ENTROPY: bundle.entropy, LAB: bundle.lab}
+    name = next(name for name in parts[part] if name.endswith(".bias"))
+    parts[part] = {**parts[part], name: parts[part][name][1:]}
+    write_bundle(Path("short"), manifest_document(bundle.manifest), parts)
+    for command in ("add", "verify"):
+        (error,) = errors(run("models", command, f".{os.sep}short"))
+        assert error.startswith(f"the model in short is damaged ({name} is float16")
+
+
+def test_the_models_variable_may_name_a_model_itself(here: Path, run: Run, tiny_path: Path, rbc: bytes) -> None:
+    itself = {"ROBUSTCODEC_MODELS": str(tiny_path)}
+    assert run("encode", "a.png", "-m", "hyper-tiny", env=itself).returncode == 0
+    assert Path("a.rbc").read_bytes() == rbc
+    assert run("decode", "a.rbc", "-o", "b.png", env=itself).returncode == 0
+
+
+def test_a_deleted_current_folder_is_said_in_a_line(tmp_path: Path) -> None:
+    code = (
+        "import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); from robustcodec.cli import main; main()"
+    )
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, "encode", "a.png"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "robustcodec: error: the current folder has been deleted; change to one that exists\n",
+    )
+
+
 def test_outputs_that_cannot_be_written(here: Path, run: Run, png: bytes, rbc: bytes) -> None:
     Path("album/a.png").mkdir(parents=True)
     Path("album/a.png/b.png").write_bytes(png)
@@ -379,7 +415,7 @@ def test_outputs_that_cannot_be_written(here: Path, run: Run, png: bytes, rbc: b
     assert Path("out/a.png").read_bytes() == b"in the way"
     for arguments, message in (
         (("a.png", "-o", "nowhere/a.rbc"), "the folder nowhere does not exist; make it first"),
-        (("a.png", "-o", "a.png/b.rbc"), "the folder a.png does not exist"),
+        (("a.png", "-o", "a.png/b.rbc"), "a.png is no folder, which -o needs there"),
         (("a.png", "-o", "a.png"), "a.png is an input and would be overwritten; choose another name"),
         (("a.png", "out/a.png", "-o", "new/"), "would both be written to new/a.rbc"),
     ):

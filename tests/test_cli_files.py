@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from robustcodec.cli import batch, decode, encode, options
 from robustcodec.cli.batch import Outcome, Result, Work, process, threads_each
 from robustcodec.cli.console import Console, named
 from robustcodec.errors import ImageError, ModelNotFound, UsageError
-from robustcodec.files import Job, Plan, plan_outputs, read_input, write_output
+from robustcodec.files import Job, Plan, Unread, plan_outputs, read_input, write_output
 from robustcodec.images import Picture, write_picture
 from robustcodec.rate import BitsPerPixel, FileSize, Psnr, Quality
 
@@ -161,7 +161,7 @@ def test_info_on_many_files(here: Path) -> None:
     assert done.returncode == 1
     out, errors = done.stdout.decode().splitlines(), done.stderr.decode().splitlines()
     assert out == ["a.rbc: robustcodec 1.0, 768x512, network 0102030405060708, step 1.000, 1,034 bytes, 0.021 bpp"]
-    assert [line.split(": ")[2] for line in errors] == ["b.bin", "c", "missing"]
+    assert [line.split(": ")[2] for line in errors] == ["b.bin", "c", "missing cannot be read"]
 
 
 def test_info_as_json_and_with_sections(here: Path) -> None:
@@ -348,6 +348,22 @@ def test_reports_and_exit_code(here: Path, capsys: pytest.CaptureFixture[str]) -
 
     process(Copy(), Plan((), ()), Console(), processes=4)
     assert "nothing to do" in capsys.readouterr().err
+
+
+def test_folders_that_were_not_seen_fail_the_command_after_the_others(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = replace(copy_plan("a.ok", "b.ok"), unread=(Unread(Path("locked"), "Permission denied"),))
+    with pytest.raises(typer.Exit) as caught:
+        process(Copy(), plan, Console(json=True), processes=1)
+    assert caught.value.exit_code == 1
+    out, errors = capsys.readouterr()
+    message = "the folder locked cannot be read: Permission denied"
+    assert [json.loads(line).get("error") for line in out.splitlines()] == [message, None, None]
+    assert errors == f"robustcodec: error: {message}\na.ok: remark\nb.ok: remark\n"
+    with pytest.raises(typer.Exit):
+        process(Copy(), Plan((), (), plan.unread), Console(), processes=1)
+    assert "nothing to do" not in capsys.readouterr().err
 
 
 def test_an_interrupted_batch_ends_soon(here: Path) -> None:

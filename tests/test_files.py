@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from robustcodec import files
 from robustcodec.errors import LimitExceeded, OutputError, UsageError
-from robustcodec.files import Job, clean_name, plan_outputs, read_input, write_atomically, write_output
+from robustcodec.files import Job, Unread, clean_name, plan_outputs, read_input, write_atomically, write_output
 
 PICTURES = files.PICTURE_FORMATS
 
@@ -75,6 +75,8 @@ def test_folders_keep_their_tree_and_skip_other_files(here: Path) -> None:
         (["a.png", "b.png"], "-", "one result, not 2"),
         (["a.png", "b.png"], "notes.txt", "notes.txt is no folder"),
         (["a.png"], "none/x.rbc", "folder none does not exist"),
+        (["a.png"], "b.png/x.rbc", "b.png is no folder, which -o needs there; choose another name"),
+        (["a.png"], "b.png/", "b.png is no folder, which -o needs there; choose another name"),
         (["-"], "in", "no name"),
         (["a.png", "out.rbc"], None, "write -o out.rbc"),
     ],
@@ -85,6 +87,33 @@ def test_contradictions_are_refused(here: Path, inputs: list[str], output: str |
     Path("a.rbc").write_bytes(b"x")
     with pytest.raises(UsageError, match=message):
         plan(*inputs, o=output)
+
+
+def test_folders_that_cannot_be_listed_are_told_apart(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated, since whoever runs the tests may be allowed everything."""
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path) == os.path.join("in", "deep"):  # noqa: PTH118
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = plan_outputs(["in", "a.png"], "out", suffix=".rbc", found=PICTURES, recursive=True)
+    assert [job.source for job in found.jobs] == [Path("in/c.png"), Path("a.png")]
+    assert found.unread == (Unread(Path("in/deep"), "Permission denied"),)
+
+
+def test_what_may_not_be_looked_at_is_left_to_its_reader(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stat_ = Path.stat
+
+    def refuse(path: Path, **options: bool) -> os.stat_result:
+        if path.name == "d.webp":
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat_(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    assert plan("in", recursive=True)[1:] == plan("in/deep/d.webp") == [("in/deep/d.webp", "in/deep/d.rbc")]
 
 
 def test_existing_derived_names_are_skipped(here: Path) -> None:

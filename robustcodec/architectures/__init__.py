@@ -68,6 +68,9 @@ class Architecture(Protocol):
     z_tables: TableSet
     y_tables: TableSet
 
+    def check(self) -> None:
+        """Check now what is otherwise checked when first used. Raises ModelDamaged or another ModelError."""
+
     def analyse(self, x: Float32) -> Float32:
         """Give y (M, H/16, W/16) of x (3, H, W) in [0, 1]."""
 

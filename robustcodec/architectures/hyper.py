@@ -127,6 +127,10 @@ class Hyper:
     def _networks(self, tensors: Mapping[str, NDArray[np.generic]], *names: str) -> networks.Networks:
         return networks.load("hyper", (self._n, self._m), tensors, self._threads, names)
 
+    def check(self) -> None:
+        """Check the real-valued networks' arrays."""
+        _ = self._encoder, self._decoder
+
     def analyse(self, x: Float32) -> Float32:
         """Give y (M, H/16, W/16) of x (3, H, W) in [0, 1]."""
         return self._encoder.analyse(x)

@@ -79,17 +79,17 @@ def main() -> None:
     except MemoryError:
         Console().error("this needs more memory than the machine gives; free some, or take smaller pictures")
         sys.exit(FAILED)
-    except FileNotFoundError:
-        if _current_folder_exists():
-            raise
-        Console().error("the current folder has been deleted; change to one that exists")
+    except OSError as error:  # what the world refuses where no command expected it
+        gone = not _current_folder_exists()
+        deleted = "the current folder has been deleted; change to one that exists"
+        Console().error(deleted if gone else f"{error.filename or 'this machine'}: {error.strerror}")
         sys.exit(FAILED)
 
 
 def _current_folder_exists() -> bool:
     try:
         return Path.cwd().is_dir()
-    except FileNotFoundError:
+    except OSError:
         return False
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import typer
 
-from robustcodec.cli.console import FAILED, Console, end_quietly, named
+from robustcodec.cli.console import FAILED, Console, attributed, end_quietly, named
 from robustcodec.errors import RobustcodecError
 from robustcodec.files import Job, Plan, check_streams, clean_name
 
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one file: fields for the report (see `_describe`) and remarks for the user."""
+    """What became of one file: fields for the report (see `_describe`), remarks, and whether it was written."""
 
     fields: Mapping[str, object]
     notes: tuple[str, ...] = ()
+    written: bool = True
 
 
 Work = Callable[[Job], Result]
@@ -52,13 +53,17 @@ def process(task: Task, plan: Plan, console: Console, *, processes: int) -> None
     """Do all jobs of a plan and report each; exits with 1 if some failed."""
     check_streams(plan)
     note_skipped(plan, console)
+    for each in plan.unread:
+        message = f"the folder {clean_name(each.folder)} cannot be read: {each.reason}"
+        console.error(message)
+        console.row(named(each.folder, "input") | {"error": message})
     outcomes = []
     for outcome in run(task, plan.jobs, processes):
         outcomes.append(outcome)
         _report(outcome, console)
         console.progress(len(outcomes), len(plan.jobs))
     _summarise(outcomes, plan, console)
-    if any(outcome.error for outcome in outcomes):
+    if plan.unread or any(outcome.error for outcome in outcomes):
         raise typer.Exit(FAILED)
 
 
@@ -161,28 +166,26 @@ def _report(outcome: Outcome, console: Console) -> None:
     job, fields = outcome.job, outcome.result.fields
     names = named(job.source, "input")
     if outcome.error is not None:
-        # Most messages about files name them; the picture's own errors do not.
-        subject = _name(job.source)
-        prefix = "" if subject in outcome.error else f"{subject}: "
-        console.error(f"{prefix}{outcome.error}")
+        console.error(attributed(_name(job.source), outcome.error))
         console.row(names | {"error": outcome.error})
         return
     if not console.json:
-        console.note(f"{_name(job.source)} -> {_name(job.target)}: {_describe(fields, outcome.seconds)}")
+        verb = "" if outcome.result.written else "would write "
+        console.note(f"{verb}{_name(job.source)} -> {_name(job.target)}: {_describe(fields, outcome.seconds)}")
     for note in outcome.result.notes:
         console.note(f"{_name(job.source)}: {note}")
     console.row(names | named(job.target, "output") | dict(fields) | {"seconds": round(outcome.seconds, 4)})
 
 
 def _summarise(outcomes: Sequence[Outcome], plan: Plan, console: Console) -> None:
-    count = len(outcomes) + len(plan.skipped)
+    count = len(outcomes) + len(plan.skipped) + len(plan.unread)
     if count == 0:
         console.note("nothing to do: no file of a known kind was found")
     if count < 2 or console.json:
         return
     done = [outcome.result.fields for outcome in outcomes if outcome.error is None]
     size = sum(value for fields in done if isinstance(value := fields.get("bytes"), int))
-    failed = len(outcomes) - len(done)
+    failed = len(outcomes) - len(done) + len(plan.unread)
     console.note(f"{len(done)} done ({size:,} bytes), {len(plan.skipped)} skipped, {failed} failed")
 
 

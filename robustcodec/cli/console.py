@@ -67,6 +67,11 @@ def end_quietly() -> NoReturn:
     raise SystemExit(PIPE_CLOSED)
 
 
+def attributed(name: str, error: str) -> str:
+    """An error with the name of its file before it, unless it begins with that name."""
+    return error if error.startswith(f"{name} ") else f"{name}: {error}"
+
+
 def named(path: Path | None, stream: str) -> dict[str, object]:
     """A path as JSON fields: `{stream: name}`, and the exact bytes in base64 if they are not UTF-8."""
     if path is None:

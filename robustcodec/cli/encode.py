@@ -68,7 +68,7 @@ def encode_file(codec: "Codec", task: EncodeTask, job: Job) -> Result:
         fields["psnr"] = psnr(picture.pixels, encoded.reconstruction)
     larger = len(encoded.data) >= len(data)
     notes = [f"larger than the input, which has {len(data):,} bytes; keep that"] if larger else []
-    return Result(fields, notes=(*picture.notes, *notes))
+    return Result(fields, notes=(*picture.notes, *notes), written=not task.dry_run)
 
 
 def encode(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from robustcodec.cli import options
-from robustcodec.cli.console import FAILED, Console, emit, named
+from robustcodec.cli.console import FAILED, Console, attributed, emit, named
 from robustcodec.errors import RobustcodecError
 from robustcodec.files import clean_name, read_input
 
@@ -27,7 +27,7 @@ def info(
             fields = describe(path, options.pixel_limit(max_pixels))
         except RobustcodecError as error:
             failed = True
-            console.error(f"{name}: {error}")
+            console.error(attributed(clean_name(name), str(error)))
             console.row(named(path, "input") | {"error": str(error)})
             continue
         console.row(named(path, "input") | fields)

@@ -39,7 +39,7 @@ def add(path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of a m
     from robustcodec import bundle
     from robustcodec.architectures import open_architecture
 
-    added = bundle.add(path, lambda model: open_architecture(model, threads=1))
+    added = bundle.add(path, lambda model: open_architecture(model, threads=1).check())
     Console().note(f"added as {added.id}")
 
 
@@ -56,7 +56,7 @@ def remove(id: Annotated[str, typer.Argument(metavar="ID", help="Id of a model t
 def verify(
     id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Id or path [default: all models].")] = None,
 ) -> None:
-    """Check every byte of a model, and that its entropy parameters are exact."""
+    """Check every byte of a model, the shapes of its arrays, and that its entropy parameters are exact."""
     from robustcodec import bundle
     from robustcodec.architectures import open_architecture
 
@@ -67,7 +67,7 @@ def verify(
             model = bundle.open_bundle(path)
             model.verify()
             with bundle.damage_named(path):
-                open_architecture(model, threads=1)
+                open_architecture(model, threads=1).check()
             emit(f"{model.id}: in order ({path})")
         except ModelError as error:
             failed = True
