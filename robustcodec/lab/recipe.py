@@ -145,11 +145,16 @@ class Hardening:
             _check_range(name, getattr(self, name), 0, 1e9)
         _check_range("psnr_share + bpp_share", self.psnr_share + self.bpp_share, 0, 1 + 1e-6)
         for field in dataclasses.fields(self):
-            used = self.method in _USED_BY.get(field.name, (self.method,))
-            if not used and getattr(self, field.name) != field.default:
+            if not self.uses(field.name) and getattr(self, field.name) != field.default:
                 raise TrainingError(f"hardening by {self.method} does not use {field.name}; leave it out")
+        if self.attacker is Attacker.PAPER and self.least != 1:
+            raise TrainingError("the paper's attacks use the whole budget; set least to 1")
         if self.method is not Method.TEACHER and self.psnr_share + self.bpp_share == 0:
             raise TrainingError(f"hardening by {self.method} attacks crops; set psnr_share or bpp_share above 0")
+
+    def uses(self, field: str) -> bool:
+        """Whether the method reads a field."""
+        return self.method in _USED_BY.get(field, (self.method,))
 
     def attacks(self, batch: int) -> tuple[int, int]:
         """Give how many crops of a batch are attacked for distortion, and how many for rate."""

@@ -26,7 +26,7 @@ from torch import Tensor
 from robustcodec.errors import TrainingError
 from robustcodec.lab.crops import unpack_crops
 from robustcodec.lab.data import Pool, centre_crops
-from robustcodec.lab.losses import rate_distortion
+from robustcodec.lab.hardening import loss_of
 from robustcodec.lab.networks import Hyper
 from robustcodec.lab.recipe import Recipe
 from robustcodec.lab.runs import LOG, Run, Settings, State, default_device
@@ -174,9 +174,10 @@ def train_slice(
     announce(f"{len(pool.heights)} training crops and {len(validation)} for validation on {device}")
     network = Hyper(*recipe.channels).to(device)
     network.load_state_dict(state.weights)
+    loss = loss_of(recipe.hardening, None)  # no teacher travels in a pack
     if plan.steps is None:
         budget = min(_MEASURE_SECONDS, (until - time.monotonic()) / 10)
-        seconds = seconds_per_step(recipe, network, rate_distortion, pool, budget, record=record)
+        seconds = seconds_per_step(recipe, network, loss, pool, budget, record=record)
         training = max(0.0, until - time.monotonic())
         steps = state.step + max(1, int(_TRUSTED * training * left / seconds))
         announce(f"{seconds * 1000:.2f} ms a step; {training:.0f} s of {slice_seconds:.0f} s are for training")
@@ -192,7 +193,7 @@ def train_slice(
         recipe,
         state,
         network,
-        rate_distortion,
+        loss,
         pool,
         validation,
         report,

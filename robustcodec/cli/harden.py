@@ -1,0 +1,142 @@
+"""The command `harden`: a robust model out of an ordinary one and a folder of pictures (needs robustcodec[lab])."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from robustcodec.cli import options
+from robustcodec.cli.console import Console
+from robustcodec.cli.lab import require_lab
+from robustcodec.cli.stopper import Stopper
+from robustcodec.errors import UsageError
+
+if TYPE_CHECKING:
+    from robustcodec.lab.hardening_recipes import Plan
+
+
+_NAMED = _FAST, _PAPER = "fast", "paper"
+
+
+class HardeningMethod(StrEnum):
+    """What `--method` takes."""
+
+    OURS = "ours"
+    MA2023 = "ma2023"
+
+
+class Stage(StrEnum):
+    """What `--stage` takes."""
+
+    FIRST = "1"
+    SECOND = "2"
+    BOTH = "both"
+
+
+def harden(
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder of training pictures.")],
+    run: Annotated[
+        Path, typer.Option("-o", "--output", metavar="RUN", help="Folder of the runs and the model.")
+    ] = Path("hardened"),
+    validation: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of validation pictures [default: some of --data].")
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Id, run, bundle or checkpoint to harden [default: hyper-base]."),
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option(metavar="RECIPE", help="fast, paper, or a file that --dry-run has printed.")
+    ] = "fast",
+    method: Annotated[HardeningMethod, typer.Option(help="Ours, or plain adversarial training.")] = (
+        HardeningMethod.OURS
+    ),
+    stage: Annotated[Stage, typer.Option(help="Stage of the recipe to run.")] = Stage.BOTH,
+    epsilon: Annotated[float | None, typer.Option(help="Budget of attacks: mean square of the noise.")] = None,
+    teacher_smooth: Annotated[float | None, typer.Option(help="Weight of smooth_loss in stage I.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Weight of the teacher's rate in stage II.")] = None,
+    smooth: Annotated[float | None, typer.Option(help="Weight of smooth_loss in stage II.")] = None,
+    hours: Annotated[float | None, typer.Option(min=0.0, help="Train for so long (measured as steps).")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Train each stage for so many steps.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the recipes, and what they would take, and stop.")
+    ] = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Harden a model against attacks on a folder of your own pictures (needs robustcodec[lab]).
+
+    The same command again goes on where it was interrupted. The model is RUN/model.
+
+    \b
+      robustcodec harden --data photos
+      robustcodec harden --data photos --init my-checkpoint.pth.tar --hours 3 -o runs/mine
+      robustcodec harden --data photos --recipe paper --dry-run > paper.json
+      robustcodec encode photo.png -m runs/mine/model
+    """
+    require_lab()
+    if steps is not None and hours is not None:
+        raise UsageError("--steps and --hours exclude each other; give one of them")
+    if hours is not None and not 0 < hours < 10000:
+        raise UsageError(f"--hours takes a time in hours, not {hours:g}")
+
+    from robustcodec.lab.checkpoints import load_weights
+    from robustcodec.lab.harden import Request, channels_of, estimate, find_weights, in_units, qualities_of
+    from robustcodec.lab.harden import harden as run_stages
+    from robustcodec.lab.hardening_recipes import fitted, with_options
+
+    console = Console(quiet=quiet, json=False)
+    source = find_weights(init)
+    plan = _only(_plan(recipe, method, data), stage)
+    if recipe in _NAMED:
+        plan = fitted(plan, channels_of(load_weights(source), source), qualities_of(source))
+    plan = with_options(
+        plan,
+        epsilon=epsilon,
+        teacher_smooth=teacher_smooth,
+        rate=rate,
+        smooth=smooth,
+        steps=steps,
+    )
+    request = Request(run=run, data=data, validation=validation, init=source, plan=plan, hours=hours)
+    if dry_run:
+        typer.echo(plan.to_json(), nl=False)
+        expected = estimate(request, console.note)
+        for name, needed in expected.hours.items():
+            console.note(f"{name}: {needed:.2g} hours")
+        console.note(f"disk {in_units(expected.disk)}, memory {in_units(expected.memory)}")
+        return
+    with Stopper() as stopper:
+        exported = run_stages(request, console.note, stopper.asked)
+    if exported is None:
+        console.note("stopped; the same command goes on")
+        raise typer.Exit(128 + (stopper.number or 0))
+    for point in exported.points:
+        console.note(f"quality {point.quality:g}: {point.bpp:.3f} bpp, {point.psnr:.2f} dB, J {point.score:.3f}")
+    console.note(f"wrote {exported.bundle.path}: model {exported.bundle.id}; encode with: -m {exported.bundle.path}")
+
+
+def _plan(recipe: str, method: HardeningMethod, data: Path) -> "Plan":
+    """The plan that a name or a file stands for."""
+    from robustcodec.lab import hardening_recipes as recipes
+    from robustcodec.lab.data import picture_files
+
+    if recipe == _FAST:
+        return recipes.fast() if method is HardeningMethod.OURS else recipes.fast_ma2023()
+    if recipe == _PAPER:
+        return recipes.paper(len(picture_files(data))) if method is HardeningMethod.OURS else recipes.paper_ma2023()
+    if method is not HardeningMethod.OURS:
+        raise UsageError("a recipe from a file has its own method; leave --method out")
+    return recipes.Plan.load(Path(recipe))
+
+
+def _only(plan: "Plan", stage: Stage) -> "Plan":
+    """The part of a plan that is to run."""
+    from robustcodec.lab.hardening_recipes import Plan
+
+    if stage is Stage.BOTH:
+        return plan
+    kept = plan.teacher if stage is Stage.FIRST else plan.student
+    if kept is None:
+        raise UsageError(f"the recipe has no stage {stage}; leave --stage out or choose another recipe")
+    return Plan(teacher=kept) if stage is Stage.FIRST else Plan(student=kept)

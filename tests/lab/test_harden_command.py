@@ -1,0 +1,215 @@
+"""`robustcodec harden`: recipes as they are asked for, and the whole way from pictures to a model that encodes."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from click.testing import Result
+from regenerate import TINY, sample
+from typer.testing import CliRunner
+
+from robustcodec.api import load
+from robustcodec.bundle import open_bundle
+from robustcodec.cli import app
+from robustcodec.cli.harden import HardeningMethod, Stage, _only, _plan
+from robustcodec.errors import ModelNotFound, TrainingError, UsageError
+from robustcodec.images import Picture, write_picture
+from robustcodec.lab import hardening_recipes as recipes
+from robustcodec.lab.harden import Request, estimate, find_weights, harden, qualities_of
+from robustcodec.lab.hardening_recipes import Plan, fitted, with_options
+from robustcodec.lab.recipe import Attacker, Method, Phase
+from robustcodec.lab.runs import Run
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for seed in range(3):
+        (folder / f"{seed}.png").write_bytes(write_picture(Picture(pixels=sample(96, 80, seed)), "PNG"))
+    return folder
+
+
+def quick(plan: Plan, steps: int = 2) -> Plan:
+    """The plan on the tiny network, with small crops and few attack steps."""
+    small = {}
+    for name, recipe in fitted(plan, (8, 12), (1.0, 6.0)).stages():
+        assert recipe.hardening is not None
+        phases = tuple(dataclasses.replace(phase, batch=min(phase.batch, 3), crop=64) for phase in recipe.phases)
+        hardening = recipe.hardening
+        if hardening.method is not Method.TEACHER:
+            hardening = dataclasses.replace(hardening, attacker=Attacker.NORMALISED, psnr_steps=4, bpp_steps=4)
+        small[name] = dataclasses.replace(recipe, phases=phases, steps=steps, hardening=hardening, validations=1)
+    return Plan(**small)
+
+
+def quiet(_: object) -> None:
+    """Report to nobody."""
+
+
+def test_both_stages_end_in_a_model_that_encodes(pictures: Path, tmp_path: Path) -> None:
+    plan = quick(recipes.paper(3))
+    request = Request(run=tmp_path / "My run", data=pictures, validation=None, init=TINY, plan=plan)
+    done = harden(request, quiet)
+    assert done is not None
+    model = open_bundle(tmp_path / "My run" / "model")
+    assert (model.id, model.manifest.variant) == ("my-run", "robust")
+    assert model.manifest.provenance["recipe"]["hardening"]["method"] == "distilled"
+    image = sample(64, 64, 9)
+    loaded = load(str(model.path))
+    assert loaded.decode(loaded.encode(image)).shape == image.shape
+    states = [Run(tmp_path / "My run" / name).load() for name in ("teacher", "student")]
+    assert [state.step if state else None for state in states] == [2, 2]
+    said: list[str] = []
+    again = harden(request, said.append)
+    assert again is not None and again.bundle.fingerprint == model.fingerprint
+    assert not any(line.startswith("step ") for line in said)
+
+
+def test_stages_can_be_run_apart(pictures: Path, tmp_path: Path) -> None:
+    plan = quick(recipes.paper(3), 1)
+    request = Request(run=tmp_path / "run", data=pictures, validation=None, init=TINY, plan=plan)
+    first, second = (dataclasses.replace(request, plan=_only(plan, stage)) for stage in (Stage.FIRST, Stage.SECOND))
+    with pytest.raises(TrainingError, match="run --stage 1 or both first"):
+        harden(second, quiet)
+    done = harden(first, quiet)
+    assert done is not None and done.bundle.manifest.variant == "teacher"
+    done = harden(second, quiet)
+    assert done is not None and done.bundle.manifest.variant == "robust"
+
+
+def test_a_stopped_hardening_goes_on(pictures: Path, tmp_path: Path) -> None:
+    plan = quick(recipes.fast_ma2023())
+    request = Request(run=tmp_path / "run", data=pictures, validation=None, init=TINY, plan=plan)
+    assert harden(request, quiet, lambda: True) is None
+    assert not (tmp_path / "run" / "model").exists()
+    done = harden(request, quiet)
+    assert done is not None and done.bundle.manifest.variant == "ma2023"
+
+
+def test_the_papers_recipe_is_its_schedule() -> None:
+    plan = recipes.paper(800)
+    teacher, student = plan.teacher, plan.student
+    assert teacher is not None and student is not None and student.hardening is not None
+    assert (teacher.steps, student.steps) == (100 * 50, 100 * 267)
+    for recipe, batch in ((teacher, 16), (student, 3)):
+        epoch = recipe.steps // 100
+        rates = [recipe.at(epoch * number)[1] for number in (1, 25, 26, 50, 51, 75, 76, 100)]
+        assert rates == [5e-5, 5e-5, 2.5e-5, 2.5e-5, 1.25e-5, 1.25e-5, 6.25e-6, 6.25e-6]
+        assert {phase.batch for phase in recipe.phases} == {batch}
+    hardening = student.hardening
+    assert (hardening.epsilon, hardening.psnr_steps, hardening.bpp_steps) == (5e-4, 200, 100)
+    assert (hardening.attacks(3), hardening.attacker, hardening.least) == ((1, 1), Attacker.PAPER, 1.0)
+
+
+@pytest.mark.parametrize("plan", [recipes.fast(), recipes.fast_ma2023(), recipes.paper(10), recipes.paper_ma2023()])
+def test_a_plan_survives_json(plan: Plan, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(plan.to_json())
+    assert Plan.load(tmp_path / "plan.json") == plan
+    assert _plan(str(tmp_path / "plan.json"), HardeningMethod.OURS, tmp_path) == plan
+
+
+def test_a_wrong_plan_is_refused(tmp_path: Path) -> None:
+    both = json.loads(recipes.paper(10).to_json())
+    for text, message in (
+        ("{", "not JSON"),
+        ("[]", "an object with a recipe"),
+        ('{"third": {}}', "an object with a recipe"),
+        ("{}", "needs a recipe for"),
+        (json.dumps({"teacher": both["student"]}), "teacher of a plan cannot be hardened by distilled"),
+        (json.dumps({"student": both["teacher"]}), "student of a plan cannot be hardened by teacher"),
+        (json.dumps({"student": {**both["student"], "hardening": None}}), "by nothing"),
+    ):
+        with pytest.raises(TrainingError, match=message):
+            Plan.from_json(text)
+    with pytest.raises(TrainingError, match="cannot be read"):
+        Plan.load(tmp_path / "none.json")
+
+
+def test_options_reach_the_stages_that_use_them() -> None:
+    plan = with_options(recipes.paper(10), epsilon=1e-3, teacher_smooth=0.5, rate=0.25, smooth=0.125, steps=7)
+    assert plan.teacher is not None and plan.student is not None
+    assert plan.teacher.hardening is not None and plan.student.hardening is not None
+    assert plan.teacher.hardening.teacher_smooth == 0.5
+    assert (plan.student.hardening.epsilon, plan.student.hardening.rate, plan.student.hardening.smooth) == (
+        1e-3,
+        0.25,
+        0.125,
+    )
+    assert plan.teacher.steps == plan.student.steps == 7
+    assert with_options(recipes.fast()) == recipes.fast()
+    with pytest.raises(TrainingError, match="no stage that is to run uses teacher_smooth"):
+        with_options(recipes.fast(), teacher_smooth=0.1)
+    with pytest.raises(UsageError, match="no stage 1"):
+        _only(recipes.fast(), Stage.FIRST)
+
+
+def test_weights_are_found_by_id_or_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBUSTCODEC_MODELS", str(TINY.parent))
+    monkeypatch.chdir(tmp_path)
+    assert find_weights("hyper-tiny") == TINY
+    assert find_weights(open_bundle(TINY).fingerprint.hex()[:8]) == TINY
+    (tmp_path / "mine.pth").write_bytes(b"")
+    assert find_weights("mine.pth") == Path("mine.pth")
+    with pytest.raises(ModelNotFound, match="no model 'nothing'"):
+        find_weights("nothing")
+
+
+def test_qualities_are_those_of_the_start(pictures: Path, tmp_path: Path) -> None:
+    assert qualities_of(tmp_path / "checkpoint.pth") == (4.0, 4.0)
+    plan = Plan(student=dataclasses.replace(_student(quick(recipes.fast(), 1)), quality_low=2.0, quality_high=5.0))
+    harden(Request(run=tmp_path / "run", data=pictures, validation=None, init=TINY, plan=plan), quiet)
+    assert qualities_of(tmp_path / "run" / "student") == (2.0, 5.0)
+    assert qualities_of(tmp_path / "run" / "model") == (2.0, 5.0)
+
+
+def test_an_estimate_extrapolates_attacks_of_many_steps(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a step takes 2 s and an attack's step 1 s more, 100 steps of 36 with 20 steps of attack take an hour."""
+
+    def seconds(recipe: object, *_: object, **__: object) -> float:
+        return 2.0 + recipe.hardening.psnr_steps  # type: ignore[attr-defined]
+
+    monkeypatch.setattr("robustcodec.lab.harden.seconds_per_step", seconds)
+    student = _student(quick(recipes.fast(), 100))
+    assert student.hardening is not None
+    hardening = dataclasses.replace(student.hardening, psnr_share=0.3, bpp_share=0.3, psnr_steps=8, bpp_steps=60)
+    plan = Plan(student=dataclasses.replace(student, hardening=hardening))
+    request = Request(run=tmp_path / "run", data=pictures, validation=None, init=TINY, plan=plan)
+    found = estimate(request, quiet)
+    assert found.hours["student"] == pytest.approx(100 * (2 + (8 + 60) / 2) / 3600)
+    assert 10_000 < found.disk < 10_000_000
+    assert found.memory > 3 * 96 * 80 * 3
+    assert estimate(dataclasses.replace(request, hours=3.0), quiet).hours == {"student": 3.0}
+
+
+def _student(plan: Plan) -> "recipes.Recipe":
+    assert plan.student is not None
+    return plan.student
+
+
+def test_the_command_from_pictures_to_a_model(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ROBUSTCODEC_MODELS", str(TINY.parent))
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["harden", "--data", "pictures", "--init", "hyper-tiny", *arguments])
+
+    phase = Phase(share=1.0, rate_from=1e-4, rate_to=0.0, batch=2, crop=64)
+    plan = Plan(student=dataclasses.replace(_student(quick(recipes.fast(), 2)), phases=(phase,)))
+    (tmp_path / "plan.json").write_text(plan.to_json())
+    asked = ("--recipe", "plan.json", "--epsilon", "1e-3")
+    dry = run(*asked, "--dry-run")
+    assert dry.exit_code == 0
+    assert Plan.from_json(dry.stdout) == with_options(plan, epsilon=1e-3)
+    assert "student: " in dry.stderr and "disk " in dry.stderr and not (tmp_path / "hardened").exists()
+    done = run(*asked)
+    assert done.exit_code == 0
+    assert "wrote hardened/model: model hardened" in done.stderr
+    for refused in (run("--method", "ma2023", "--recipe", "plan.json"), run("--hours", "1", "--steps", "2")):
+        assert isinstance(refused.exception, UsageError)
