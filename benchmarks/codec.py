@@ -154,6 +154,7 @@ def main() -> None:
     }
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(f"{options.threads} threads, quality {options.quality:g}, {bundle.id} ({bundle.fingerprint.hex()})\n")
     print(markdown(sizes, comparisons, shares, timings))
 
 
