@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from threadpoolctl import ThreadpoolController
+
 from robustcodec.architectures import Architecture, open_architecture
 from robustcodec.codec import Codec
 from robustcodec.container import split_strip, unpack
@@ -75,11 +77,14 @@ def coder(codec: Codec, target: Target) -> Code:
     Calling it raises what `Codec.encode` and `Codec.decode` raise.
     """
     architecture = open_architecture(codec.bundle, codec.threads)
+    libraries = ThreadpoolController()
 
     def code(pixels: Pixels) -> Coded:
         encoded = codec.encode(Picture(pixels=pixels), target)
         shown = codec.decode(encoded.data).pixels
-        return Coded(encoded.data, shown, encoded.step, *_shares(architecture, encoded.data))
+        with libraries.limit(limits=codec.threads, user_api="blas"):
+            shares = _shares(architecture, encoded.data)
+        return Coded(encoded.data, shown, encoded.step, *shares)
 
     return code
 

@@ -12,10 +12,11 @@ import typer
 
 from robustcodec.cli import options
 from robustcodec.cli.console import FAILED, Console
-from robustcodec.errors import UsageError
+from robustcodec.errors import MissingExtra, ModelError, UsageError
 from robustcodec.rate import check_quality
 
 if TYPE_CHECKING:
+    from robustcodec.lab.evaluation.contenders import Contender
     from robustcodec.lab.evaluation.grid import Event
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -100,10 +101,30 @@ def evaluate(
         if not rows:
             raise UsageError(f"{output} holds no results; name pictures with --data and models with --models")
     warned = check(rows)
-    for path in write_summary(output, rows, warned, paper=reference == "paper"):
-        console.note(f"wrote {path}")
+    written = write_summary(output, rows, warned, paper=reference == "paper")
+    console.note(f"wrote {output}: {', '.join(path.name for path in written if path.parent == output)}")
+    if report:
+        from robustcodec.lab.evaluation.outputs import write_report
+
+        at_hand = _at_hand(_names(models) or list(dict.fromkeys(row.model for row in rows)), match, threads)
+        console.note(f"wrote {write_report(output, rows, warned, at_hand, paper=reference == 'paper')}")
     for warning in warned:
         console.note(f"warning {warning}")
+
+
+def _at_hand(names: Sequence[str], match: str, threads: int | None) -> "list[Contender]":
+    """Open the models that this machine has; classical codecs only beside one of them."""
+    from robustcodec.lab.evaluation.classical import CODECS
+    from robustcodec.lab.evaluation.contenders import open_contenders
+
+    opened: list[str] = []
+    for name in sorted(names, key=lambda name: name in CODECS):
+        try:
+            open_contenders([*opened, name], match)
+        except (ModelError, MissingExtra, UsageError):
+            continue
+        opened.append(name)
+    return open_contenders(opened, match, threads) if opened else []
 
 
 def _recheck(folder: Path, names: list[str], threads: int | None, match: str, seed: int, console: Console) -> None:

@@ -1,10 +1,13 @@
 """The evaluation with attacks: its grid, its rows, what they come to, and its doubts about itself."""
 
 import dataclasses
+import io
 import json
 import math
 import re
+from base64 import b64decode
 from collections.abc import Callable, Sequence
+from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,19 +17,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image as PillowImage
 
 from robustcodec.bundle import Bundle
-from robustcodec.errors import UsageError
+from robustcodec.errors import MissingExtra, UsageError
 from robustcodec.images import Picture as Image
-from robustcodec.images import write_picture
+from robustcodec.images import read_picture, write_picture
 from robustcodec.lab import attacks
 from robustcodec.lab.attacks import threat
 from robustcodec.lab.evaluation.checks import CODES, check
+from robustcodec.lab.evaluation.classical import CODECS, Classical
 from robustcodec.lab.evaluation.contenders import Learned, Source
 from robustcodec.lab.evaluation.estimates import estimate
 from robustcodec.lab.evaluation.exchange import bd_rate, compressai_json, curves_of
+from robustcodec.lab.evaluation.exhibits import window
 from robustcodec.lab.evaluation.grid import Event, Grid, Shard, evaluate, parse_attacks
-from robustcodec.lab.evaluation.outputs import write_summary
+from robustcodec.lab.evaluation.outputs import write_report, write_summary
 from robustcodec.lab.evaluation.recheck import recheck, rows_to_recheck
 from robustcodec.lab.evaluation.records import (
     Assault,
@@ -42,6 +48,7 @@ from robustcodec.lab.evaluation.subjects import groups_of
 from robustcodec.lab.evaluation.summary import Statistic, paired, sections
 from robustcodec.lab.evaluation.tables import all_tables
 from robustcodec.measure import Figures, measure
+from robustcodec.metrics import psnr
 
 Pixels = NDArray[np.uint8]
 ROOT = Path(__file__).parent.parent.parent
@@ -439,3 +446,107 @@ def test_rows_are_rechecked(tmp_path: Path, data: Path, model: Learned, workshop
     assert [text.split()[0] for text in recheck(tmp_path, wrong, model).differences] == ["psnr"]
     (tmp_path / one.image).unlink()
     assert one.key not in {row.key for row in rows_to_recheck(tmp_path, 100, seed=0)}
+
+
+class Tags(HTMLParser):
+    """Collects what a page embeds, and whether its tags are balanced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = dict(attrs)
+        assert not set(attributes) & {"href", "srcset", "onload", "onerror"}
+        if "src" in attributes:
+            self.sources.append(attributes["src"] or "")
+        if tag not in ("meta", "img", "input", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_holds_everything_itself(tmp_path: Path, data: Path, model: Learned, workshop: Workshop) -> None:
+    rows = evaluate(grid(data, model, "psnr,bpp"), tmp_path, silent)
+    path = write_report(tmp_path, rows, check(rows), [model], paper=True)
+    text = path.read_text(encoding="utf-8")
+    tags = Tags()
+    tags.feed(text)
+    tags.close()
+    assert not tags.open
+    assert re.findall(r"https?:|url\(|@import|//", re.sub(r"base64,[^\"]*", "", text)) == []
+    pictures = [source for source in tags.sources if source.startswith("data:image/jpeg;base64,")]
+    curves = [source for source in tags.sources if source.startswith("data:image/svg+xml;base64,")]
+    assert (len(pictures), len(curves), len(tags.sources)) == (2 * 6, 1, 13)
+    sizes = {(picture.width, picture.height) for picture in map(read_embedded, pictures)}
+    assert sizes <= {(64, 64), (96, 80)}
+    assert tags.text.count("hyper-tiny, paper:psnr, quality 4: ") == 1
+
+
+def read_embedded(source: str) -> Image:
+    return read_picture(b64decode(source.partition(",")[2]), 1 << 20)
+
+
+def test_models_that_are_not_at_hand_are_said(tmp_path: Path) -> None:
+    text = write_report(tmp_path, [row(), row(attack=None)], [], [], paper=False).read_text(encoding="utf-8")
+    assert "No pictures of m," in text
+    assert '<div class="slider">' not in text
+
+
+def test_names_cannot_become_markup(tmp_path: Path) -> None:
+    hostile = "<script>alert(1)</script>"
+    rows = [row(name, attack, model=hostile) for name in (hostile, "b") for attack in (None, "psnr")]
+    text = write_report(tmp_path, rows, check(rows), [], paper=False).read_text(encoding="utf-8")
+    assert "alert(1)" in text
+    assert hostile not in text
+
+
+def test_a_window_lies_around_the_damage() -> None:
+    clean = np.zeros((500, 700, 3), np.uint8)
+    after = clean.copy()
+    after[490, 5] = 255
+    rows, columns = window(clean, after)
+    assert clean[rows, columns].shape == (384, 384, 3)
+    assert rows.start <= 490 < rows.stop
+    assert columns.start == 0
+
+
+def test_classical_codecs_come_as_near_as_they_can(model: Learned, make_sample: Callable[..., Pixels]) -> None:
+    pixels = make_sample(64, 72, 4)
+    wanted = model.code(pixels, 4.0)(pixels)
+    bpp = 8 * len(wanted.data) / (64 * 72)
+    for match, goal in (("psnr", psnr(pixels, wanted.pixels)), ("bpp", bpp)):
+        codec = Classical("webp", model, match)
+        coded = codec.code(pixels, 4.0)(pixels)
+        reached = {}
+        for quality in range(101):
+            out = io.BytesIO()
+            PillowImage.fromarray(pixels).save(out, "WEBP", quality=quality, method=6)
+            shown = np.asarray(PillowImage.open(out).convert("RGB"))
+            reached[quality] = psnr(pixels, shown) if match == "psnr" else 8 * len(out.getvalue()) / (64 * 72)
+        nearest = min(abs(value - goal) for value in reached.values())
+        assert abs(reached[int(coded.setting)] - goal) <= nearest + 0.05
+        other = make_sample(64, 72, 5)
+        assert codec.code(pixels, 4.0)(other).setting == coded.setting
+
+
+@pytest.mark.parametrize("name", sorted(CODECS))
+def test_every_classical_codec_codes(name: str, model: Learned, make_sample: Callable[..., Pixels]) -> None:
+    if CODECS[name].plugin is not None:
+        pytest.importorskip(CODECS[name].plugin)
+    pixels = make_sample(64, 72, 4)
+    coded = Classical(name, model, "psnr").code(pixels, 4.0)(pixels)
+    assert coded.pixels.shape == pixels.shape
+    assert psnr(pixels, coded.pixels) == pytest.approx(psnr(pixels, model.code(pixels, 4.0)(pixels).pixels), abs=0.5)
+
+
+def test_a_missing_plugin_says_what_to_install(model: Learned, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robustcodec.lab.evaluation.classical.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"heic needs pillow-heif.*robustcodec\[classical\]"):
+        Classical("heic", model, "psnr")

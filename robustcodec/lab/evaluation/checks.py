@@ -150,7 +150,8 @@ def _best_step(row: Row) -> int:
 def _control_beat_attack(batches: Sequence[_Batch]) -> Iterator[str]:
     # steps and restarts mean nothing to a control
     for attack, control in _pairs(batches, ["method", "steps", "restarts"]):
-        if control.attack.method in CONTROLS and attack.attack.method not in CONTROLS:
+        white_box = attack.attack.method not in CONTROLS and attack.attack.surrogate is None
+        if control.attack.method in CONTROLS and white_box:
             found = _strengths(attack, control)
             if found and found[1] >= found[0]:
                 yield f"{attack.title}, is no stronger than {control.attack.label} ({found[0]:.4g}, {found[1]:.4g})"
@@ -158,7 +159,8 @@ def _control_beat_attack(batches: Sequence[_Batch]) -> Iterator[str]:
 
 def _one_step_beat_many(batches: Sequence[_Batch]) -> Iterator[str]:
     for many, one in _pairs(batches, ["method", "steps", "restarts"]):
-        if one.attack.method in ONE_STEP and many.attack.method not in (*CONTROLS, *ONE_STEP):
+        white_box = many.attack.method not in (*CONTROLS, *ONE_STEP) and many.attack.surrogate is None
+        if one.attack.method in ONE_STEP and white_box:
             found = _strengths(many, one)
             if found and found[1] >= found[0]:
                 yield f"{many.title}, is no stronger than a step of {one.attack.label} ({found[0]:.4g}, {found[1]:.4g})"

@@ -1,4 +1,4 @@
-"""The files that a folder of results is summed up in: summary.md, summary.csv, CompressAI's JSON, and plots."""
+"""The files that a folder of results is summed up in: tables, CompressAI's JSON, plots, and the page."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -6,8 +6,11 @@ from pathlib import Path
 
 from robustcodec.files import write_atomically
 from robustcodec.lab.evaluation.checks import Warned
-from robustcodec.lab.evaluation.exchange import compressai_json, curves_of, rate_table
+from robustcodec.lab.evaluation.contenders import Contender
+from robustcodec.lab.evaluation.exchange import Curve, compressai_json, curves_of, rate_table
+from robustcodec.lab.evaluation.exhibits import exhibits
 from robustcodec.lab.evaluation.records import Row
+from robustcodec.lab.evaluation.report import page
 from robustcodec.lab.evaluation.summary import sections
 from robustcodec.lab.evaluation.tables import Table, all_tables, as_csv
 
@@ -35,12 +38,37 @@ def write_summary(folder: Path, rows: Sequence[Row], warned: Sequence[Warned], *
     files = {"summary.md": f"{text.rstrip()}\n", "summary.csv": as_csv(parts)}
     files |= {f"compressai/{name}": content for name, content in map(compressai_json, curves)}
     data = {name: content.encode() for name, content in files.items()}
-    if find_spec("matplotlib") is not None:
-        from robustcodec.lab.evaluation.plots import rate_distortion
-
-        data |= rate_distortion(curves, paper=paper)
+    data |= _plots(curves, paper=paper)
     for name, content in data.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
     return [folder / name for name in data]
+
+
+def write_report(
+    folder: Path, rows: Sequence[Row], warned: Sequence[Warned], contenders: Sequence[Contender], *, paper: bool
+) -> Path:
+    """Write report.html, with pictures of the models among `contenders`. Raises OutputError."""
+    plots = _plots(curves_of(sections(rows)), paper=paper)
+    missing = sorted({row.model for row in rows} - {contender.name for contender in contenders})
+    notes = [f"No pictures of {', '.join(missing)}, which are not at hand; name them with --models."] if missing else []
+    text = page(
+        f"Evaluation of {folder.resolve().name}",
+        tables_of(rows, paper=paper),
+        warned,
+        exhibits(folder, rows, {contender.name: contender for contender in contenders}),
+        {name: content for name, content in plots.items() if name.endswith(".svg")},
+        notes,
+    )
+    path = folder / "report.html"
+    write_atomically(path, text.encode())
+    return path
+
+
+def _plots(curves: Sequence[Curve], *, paper: bool) -> dict[str, bytes]:
+    if find_spec("matplotlib") is None:
+        return {}
+    from robustcodec.lab.evaluation.plots import rate_distortion
+
+    return rate_distortion(curves, paper=paper)

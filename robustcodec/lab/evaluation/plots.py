@@ -45,8 +45,11 @@ def _draw(curves: Sequence[Curve], *, paper: bool) -> dict[str, bytes]:
                 if paper:
                     _paper_points(axes, attack)
                 axes.set_ylabel(label if attack else "PSNR [dB]")
-                axes.legend(fontsize=7)
         figure.suptitle(_title(curves))
+        labels: dict[str, Any] = {}
+        for axes in figure.axes:
+            labels |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=2 * len(attacks), fontsize=7)
         return {kind: _saved(figure, kind) for kind in ("svg", "png")}
 
 
@@ -69,7 +72,7 @@ def _panel(axes: "Axes", curves: Sequence[Curve], attack: Assault | None, psnr: 
             markersize=4,
             linestyle="-" if curve.attack is None else "--",
             markerfacecolor=f"C{index % 10}" if curve.attack is None else "white",
-            label=curve.title,
+            label=f"{curve.line.title}, {'attacked' if curve.attack else 'clean'}",
         )
     axes.set_title(f"{attack.label}: {budget(attack)}" if attack else "clean", fontsize=9)
     axes.set_xlabel("bits per pixel")
