@@ -20,6 +20,9 @@ Adversary = Callable[[Hyper, Batch], Tensor]
 Objective = Callable[[Hyper, Tensor, Tensor, Tensor], Tensor]
 """What an attack raises: of noisy and clean crops (B, 3, H, W) at steps (B,) it gives (B,)."""
 
+Attack = Callable[[Hyper, Tensor, Tensor, Objective, Tensor, int, torch.Generator], Tensor]
+"""An attack on some crops; see `normalised_steps`."""
+
 _START = 0.1
 """Length of the random noise that an attack begins with, in radii of its budget."""
 _STRIDE = 1.0
@@ -28,7 +31,7 @@ _STRIDE = 1.0
 
 def adversary_of(hardening: Hardening) -> Adversary:
     """Give the adversary that a hardening run asks for."""
-    attack = {Attacker.NORMALISED: normalised_steps}[hardening.attacker]
+    attack = _attack(hardening.attacker)
 
     def adversary(network: Hyper, batch: Batch) -> Tensor:
         psnr, bpp = hardening.attacks(batch.x.shape[0])
@@ -53,6 +56,15 @@ def adversary_of(hardening: Hardening) -> Adversary:
         return x_new
 
     return adversary
+
+
+def _attack(attacker: Attacker) -> Attack:
+    if attacker is Attacker.NORMALISED:
+        return normalised_steps
+    # only here: it needs ONNX Runtime, which a machine that trains and no more may lack
+    from robustcodec.lab.paper_adversary import paper_attack
+
+    return paper_attack
 
 
 def distortion(network: Hyper, noisy: Tensor, clean: Tensor, step: Tensor) -> Tensor:
@@ -84,7 +96,7 @@ def normalised_steps(
     radius = energy.sqrt().reshape(-1, 1, 1, 1)
     noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
     noise = _into_ball(_START * radius * _unit(noise), radius, x)
-    with _frozen(network), torch.autocast(x.device.type, enabled=False):
+    with frozen(network), torch.autocast(x.device.type, enabled=False):
         for _ in range(steps):
             noise.requires_grad_()
             (gradient,) = torch.autograd.grad(objective(network, x + noise, x, step).sum(), noise)
@@ -113,7 +125,7 @@ def _uniform(batch: Batch, count: int) -> Tensor:
 
 
 @contextmanager
-def _frozen(network: Hyper) -> Iterator[None]:
+def frozen(network: Hyper) -> Iterator[None]:
     """Take parameters out of the graph, which halves the cost of a gradient."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in trained:

@@ -9,7 +9,7 @@ from robustcodec.lab.adversaries import Objective, adversary_of, distortion, nor
 from robustcodec.lab.checkpoints import load_weights, network_of
 from robustcodec.lab.losses import Batch
 from robustcodec.lab.networks import Hyper
-from robustcodec.lab.recipe import Hardening, Method, Rounding
+from robustcodec.lab.recipe import Attacker, Hardening, Method, Rounding
 
 EPSILON = 5e-4
 
@@ -83,6 +83,30 @@ def test_any_position_can_be_attacked(network: Hyper) -> None:
         clean = batch(4, seed)
         hits += (adversary_of(hardening)(network, clean) != clean.x).flatten(1).any(1)
     assert (hits > 0).all() and hits.sum() == 12
+
+
+def test_the_papers_attacks_can_be_trained_on(network: Hyper) -> None:
+    attacking = Hardening(
+        method=Method.DISTILLED,
+        psnr_share=0.5,
+        bpp_share=0.5,
+        psnr_steps=20,
+        bpp_steps=20,
+        least=1.0,
+        attacker=Attacker.PAPER,
+        epsilon=EPSILON,
+    )
+    clean = batch()
+    x_new = adversary_of(attacking)(network, clean)
+    spent = (x_new - clean.x).double().square().mean((1, 2, 3))
+    assert ((spent > 0) & (spent <= EPSILON * (1 + 1e-5))).all()
+    with torch.no_grad():
+        for objective in (distortion, rate):
+            # which crop had which attack is drawn: half of them must have gained from it
+            gained = objective(network, x_new, clean.x, clean.step) > objective(network, clean.x, clean.x, clean.step)
+            assert gained.sum() >= 4
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert torch.equal(adversary_of(attacking)(network, batch()), x_new)
 
 
 def test_the_generator_alone_decides(network: Hyper) -> None:
