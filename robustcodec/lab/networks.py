@@ -161,6 +161,11 @@ class Hyper(nn.Module):
 
     def bits(self, y: Tensor, symbols: Tensor, step: Tensor, quantise: Quantiser) -> tuple[Tensor, Tensor]:
         """Bits (B,) of y's symbols and of z."""
+        y_bits, z_bits = self.bits_of_each(y, symbols, step, quantise)
+        return y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3))
+
+    def bits_of_each(self, y: Tensor, symbols: Tensor, step: Tensor, quantise: Quantiser) -> tuple[Tensor, Tensor]:
+        """Bits of each of y's symbols (B, M, h, w) and of each element of z (B, N, h/4, w/4)."""
         with torch.autocast(y.device.type, enabled=False):
             z = self.h_a(y.abs())
             medians = self.entropy_bottleneck.medians()
@@ -168,7 +173,7 @@ class Hyper(nn.Module):
             z_bits = self.entropy_bottleneck.bits(z_hat)
             scales = self.h_s(z_hat)[:, :, : y.shape[2], : y.shape[3]]
             y_bits = gaussian_bits(symbols, scales / step)
-        return y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3))
+        return y_bits, z_bits
 
 
 def _in_own_type(layer: nn.Module, values: Tensor) -> Tensor:

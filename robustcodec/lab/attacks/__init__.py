@@ -1,1 +1,16 @@
-"""Attacks on codecs: a method searches, within a budget, what a threat model wants; a referee trusts none of them."""
+"""Attacks on codecs: a method searches, within a budget, what a threat model wants; a referee trusts none of them.
+
+threat      what is wanted, what is bounded, and an attack as one value
+budget      noise that keeps its energy, and pictures of whole levels that still do
+victim      the codec as an attacker sees it
+problem     one batch to attack, and the best found so far
+switching   the paper's attacks and Ma2023's; projected: FGSM, I-FGSM, PGD; controls: noise and offset
+strong      the strongest: adaptive steps, then crossing of rounding's thresholds
+methods     all of them by name; craft: the referee
+"""
+
+from robustcodec.lab.attacks.craft import Crafted, GradientStats, craft
+from robustcodec.lab.attacks.methods import METHODS
+from robustcodec.lab.attacks.threat import Attack, Target, Threat
+
+__all__ = ["METHODS", "Attack", "Crafted", "GradientStats", "Target", "Threat", "craft"]

@@ -1,0 +1,56 @@
+"""The budget of an attack: the mean square of its noise over all samples, in 8-bit pictures as they are read back.
+
+Noise n (B, 3, H, W) belongs to pictures x in [0, 1]; epsilon bounds the mean of n^2 of each picture.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+LEVELS = 255
+_BISECTIONS = 24
+
+
+def energy(noise: Tensor) -> Tensor:
+    """Mean square (B,) of each picture's noise."""
+    return noise.square().mean((1, 2, 3))
+
+
+def fit_l2(noise: Tensor, x: Tensor, epsilon: float) -> Tensor:
+    """Shrink noise into the ball of energy epsilon, then clip it so that x + noise lies in [0, 1].
+
+    Clipping brings noise nearer to zero, so the result lies in both sets.
+    """
+    factor = (epsilon / energy(noise).clamp(min=1e-30)).sqrt().clamp(max=1.0)
+    return torch.clamp(noise * factor.reshape(-1, 1, 1, 1), -x, 1 - x)
+
+
+def fit_linf(noise: Tensor, x: Tensor, epsilon: float) -> Tensor:
+    """Clip noise to +-sqrt(epsilon), which keeps its energy at most epsilon, and x + noise to [0, 1]."""
+    radius = math.sqrt(epsilon)
+    return torch.clamp(noise.clamp(-radius, radius), -x, 1 - x)
+
+
+def to_levels(noise: Tensor, x: Tensor, epsilon: float) -> Tensor:
+    """Round x + noise to whole levels (uint8) whose distance from x keeps the budget, to the last level.
+
+    Rounding adds energy: where it adds too much, all of a picture's noise is scaled down by as little as helps.
+    `x` holds whole levels divided by 255.
+    """
+    levels = (x * LEVELS).round()
+    allowed = math.floor(epsilon * LEVELS**2 * x[0].numel())
+
+    def rounded(scale: Tensor) -> Tensor:
+        return (levels + scale.reshape(-1, 1, 1, 1) * noise * LEVELS).round().clamp(0, LEVELS)
+
+    def fits(scale: Tensor) -> Tensor:
+        return (rounded(scale) - levels).double().square().sum((1, 2, 3)) <= allowed
+
+    high = torch.ones(x.shape[0], device=x.device)
+    low = torch.where(fits(high), high, 0.0)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        good = fits(middle)
+        low, high = torch.where(good, middle, low), torch.where(good, high, middle)
+    return rounded(low).to(torch.uint8)

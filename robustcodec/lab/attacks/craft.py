@@ -1,0 +1,167 @@
+"""The referee: runs an attack on pictures and gives back 8-bit pictures that keep its budget and its bound.
+
+It trusts no method: noise is rounded to whole levels within the budget here, and for a bundle the shipped codec itself
+codes every picture before it may leave.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustcodec.bundle import Bundle
+from robustcodec.codec import Codec
+from robustcodec.errors import UsageError
+from robustcodec.images import Picture
+from robustcodec.lab.attacks.budget import LEVELS, to_levels
+from robustcodec.lab.attacks.methods import METHODS
+from robustcodec.lab.attacks.problem import Problem
+from robustcodec.lab.attacks.threat import Attack, Threat
+from robustcodec.lab.attacks.victim import HyperVictim, code
+from robustcodec.lab.checkpoints import load_weights, network_of
+from robustcodec.lab.runs import default_device
+from robustcodec.metrics import Pixels, bits_per_pixel, psnr
+from robustcodec.rate import STEP_UNIT, Quality, high_rate_step
+
+_SHRINKINGS = (1.0, 0.95, 0.9, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.0)
+"""Noise that breaks the bound is shortened to these shares, one after the other, until it holds."""
+_LARGEST_EPSILON = 1.0
+
+Judge = Callable[[Pixels], tuple[float, float]]
+"""Codes a picture; gives bits per pixel and the PSNR in dB against the clean one."""
+
+
+@dataclass(frozen=True)
+class GradientStats:
+    """Shares of the score's gradient at the clean picture that are exactly zero and that are not finite."""
+
+    zero: float
+    not_finite: float
+
+
+@dataclass(frozen=True, eq=False)
+class Crafted:
+    """An attacked picture: 8-bit pixels (H, W, 3) whose mean square distance from the clean one is within the budget.
+
+    `trace` has the score after each step. `shrunk` is the share of its length that the found noise kept to hold the
+    bound of the threat.
+    """
+
+    pixels: Pixels
+    gradient: GradientStats
+    trace: tuple[tuple[int, float], ...]
+    shrunk: float
+
+
+def craft(
+    source: Bundle | Path,
+    pictures: Sequence[Pixels],
+    attack: Attack,
+    quality: float = 4.0,
+    report: Callable[[int, int, list[float]], None] | None = None,
+) -> list[Crafted]:
+    """Attack pictures of one size (uint8 (H, W, 3)) on a model: a bundle, or any checkpoint.
+
+    The same pictures in the same order with the same attack give the same results on one machine. `report` is called
+    with the step, the number of steps and each picture's score: MSE(x, x_hat*) in units of epsilon, or bpp.
+    Raises UsageError, ModelError or TrainingError.
+    """
+    check(attack, pictures)
+    device = default_device()
+    victim, judges = _open(source, quality, pictures, device)
+    x = torch.stack([torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures]).to(device) / LEVELS
+    with torch.no_grad():
+        clean = code(victim, x, x)
+    problem = Problem(victim, x, attack.threat, attack.epsilon, clean, torch.Generator().manual_seed(attack.seed))
+    trace: list[tuple[int, list[float]]] = []
+
+    def note(step: int, scores: Tensor) -> None:
+        trace.append((step, scores.tolist()))
+        if report is not None:
+            report(step, attack.steps * attack.restarts, trace[-1][1])
+
+    stats = _gradient_stats(problem)
+    noise = METHODS[attack.method](attack).search(problem, note)
+    crafted = []
+    for index, judge in enumerate(judges):
+        pixels, shrunk = _held(problem, noise, index, judge, pictures[index])
+        steps = tuple((step, scores[index]) for step, scores in trace)
+        crafted.append(Crafted(pixels, stats[index], steps, shrunk))
+    return crafted
+
+
+def check(attack: Attack, pictures: Sequence[Pixels]) -> None:
+    """Raise UsageError for an attack that cannot be run, or on these pictures."""
+    if attack.method not in METHODS:
+        raise UsageError(f"there is no attack {attack.method!r}; there are {', '.join(METHODS)}")
+    if not 0 < attack.epsilon <= _LARGEST_EPSILON:
+        raise UsageError(f"the budget is a mean square above 0 and at most 1, such as 5e-4, not {attack.epsilon:g}")
+    if attack.steps < 1 or attack.restarts < 1:
+        raise UsageError("an attack takes at least one step and one start")
+    if len({picture.shape for picture in pictures}) > 1:
+        raise UsageError("pictures attacked together must be of one size")
+
+
+def _open(
+    source: Bundle | Path, quality: float, pictures: Sequence[Pixels], device: torch.device
+) -> tuple[HyperVictim, list[Judge]]:
+    """Give the network to attack and, for each picture, what judges its attacked versions."""
+    if isinstance(source, Bundle):
+        network = network_of(load_weights(source.path), source.id)
+        victim = HyperVictim(network.to(device), source.manifest.step(quality) / STEP_UNIT)
+        codec = Codec(source)
+        return victim, [_shipped(codec, picture, quality) for picture in pictures]
+    victim = HyperVictim(network_of(load_weights(source), str(source)).to(device), high_rate_step(quality))
+    return victim, [_estimated(victim, picture, device) for picture in pictures]
+
+
+def _shipped(codec: Codec, clean: Pixels, quality: float) -> Judge:
+    def judge(pixels: Pixels) -> tuple[float, float]:
+        encoded = codec.encode(Picture(pixels=pixels), Quality(quality), measure=True)
+        assert encoded.reconstruction is not None
+        height, width = clean.shape[:2]
+        return bits_per_pixel(len(encoded.data), width, height), psnr(clean, encoded.reconstruction)
+
+    return judge
+
+
+def _estimated(victim: HyperVictim, clean: Pixels, device: torch.device) -> Judge:
+    x = torch.from_numpy(clean).permute(2, 0, 1)[None].to(device) / LEVELS
+
+    @torch.no_grad()
+    def judge(pixels: Pixels) -> tuple[float, float]:
+        figures = code(victim, torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device) / LEVELS, x)
+        return float(figures.bpp), float(figures.psnr)
+
+    return judge
+
+
+def _held(problem: Problem, noise: Tensor, index: int, judge: Judge, clean: Pixels) -> tuple[Pixels, float]:
+    """Give the attacked picture with as much of its noise as the threat's bound allows, and how much that is."""
+    x, own = problem.x[index : index + 1], noise[index : index + 1]
+    before = judge(clean) if problem.threat.bounded else (0.0, 0.0)
+    for share in _SHRINKINGS:
+        pixels = _pixels(to_levels(share * own, x, problem.epsilon))
+        if not problem.threat.bounded or problem.threat.holds(*before, *judge(pixels)):
+            break
+    return pixels, share
+
+
+def _pixels(levels: Tensor) -> Pixels:
+    pixels: Pixels = np.ascontiguousarray(levels[0].permute(1, 2, 0).cpu().numpy())
+    return pixels
+
+
+def _gradient_stats(problem: Problem) -> list[GradientStats]:
+    x = problem.x.clone().requires_grad_()
+    figures = code(problem.victim, x, problem.x, lambda latents: latents)
+    (gradient,) = torch.autograd.grad(problem.score(figures).sum(), x)
+    flat = gradient.flatten(1)
+    zero, broken = (flat == 0).float().mean(1), (~flat.isfinite()).float().mean(1)
+    return [GradientStats(float(z), float(b)) for z, b in zip(zero, broken, strict=True)]
+
+
+__all__ = ["Attack", "Crafted", "GradientStats", "Threat", "check", "craft"]

@@ -1,0 +1,41 @@
+"""Every attack by name."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Protocol
+
+from torch import Tensor
+
+from robustcodec.lab.attacks.controls import Noise, Offset
+from robustcodec.lab.attacks.problem import Problem, Report
+from robustcodec.lab.attacks.projected import Norm, Projected
+from robustcodec.lab.attacks.strong import Strong
+from robustcodec.lab.attacks.switching import Ma2023, Paper
+from robustcodec.lab.attacks.threat import Attack
+
+
+class Method(Protocol):
+    """A search for noise."""
+
+    def search(self, problem: Problem, report: Report) -> Tensor:
+        """Give noise (B, 3, H, W) for a batch; each picture's energy should be within the budget."""
+
+
+def _ifgsm(attack: Attack) -> Method:
+    return Projected(steps=attack.steps, norm=Norm.LINF, stride=1 / attack.steps, random_start=False)
+
+
+METHODS: Mapping[str, Callable[[Attack], Method]] = MappingProxyType(
+    {
+        "paper": lambda attack: Paper(steps=attack.steps),
+        "ma2023": lambda attack: Ma2023(steps=attack.steps),
+        "fgsm": lambda attack: Projected(steps=1, norm=Norm.LINF, stride=1.0, random_start=False),
+        "ifgsm": _ifgsm,
+        "pgd": lambda attack: Projected(steps=attack.steps),
+        "pgd-linf": lambda attack: Projected(steps=attack.steps, norm=Norm.LINF),
+        "strong": lambda attack: Strong(steps=attack.steps, restarts=attack.restarts),
+        "noise": lambda attack: Noise(),
+        "noise-uniform": lambda attack: Noise(uniform=True),
+        "offset": lambda attack: Offset(),
+    }
+)

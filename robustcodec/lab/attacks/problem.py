@@ -1,0 +1,81 @@
+"""One batch to attack, and the best that a search has found for each picture of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustcodec.lab.attacks.budget import energy
+from robustcodec.lab.attacks.threat import BPP_BAND, PSNR_BAND, Target, Threat
+from robustcodec.lab.attacks.victim import Figures, Victim, code
+from robustcodec.lab.networks import Quantiser
+
+Report = Callable[[int, Tensor], None]
+"""Called after each step with its number, from 1, and the scores (B,) there."""
+
+_MARGIN = 0.9
+"""Share of a bound that searches use: real files differ a little from estimates."""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Pictures x (B, 3, H, W) in [0, 1] to attack, with the figures of their clean reconstructions."""
+
+    victim: Victim
+    x: Tensor
+    threat: Threat
+    epsilon: float
+    clean: Figures
+    generator: torch.Generator
+
+    def code(self, noise: Tensor, quantise: Quantiser) -> Figures:
+        """Code the pictures with noise (B, 3, H, W)."""
+        return code(self.victim, self.x + noise, self.x, quantise)
+
+    def score(self, figures: Figures) -> Tensor:
+        """What the attacker maximises (B,): MSE(x, x_hat*) in units of epsilon, or bits per pixel."""
+        return figures.mse / self.epsilon if self.threat.target is Target.PSNR else figures.bpp
+
+    def excess(self, figures: Figures) -> Tensor:
+        """How far figures lie beyond the threat's bound (B,), in units of the bound; 0 where it holds."""
+        if not self.threat.bounded:
+            return torch.zeros_like(figures.bpp)
+        if self.threat.target is Target.PSNR:
+            distance = (figures.bpp / self.clean.bpp - 1).abs() / BPP_BAND
+        else:
+            distance = (figures.psnr - self.clean.psnr).abs() / PSNR_BAND
+        return (distance - _MARGIN).clamp(min=0)
+
+    def random_direction(self) -> Tensor:
+        """Gaussian noise (B, 3, H, W) of unit energy."""
+        noise = torch.randn(self.x.shape, generator=self.generator).to(self.x.device)
+        return noise / energy(noise).sqrt().reshape(-1, 1, 1, 1)
+
+
+@dataclass(eq=False)
+class Best:
+    """The noise (B, 3, H, W) that scored highest within the budget and the bound, for each picture apart.
+
+    While none holds the bound, the one that exceeds it least is kept.
+    """
+
+    noise: Tensor
+    score: Tensor
+    excess: Tensor
+
+    @classmethod
+    def none(cls, x: Tensor) -> "Best":
+        """Begin with the clean pictures, which any candidate beats."""
+        infinite = torch.full((x.shape[0],), torch.inf, device=x.device)
+        return cls(torch.zeros_like(x), -infinite, infinite)
+
+    def offer(self, noise: Tensor, score: Tensor, excess: Tensor, allowed: Tensor | None = None) -> Tensor:
+        """Keep what is better; `allowed` (B,) tells which candidates may be kept. Gives which were."""
+        better = (excess < self.excess) | ((excess == self.excess) & (score > self.score))
+        if allowed is not None:
+            better &= allowed
+        self.noise = torch.where(better.reshape(-1, 1, 1, 1), noise.detach(), self.noise)
+        self.score = torch.where(better, score.detach(), self.score)
+        self.excess = torch.where(better, excess.detach(), self.excess)
+        return better

@@ -1,0 +1,71 @@
+"""Projected gradient steps: FGSM (Goodfellow 2015), I-FGSM (Kurakin 2017), PGD (Madry 2018; on the rate: Liu 2022).
+
+Each picture's noise stays inside the budget all the time; the best step is kept, not the last.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from robustcodec.lab.attacks.budget import energy, fit_l2, fit_linf
+from robustcodec.lab.attacks.problem import Best, Problem, Report
+from robustcodec.lab.attacks.victim import Figures, unrounded
+from robustcodec.lab.networks import Quantiser
+
+
+class Norm(StrEnum):
+    """Shape of the set that noise is projected into."""
+
+    L2 = "l2"
+    """A ball of energy epsilon; steps along the gradient divided by its norm."""
+    LINF = "linf"
+    """A cube of half side sqrt(epsilon), which lies in that ball; steps along the gradient's sign."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projected:
+    """Ascend the score by steps of `stride` times the budget's radius, from zero or from random noise."""
+
+    steps: int
+    norm: Norm = Norm.L2
+    stride: float = 0.1
+    random_start: bool = True
+    quantise: Quantiser = unrounded
+
+    def search(self, problem: Problem, report: Report) -> Tensor:
+        """Give the best noise (B, 3, H, W) of all steps."""
+        radius = problem.epsilon**0.5
+        fit = fit_l2 if self.norm is Norm.L2 else fit_linf
+        noise = torch.zeros_like(problem.x)
+        if self.random_start:
+            noise = fit(0.5 * radius * problem.random_direction(), problem.x, problem.epsilon)
+        best = Best.none(problem.x)
+        for step in range(1, self.steps + 1):
+            figures, gradient = ascend(problem, noise, self.quantise, lambda figures: problem.score(figures))
+            score = problem.score(figures)
+            best.offer(noise, score, problem.excess(figures))
+            report(step, score)
+            noise = fit(noise + self.stride * radius * direction(gradient, self.norm), problem.x, problem.epsilon)
+        figures = problem.code(noise, self.quantise)
+        best.offer(noise, problem.score(figures), problem.excess(figures))
+        return best.noise
+
+
+def ascend(
+    problem: Problem, noise: Tensor, quantise: Quantiser, aim: Callable[[Figures], Tensor]
+) -> tuple[Figures, Tensor]:
+    """Code the pictures with noise; give the figures, detached, and the gradient of `aim` with respect to noise."""
+    noise = noise.detach().requires_grad_()
+    figures = problem.code(noise, quantise)
+    (gradient,) = torch.autograd.grad(aim(figures).sum(), noise)
+    return Figures(figures.x_hat.detach(), figures.bpp.detach(), figures.mse.detach()), gradient
+
+
+def direction(gradient: Tensor, norm: Norm) -> Tensor:
+    """Give the steepest direction (B, 3, H, W) of unit energy."""
+    if norm is Norm.LINF:
+        return gradient.sign()
+    return gradient / energy(gradient).sqrt().clamp(min=1e-30).reshape(-1, 1, 1, 1)

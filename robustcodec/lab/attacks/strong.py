@@ -1,0 +1,83 @@
+"""The strongest attack there is here: adaptive steps on the smooth codec, then crossings on the rounded one.
+
+Gradients find the directions that the transforms amplify; crossings find what rounding does to small moves. Which of
+the two wins depends on the codec, so crossings begin both at the clean picture and at part of what gradients found,
+and the best picture of all stages is kept.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustcodec.lab.attacks.adaptive import Adaptive
+from robustcodec.lab.attacks.budget import fit_l2
+from robustcodec.lab.attacks.crossing import STEPS_PER_ROUND, cross
+from robustcodec.lab.attacks.problem import Best, Problem, Report
+from robustcodec.lab.attacks.switching import Paper
+from robustcodec.lab.attacks.threat import Target
+from robustcodec.lab.attacks.victim import unrounded
+from robustcodec.lab.networks import Quantiser, round_straight_through, uniform_noise
+
+_GRADIENT_SHARE = 0.4
+"""Of the steps; crossings take the rest in equal parts."""
+_BASES = (0.0, 0.5)
+"""Lengths of what gradients found, as shares, to begin crossings with."""
+_START = 0.01
+"""Length of the first noise in radii of the budget: away from points of symmetry, hardly away from the picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strong:
+    """All stages, `restarts` times: from other noise, and every second time from the paper's attack."""
+
+    steps: int
+    restarts: int = 1
+
+    def search(self, problem: Problem, report: Report) -> Tensor:
+        """Give the best noise (B, 3, H, W) of all stages."""
+        best = Best.none(problem.x)
+        for restart in range(self.restarts):
+            done = restart * self.steps
+
+            def here(step: int, score: Tensor, done: int = done) -> None:
+                report(done + step, score)
+
+            self._once(problem, best, self._start(problem, restart), here)
+        return best.noise
+
+    def _start(self, problem: Problem, restart: int) -> Tensor:
+        if restart % 2:
+            return Paper(steps=max(1, self.steps // 2)).search(problem, lambda step, score: None)
+        length = _START if restart == 0 else 1.0
+        return fit_l2(length * problem.epsilon**0.5 * problem.random_direction(), problem.x, problem.epsilon)
+
+    def _once(self, problem: Problem, best: Best, start: Tensor, report: Report) -> None:
+        done = 0
+
+        def here(step: int, score: Tensor) -> None:
+            report(done + step, score)
+
+        penalty = torch.ones(problem.x.shape[0], device=problem.x.device)
+        climbs = self._climbs(problem)
+        for quantise, share in climbs:
+            climb = Adaptive(steps=max(1, round(share * self.steps)), quantise=quantise)
+            start = climb.search(problem, start, penalty, here).noise
+            done += climb.steps
+            with torch.no_grad():
+                figures = problem.code(start, round_straight_through)
+            best.offer(start, problem.score(figures), problem.excess(figures))
+        left = self.steps - done
+        for base in _BASES:
+            rounds = left // len(_BASES) // STEPS_PER_ROUND
+            cross(problem, base * start, best, rounds, here)
+            done += rounds * STEPS_PER_ROUND
+
+    def _climbs(self, problem: Problem) -> tuple[tuple[Quantiser, float], ...]:
+        """The codec that gradients see, and the share of the steps they get.
+
+        The rate of the smooth codec is flat where symbols are sure to be zero; noise shows what lies beyond.
+        """
+        if problem.threat.target is Target.PSNR:
+            return ((unrounded, _GRADIENT_SHARE),)
+        return ((uniform_noise(problem.generator), _GRADIENT_SHARE),)

@@ -1,0 +1,116 @@
+"""Adam on the noise with a loss that switches at the budget's edge: the paper's attacks, and Ma2023's.
+
+Outside the budget the loss pulls the noise back (and, in the paper, the other figure to where it was); inside it
+pushes the score. Each picture switches on its own.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from robustcodec.lab.attacks.budget import energy
+from robustcodec.lab.attacks.problem import Best, Problem, Report
+from robustcodec.lab.attacks.threat import Target
+from robustcodec.lab.attacks.victim import Figures, unrounded
+from robustcodec.lab.networks import Quantiser
+
+
+class Length(StrEnum):
+    """How the noise's norm enters the loss; the paper writes ||n||_2 and leaves it open."""
+
+    RMS = "rms"
+    MSE = "mse"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper:
+    """Paper equations 6 (psnr) and 7 (bpp), with what they leave open as fields.
+
+    Defaults are what `docs/attacks.md` settles by measurement.
+    """
+
+    steps: int
+    rate: float = 1e-3
+    length: Length = Length.RMS
+    weight: float = 1.0
+    """Weight of bpp_error or psnr_error outside the budget."""
+    quantise: Quantiser = unrounded
+    start: float = 0.0
+    """Energy of the Gaussian noise to start from, as a share of the budget."""
+    keep_best: bool = True
+    """Give the best noise inside the budget; else the last, shrunk into it."""
+
+    def search(self, problem: Problem, report: Report) -> Tensor:
+        """Give the noise (B, 3, H, W)."""
+        noise = (self.start * problem.epsilon) ** 0.5 * problem.random_direction()
+        noise = noise.requires_grad_()
+        optimiser = torch.optim.Adam([noise], lr=self.rate)
+        best = Best.none(problem.x)
+        for step in range(1, self.steps + 1):
+            shown = _clip(noise, problem.x)
+            figures = problem.code(shown, self.quantise)
+            score = problem.score(figures)
+            inside = energy(noise) < problem.epsilon
+            loss = torch.where(inside, self._push(problem, figures), self._pull(problem, noise, figures))
+            (noise.grad,) = torch.autograd.grad(loss.sum(), noise)
+            with torch.no_grad():
+                best.offer(shown, score, problem.excess(figures), allowed=inside)
+            report(step, score.detach())
+            optimiser.step()
+        return best.noise if self.keep_best else _clip(noise, problem.x).detach()
+
+    def _push(self, problem: Problem, figures: Figures) -> Tensor:
+        return 1 - figures.mse if problem.threat.target is Target.PSNR else -figures.bpp
+
+    def _pull(self, problem: Problem, noise: Tensor, figures: Figures) -> Tensor:
+        length = energy(noise)
+        if self.length is Length.RMS:
+            length = length.clamp(min=1e-20).sqrt()
+        if problem.threat.target is Target.PSNR:
+            error = (figures.bpp - problem.clean.bpp).abs()
+        else:
+            error = (figures.mse - problem.clean.mse).abs()
+        return length + self.weight * error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ma2023:
+    """Chen and Ma 2023 as their code has it: MSE(x_hat, x_hat*) against the rounded clean reconstruction.
+
+    Adam at 0.01, cut to a third after the first step and again after each third of the steps; each sample of the
+    noise stays within 16/255. It has no attack on the rate: with target bpp the same loop pushes the rate.
+    """
+
+    steps: int
+
+    def search(self, problem: Problem, report: Report) -> Tensor:
+        """Give the best noise (B, 3, H, W) inside the budget."""
+        target = problem.clean.x_hat
+        noise = torch.zeros_like(problem.x).requires_grad_()
+        optimiser = torch.optim.Adam([noise], lr=0.01)
+        every = max(1, self.steps // 3)
+        best = Best.none(problem.x)
+        for step in range(1, self.steps + 1):
+            shown = _clip(noise.clamp(-16 / 255, 16 / 255), problem.x)
+            figures = problem.code(shown, unrounded)
+            inside = energy(noise) < problem.epsilon
+            if problem.threat.target is Target.PSNR:
+                push = 1 - (figures.x_hat - target).square().mean((1, 2, 3))
+            else:
+                push = -figures.bpp
+            loss = torch.where(inside, push, energy(noise))
+            (noise.grad,) = torch.autograd.grad(loss.sum(), noise)
+            with torch.no_grad():
+                best.offer(shown, problem.score(figures), problem.excess(figures), allowed=inside)
+            report(step, problem.score(figures).detach())
+            optimiser.step()
+            if (step - 1) % every == 0 and step <= 2 * every + 1:
+                for group in optimiser.param_groups:
+                    group["lr"] *= 0.33
+        return best.noise
+
+
+def _clip(noise: Tensor, x: Tensor) -> Tensor:
+    return (x + noise).clamp(0, 1) - x

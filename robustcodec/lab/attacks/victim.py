@@ -1,0 +1,101 @@
+"""A codec as an attacker sees it: differentiable, with latents in units of their quantisation step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robustcodec.lab.networks import Hyper, Quantiser, round_straight_through
+
+_LATENT_STRIDE = 16
+_ESCAPE_BITS = 22.0
+"""Bits of an escape symbol, which the tables give a probability near 2^-20, and of the sign and end of its value."""
+
+
+class Victim(Protocol):
+    """What any attack needs of a codec; batches of pictures of one size, each with latents of its own."""
+
+    def analyse(self, x: Tensor) -> Tensor:
+        """Give the latents (B, C, h, w) of x (B, 3, H, W) in [0, 1], in units of their step, not rounded."""
+
+    def synthesise(self, symbols: Tensor, height: int, width: int) -> Tensor:
+        """Give the picture (B, 3, height, width) of symbols (or of anything near them), not clipped."""
+
+    def bits(self, latents: Tensor, symbols: Tensor, quantise: Quantiser) -> Tensor:
+        """Give the code length (B,) in bits of the symbols; what else the latents say is quantised for it."""
+
+
+class HyperVictim:
+    """A scale hyperprior at one quantisation step, its parameters frozen."""
+
+    def __init__(self, network: Hyper, step: float) -> None:
+        self.network = network.requires_grad_(False).to(memory_format=torch.channels_last)
+        self.step = step
+
+    def analyse(self, x: Tensor) -> Tensor:
+        """Pad as the codec does, by replication to whole latents, and analyse."""
+        bottom, right = -x.shape[2] % _LATENT_STRIDE, -x.shape[3] % _LATENT_STRIDE
+        if bottom or right:
+            x = F.pad(x, (0, right, 0, bottom), mode="replicate")
+        return self.network.analyse(x.contiguous(memory_format=torch.channels_last)) / self.step
+
+    def synthesise(self, symbols: Tensor, height: int, width: int) -> Tensor:
+        """Synthesise and crop."""
+        return self.network.synthesise(symbols * self.step)[:, :, :height, :width]
+
+    def bits(self, latents: Tensor, symbols: Tensor, quantise: Quantiser) -> Tensor:
+        """Bits of y and z, of each at most what an escape code takes."""
+        step = torch.full((latents.shape[0], 1, 1, 1), self.step, device=latents.device)
+        y_bits, z_bits = self.network.bits_of_each(latents * step, symbols, step, quantise)
+        return escaped(y_bits, symbols).sum((1, 2, 3)) + escaped(z_bits, torch.ones(())).sum((1, 2, 3))
+
+
+def escaped(bits: Tensor, symbols: Tensor) -> Tensor:
+    """Bits of each symbol when one whose probability is tiny takes an escape code instead.
+
+    A Gaussian's code length grows without bound, and a search that believed it would put all its budget into a few
+    latents which a real file codes in some thirty bits. The probabilities of both ways add up, which leaves a
+    gradient until the escape is really cheaper.
+    """
+    escape = _ESCAPE_BITS + 2 * torch.log2(1 + symbols.abs())
+    return -torch.logaddexp2(-bits, -escape)
+
+
+@dataclass(frozen=True, eq=False)
+class Figures:
+    """What became of a batch: x_hat (B, 3, H, W) in [0, 1], and of each picture bpp and MSE to the clean one."""
+
+    x_hat: Tensor
+    bpp: Tensor
+    mse: Tensor
+
+    @property
+    def psnr(self) -> Tensor:
+        """PSNR (B,) in dB against the clean pictures."""
+        return -10 * self.mse.log10()
+
+
+def unrounded(latents: Tensor) -> Tensor:
+    """Leave latents as they are: the smooth codec behind the real one."""
+    return latents
+
+
+Gradient = Callable[[Tensor], Tensor]
+
+
+def code(victim: Victim, adversarial: Tensor, clean: Tensor, quantise: Quantiser = round_straight_through) -> Figures:
+    """Code pictures (B, 3, H, W); with the default quantiser the figures are those of the real codec's estimate."""
+    latents = victim.analyse(adversarial)
+    return code_latents(victim, latents, clean, quantise)
+
+
+def code_latents(victim: Victim, latents: Tensor, clean: Tensor, quantise: Quantiser) -> Figures:
+    """Code latents: everything that follows the analysis."""
+    height, width = clean.shape[2:]
+    symbols = quantise(latents)
+    x_hat = victim.synthesise(symbols, height, width).clamp(0, 1)
+    bpp = victim.bits(latents, symbols, quantise) / (height * width)
+    return Figures(x_hat, bpp, (x_hat - clean).square().mean((1, 2, 3)))
