@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from robustcodec.lab.entropy_models import escaped
 from robustcodec.lab.losses import Batch
 from robustcodec.lab.networks import Hyper
 from robustcodec.lab.recipe import Attacker, Hardening
@@ -74,9 +75,13 @@ def distortion(network: Hyper, noisy: Tensor, clean: Tensor, step: Tensor) -> Te
 
 
 def rate(network: Hyper, noisy: Tensor, clean: Tensor, step: Tensor) -> Tensor:
-    """Bits per pixel (B,) of the noisy crops at the steps (B,), if nothing were rounded."""
-    y_bits, z_bits = network.code_length(network.analyse(noisy), step, lambda values: values)
-    return (y_bits + z_bits) / (noisy.shape[2] * noisy.shape[3])
+    """Bits per pixel (B,) of the noisy crops at the steps (B,), if nothing were rounded, escape codes included."""
+    y = network.analyse(noisy)
+    step = step.reshape(-1, 1, 1, 1)
+    symbols = y / step
+    y_bits, z_bits = network.bits_of_each(y, symbols, step, lambda values: values)
+    bits = escaped(y_bits, symbols).sum((1, 2, 3)) + escaped(z_bits, torch.ones(())).sum((1, 2, 3))
+    return bits / (noisy.shape[2] * noisy.shape[3])
 
 
 def normalised_steps(

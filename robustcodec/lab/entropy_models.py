@@ -13,6 +13,9 @@ from torch import Tensor, nn
 SCALE_MIN = 0.11
 """Smallest scale of y's Gaussians, as in CompressAI (and in the integer tables)."""
 
+_ESCAPE_BITS = 22.0
+"""Bits of an escape symbol, which the tables give a probability near 2^-20, and of the sign and end of its value."""
+
 _LN2 = math.log(2.0)
 
 
@@ -51,6 +54,17 @@ def gaussian_bits(values: Tensor, scales: Tensor) -> Tensor:
     lower = torch.special.log_ndtr((-0.5 - magnitude) / scales)
     bits: Tensor = -(upper + _log1m_exp(upper - lower)) / _LN2
     return bits
+
+
+def escaped(bits: Tensor, symbols: Tensor) -> Tensor:
+    """Bits of each symbol when one whose probability is tiny takes an escape code instead.
+
+    A Gaussian's code length grows without bound, and a search that believed it would put all its budget into a few
+    latents which a real file codes in some thirty bits. The probabilities of both ways add up, which leaves a
+    gradient until the escape is really cheaper.
+    """
+    escape = _ESCAPE_BITS + 2 * torch.log2(1 + symbols.abs())
+    return -torch.logaddexp2(-bits, -escape)
 
 
 def _log1m_exp(difference: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from robustcodec.lab.adversaries import Objective, distortion, frozen
 from robustcodec.lab.attacks.problem import Problem
 from robustcodec.lab.attacks.switching import Paper
 from robustcodec.lab.attacks.threat import Target, Threat
-from robustcodec.lab.attacks.victim import code, escaped
+from robustcodec.lab.attacks.victim import code
+from robustcodec.lab.entropy_models import escaped
 from robustcodec.lab.networks import Hyper, Quantiser
 
 

@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustcodec.lab.entropy_models import escaped
 from robustcodec.lab.networks import Hyper, Quantiser, round_straight_through
 
 _LATENT_STRIDE = 16
-_ESCAPE_BITS = 22.0
-"""Bits of an escape symbol, which the tables give a probability near 2^-20, and of the sign and end of its value."""
 
 
 class Victim(Protocol):
@@ -51,17 +50,6 @@ class HyperVictim:
         step = torch.full((latents.shape[0], 1, 1, 1), self.step, device=latents.device)
         y_bits, z_bits = self.network.bits_of_each(latents * step, symbols, step, quantise)
         return escaped(y_bits, symbols).sum((1, 2, 3)) + escaped(z_bits, torch.ones(())).sum((1, 2, 3))
-
-
-def escaped(bits: Tensor, symbols: Tensor) -> Tensor:
-    """Bits of each symbol when one whose probability is tiny takes an escape code instead.
-
-    A Gaussian's code length grows without bound, and a search that believed it would put all its budget into a few
-    latents which a real file codes in some thirty bits. The probabilities of both ways add up, which leaves a
-    gradient until the escape is really cheaper.
-    """
-    escape = _ESCAPE_BITS + 2 * torch.log2(1 + symbols.abs())
-    return -torch.logaddexp2(-bits, -escape)
 
 
 @dataclass(frozen=True, eq=False)
