@@ -62,15 +62,16 @@ def craft(
     attack: Attack,
     quality: float = 4.0,
     report: Callable[[int, int, list[float]], None] | None = None,
+    device: torch.device | None = None,
 ) -> list[Crafted]:
     """Attack pictures of one size (uint8 (H, W, 3)) on a model: a bundle, or any checkpoint.
 
     The same pictures in the same order with the same attack give the same results on one machine. `report` is called
     with the step, the number of steps and each picture's score: MSE(x, x_hat*) in units of epsilon, or bpp.
-    Raises UsageError, ModelError or TrainingError.
+    Without a `device` it is the GPU if there is one. Raises UsageError, ModelError or TrainingError.
     """
     check(attack, pictures)
-    device = default_device()
+    device = device or default_device()
     victim, judges = _open(source, quality, pictures, device)
     x = torch.stack([torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures]).to(device) / LEVELS
     with torch.no_grad():

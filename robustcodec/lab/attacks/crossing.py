@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustcodec.lab.attacks.budget import energy, fit_l2
+from robustcodec.lab.attacks.budget import LEVELS, energy, to_levels
 from robustcodec.lab.attacks.problem import Best, Problem, Report
 from robustcodec.lab.attacks.threat import BPP_BAND, PSNR_BAND, Target
 from robustcodec.lab.attacks.victim import Figures
@@ -24,7 +24,7 @@ from robustcodec.lab.networks import round_straight_through
 STEPS_PER_ROUND = 6
 """What a round costs, in passes forward and backward through the whole codec."""
 
-_PROBES = 4
+_PROBES = 16
 _PROBE_LENGTH = 1e-3
 _BEYOND = 0.03
 """How far behind a threshold latents are put, in steps: rounding the picture to levels takes back less."""
@@ -78,7 +78,8 @@ def cross(problem: Problem, base: Tensor, best: Best, rounds: int, report: Repor
         noise = _solve(problem, base, start, chosen, towards)
         # many crossings together do not cost the sum of each one's: learn the ratio
         share = share * (_NEARLY_ALL * problem.epsilon / energy(noise)).clamp(0.5, 1.5)
-        fitted = fit_l2(noise, problem.x, problem.epsilon)
+        # whole levels at once: rounding them later would take some crossings back
+        fitted = to_levels(noise, problem.x, problem.epsilon) / LEVELS - problem.x
         with torch.no_grad():
             figures = problem.code(fitted, round_straight_through)
         unforeseen = (unforeseen + _bounded(problem, figures) - foreseen) / 2
@@ -195,5 +196,5 @@ def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _smooth(values: Tensor) -> Tensor:
-    """Average an estimate over neighbours of one channel, where it hardly varies."""
+    """Average an estimate over neighbours of one channel, where it varies little."""
     return F.avg_pool2d(values, 5, stride=1, padding=2, count_include_pad=False)
