@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from robustcodec.bundle import MANIFEST, Bundle, floats, open_bundle
+from robustcodec.bundle import MANIFEST, Bundle, damage_named, floats, open_bundle
 from robustcodec.errors import ModelDamaged, TrainingError
 from robustcodec.exact import Kind
 from robustcodec.graphs import parameters
@@ -49,7 +49,9 @@ def load_weights(source: Path) -> dict[str, Tensor]:
     Raises TrainingError, or ModelError for a bundle.
     """
     if (source / MANIFEST).is_file():
-        return weights_of_bundle(open_bundle(source))
+        bundle = open_bundle(source)
+        with damage_named(source):
+            return weights_of_bundle(bundle)
     if source.is_dir():
         state = Run(source).load()
         if state is None:

@@ -2,12 +2,11 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("torch")
-
+import torch
 from click.testing import Result
 from regenerate import TINY, sample
 from typer.testing import CliRunner
@@ -16,7 +15,7 @@ from robustcodec.api import load
 from robustcodec.bundle import open_bundle
 from robustcodec.cli import app
 from robustcodec.cli.harden import HardeningMethod, Stage, _only, _plan
-from robustcodec.errors import ModelNotFound, TrainingError, UsageError
+from robustcodec.errors import ModelNotFound, RobustcodecError, TrainingError, UsageError
 from robustcodec.images import Picture, write_picture
 from robustcodec.lab import hardening_recipes as recipes
 from robustcodec.lab.harden import Request, estimate, find_weights, harden, qualities_of
@@ -213,3 +212,30 @@ def test_the_command_from_pictures_to_a_model(pictures: Path, tmp_path: Path, mo
     assert "wrote hardened/model: model hardened" in done.stderr
     for refused in (run("--method", "ma2023", "--recipe", "plan.json"), run("--hours", "1", "--steps", "2")):
         assert isinstance(refused.exception, UsageError)
+
+
+def test_bad_input_is_refused_in_a_sentence(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "a.png").write_bytes(write_picture(Picture(pixels=sample(40, 200, 1)), "PNG"))
+    torch.save({"g_a.0.weight": torch.zeros(8, 3, 3, 3), "g_a.1.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    shutil.copytree(TINY, tmp_path / "damaged")
+    (tmp_path / "damaged" / "lab.safetensors").write_bytes(b"nothing")
+    plan = quick(recipes.fast(), 1)
+    (tmp_path / "plan.json").write_text(plan.to_json())
+
+    def refusal(data: str, init: str = str(TINY), recipe: str = "plan.json") -> str:
+        done = CliRunner().invoke(app, ["harden", "--data", data, "--init", init, "--recipe", recipe])
+        assert isinstance(done.exception, RobustcodecError), done.exception
+        return str(done.exception)
+
+    assert "empty holds no pictures" in refusal("empty")
+    assert "no picture is at least 64 pixels" in refusal("small")
+    assert "other.pth is no scale hyperprior" in refusal("pictures", "other.pth", "fast")
+    assert "the model in damaged is damaged (lab.safetensors does not match its checksum)" in refusal(
+        "pictures", "./damaged", "fast"
+    )
+    assert "nowhere.pth does not exist" in refusal("pictures", "./nowhere.pth", "fast")
+    assert "no model 'nowhere'" in refusal("pictures", "nowhere")
+    assert "the plan nowhere.json cannot be read" in refusal("pictures", recipe="nowhere.json")
