@@ -18,8 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
+from typer.testing import CliRunner
 
 from robustcodec.bundle import Bundle
+from robustcodec.cli import app
 from robustcodec.errors import MissingExtra, UsageError
 from robustcodec.images import Picture as Image
 from robustcodec.images import read_picture, write_picture
@@ -77,7 +79,7 @@ class Workshop:
             attacked = np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8)
             gradient = SimpleNamespace(zero=0.01, not_finite=0.0)
             trace = tuple((step, float(step)) for step in range(1, attack.steps + 1))
-            crafted.append(SimpleNamespace(pixels=attacked, gradient=gradient, trace=trace))
+            crafted.append(SimpleNamespace(pixels=attacked, gradient=gradient, trace=trace, shrunk=1.0))
         return crafted
 
 
@@ -275,7 +277,7 @@ def figures(**changes: Any) -> Figures:
 def row(
     name: str = "a", attack: str | None = "paper:psnr", *, model: str = "m", quality: float = 4.0, **changes: Any
 ) -> Row:
-    crafting = {"zero": 0.0, "not_finite": 0.0, "torch_bpp": 0.5, "torch_psnr": 32.0}
+    crafting = {"zero": 0.0, "not_finite": 0.0, "shrunk": 1.0, "torch_bpp": 0.5, "torch_psnr": 32.0}
     crafting |= {key: changes.pop(key) for key in list(changes) if key in crafting}
     trace = changes.pop("trace", tuple((step, float(step)) for step in range(1, 201)))
     assault = None
@@ -343,8 +345,9 @@ def test_differences_are_taken_picture_by_picture() -> None:
 
 
 def test_tables_are_shaped_like_the_papers(tmp_path: Path) -> None:
-    rows = [row(name, attack, bpp=bpp) for attack, bpp in ((None, 0.4), ("psnr", 0.41), ("bpp", 0.8)) for name in "ab"]
-    table, *details = all_tables(sections(rows), paper=True)
+    cases = ((None, 0.4), ("psnr", 0.41), ("bpp", 0.8), ("noise:psnr", 0.4))
+    rows = [row(name, attack, bpp=bpp) for attack, bpp in cases for name in "ab"]
+    table, noise, *details = all_tables(sections(rows), paper=True)
     assert table.title == (
         "set, 2 pictures, centre crops of 256, quality 4; methods paper:psnr, paper:bpp; N = 200, ε = 0.0005, seed 0"
     )
@@ -353,13 +356,15 @@ def test_tables_are_shaped_like_the_papers(tmp_path: Path) -> None:
     assert ours[:2] == ("m", "0.400 ±0.000")
     assert (ours[4], ours[7]) == ("0.410 ±0.000", "0.800 ±0.000")
     assert papers[-1] == ("paper: ours", "0.4323", "32.08", "", "0.4286", "28.40", "", "0.6822", "32.99", "")
-    assert [one.title.split("; ")[1] for one in details] == ["method paper:psnr", "method paper:bpp"]
+    assert noise.header[4] == "noise:psnr bpp"
+    assert [one.title.split("; ")[1] for one in details] == ["methods paper:psnr, noise:psnr", "method paper:bpp"]
+    assert [line[:2] for line in details[0].rows] == [("paper:psnr", "m"), ("noise:psnr", "m")]
 
     written = write_summary(tmp_path, rows, check(rows), paper=True)
     assert all(path.stat().st_size for path in written)
     assert {"summary.md", "summary.csv", "rd-set-256.svg", "rd-set-256.png"} <= {path.name for path in written}
     header, *lines = (tmp_path / "summary.csv").read_text().splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert {len(line.split(",")) for line in (header, *lines)} == {len(header.split(","))}
 
 
@@ -550,3 +555,23 @@ def test_a_missing_plugin_says_what_to_install(model: Learned, monkeypatch: pyte
     monkeypatch.setattr("robustcodec.lab.evaluation.classical.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"heic needs pillow-heif.*robustcodec\[classical\]"):
         Classical("heic", model, "psnr")
+
+
+def test_real_attacks_go_through(tmp_path: Path, data: Path, tiny_path: Path) -> None:
+    def run(folder: str) -> list[Row]:
+        models = f"{tiny_path},jpeg"
+        options = ["--attacks", "psnr,bpp-free,offset:psnr", "--steps", "2", "--seed", "1", "--threads", "1"]
+        command = ["evaluate", "--data", str(data), "--models", models, *options, "-o", str(tmp_path / folder)]
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, result.output
+        return read_rows(tmp_path / folder)
+
+    rows = run("first")
+    assert [to_json(one) for one in run("second")] == [to_json(one) for one in rows]
+    attacked = [one for one in rows if one.attack]
+    assert len(attacked) == 3 * 2 * 3
+    assert all(10 ** (-one.figures.psnr_input / 10) <= EPSILON for one in attacked)
+    assert {one.attack.surrogate for one in attacked if one.attack and one.model == "jpeg"} == {"hyper-tiny"}
+    offsets = [one.figures.gain for one in attacked if one.label == "offset:psnr" and one.model == "hyper-tiny"]
+    assert all(gain is not None and 0.8 < gain < 1.2 for gain in offsets)
+    assert not {"E01", "E07"} & {warning.code for warning in check(rows)}

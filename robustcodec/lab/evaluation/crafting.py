@@ -120,6 +120,7 @@ def _summary(crafted: "Crafted", figures: tuple[float, float] | None) -> Craftin
     return Crafting(
         zero=crafted.gradient.zero,
         not_finite=crafted.gradient.not_finite,
+        shrunk=crafted.shrunk,
         trace=tuple((int(step), float(score)) for step, score in thinned),
         torch_bpp=figures[0] if figures else None,
         torch_psnr=figures[1] if figures else None,

@@ -64,8 +64,8 @@ def _exhibit(folder: Path, cell: Cell, contender: Contender) -> Exhibit:
         "after": after,
         "clean": clean,
         "attacked": attacked,
-        "noise": _amplified(attacked, clean),
-        "damage": _amplified(after, clean),
+        "noise": amplified(attacked, clean),
+        "damage": amplified(after, clean),
     }
     height, width = clean[part].shape[:2]
     images = {
@@ -79,8 +79,8 @@ def _exhibit(folder: Path, cell: Cell, contender: Contender) -> Exhibit:
     return Exhibit(row, cell, width, height, images)
 
 
-def _amplified(a: Pixels, b: Pixels) -> Pixels:
-    """The difference of two pictures around grey."""
+def amplified(a: Pixels, b: Pixels) -> Pixels:
+    """Show the difference of two pictures, times `AMPLIFIED`, around grey."""
     difference = (a.astype(np.int32) - b) * AMPLIFIED + 128
     return np.clip(difference, 0, 255).astype(np.uint8)
 

@@ -57,11 +57,13 @@ class Assault:
 class Crafting:
     """How a picture came about: shares of gradients that were zero and not finite, and (step, score) on the way.
 
-    `torch_bpp` and `torch_psnr` are what the crafting network itself expects of the result, None if nothing does.
+    `shrunk` is the share of its length that the noise kept to hold the bound of the threat; `torch_bpp` and
+    `torch_psnr` are what the crafting network itself expects of the result, None if nothing does.
     """
 
     zero: float
     not_finite: float
+    shrunk: float
     trace: tuple[tuple[int, float], ...]
     torch_bpp: float | None
     torch_psnr: float | None

@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from robustcodec.lab.evaluation.records import Assault
@@ -39,9 +39,12 @@ def all_tables(parts: Sequence[Section], *, paper: bool = False) -> list[Table]:
     """Every table of an evaluation; `paper` puts the paper's own rows below ours."""
     tables = []
     for section in parts:
-        tables += [_main_table(section, attacks, paper=paper) for attacks in _of_one_budget(section)]
-        tables += [_detail_table(section, attack) for attack in section.attacks]
-        tables += [table for attack in (None, *section.attacks) if (table := _paired_table(section, attack))]
+        alike = _grouped(section.attacks, lambda attack: (attack.method, budget(attack)))
+        tables += [_main_table(section, attacks, paper=paper) for attacks in alike or [[]]]
+        # strengths are compared only within one threat model
+        threats = _grouped(section.attacks, lambda attack: (attack.target, attack.bounded, budget(attack)))
+        tables += [_detail_table(section, attacks) for attacks in threats]
+        tables += [table for attacks in [[], *threats] if (table := _paired_table(section, attacks))]
     return tables
 
 
@@ -83,12 +86,19 @@ def budget(attack: Assault) -> str:
     return f"N = {attack.steps}{restarts}, ε = {attack.epsilon:g}, seed {attack.seed}"
 
 
-def _of_one_budget(section: Section) -> list[list[Assault]]:
-    """The attacks of each table: those with one budget; one empty list where nothing was attacked."""
-    budgets: dict[str, list[Assault]] = {}
-    for attack in section.attacks:
-        budgets.setdefault(budget(attack), []).append(attack)
-    return list(budgets.values()) or [[]]
+def _grouped(attacks: Sequence[Assault], place: Callable[[Assault], object]) -> list[list[Assault]]:
+    groups: dict[object, list[Assault]] = {}
+    for attack in attacks:
+        groups.setdefault(place(attack), []).append(attack)
+    return list(groups.values())
+
+
+def _title(section: Section, attacks: Sequence[Assault]) -> str:
+    """What the numbers of a table are about: attacks of one budget, or none."""
+    if not attacks:
+        return f"{set_title(section)}; clean"
+    methods = ", ".join(attack.label for attack in attacks)
+    return f"{set_title(section)}; method{'s' * (len(attacks) > 1)} {methods}; {budget(attacks[0])}"
 
 
 def _main_table(section: Section, attacks: Sequence[Assault], *, paper: bool) -> Table:
@@ -107,16 +117,13 @@ def _main_table(section: Section, attacks: Sequence[Assault], *, paper: bool) ->
             row += _figures(cell, "bpp", "psnr", "psnr_own")
         rows.append(tuple(row))
     notes = [_INFINITE_NOTE] if any(_has_infinite(cell) for cell in section.cells) else []
-    if paper and section.quality == PAPER_QUALITY:
+    if paper and section.quality == PAPER_QUALITY and all(attack.method == _PAPER_METHOD for attack in attacks):
         rows += [_paper_row(entry, attacks) for entry in PAPER_TABLE_1]
         notes.append(
             "The paper's rows are its table 1 at its low rate: Kodak, whole pictures, N = 1000, ε = 5e-4. It does not "
             "say which PSNR it prints; it stands under PSNR here, which is PSNR(x, x̂*)."
         )
-    methods = (
-        f"; methods {', '.join(attack.label for attack in attacks)}; {budget(attacks[0])}" if attacks else "; clean"
-    )
-    return Table(f"{set_title(section)}{methods}", tuple(header), tuple(rows), tuple(notes))
+    return Table(_title(section, attacks), tuple(header), tuple(rows), tuple(notes))
 
 
 _INFINITE_NOTE = "n of m: infinite PSNRs (pictures that came out unchanged) are left out of the mean."
@@ -137,36 +144,40 @@ def _point(point: object) -> list[str]:
     return [f"{point[0]:.4f}", f"{point[1]:.2f}"]
 
 
-def _detail_table(section: Section, attack: Assault) -> Table:
-    header = ("model", "A", "ΔJ", "bpp of y", "bpp of z", "MS-SSIM", "PSNR(x, x*)", "bound held")
+def _detail_table(section: Section, attacks: Sequence[Assault]) -> Table:
+    """Everything about the attacks of one threat model, method below method."""
+    header = ("method", "model", "A", "ΔJ", "bpp", "bpp of y", "bpp of z", "MS-SSIM", "PSNR(x, x*)", "bound held")
     rows = []
-    for cell in section.of(attack):
+    for cell in (cell for attack in attacks for cell in section.of(attack)):
         worst, block = cell.worst, cell.worst_block
+        assert cell.attack is not None
         rows.append(
             (
+                cell.attack.label,
                 cell.line.title,
-                *_figures(cell, "gain", "score_change", "bpp_y", "bpp_z", "ms_ssim", "psnr_input"),
-                f"{cell.held} of {len(cell.rows)}" if attack.bounded else "no bound",
+                *_figures(cell, "gain", "score_change", "bpp", "bpp_y", "bpp_z", "ms_ssim", "psnr_input"),
+                f"{cell.held} of {len(cell.rows)}" if cell.attack.bounded else "no bound",
                 f"{worst.picture.name}: {worst.figures.bpp:.3f} bpp, {_decibels(worst.figures.psnr)}",
                 f"{block.picture.name}: {_decibels(block.figures.worst_block)}",
             )
         )
-    title = f"{set_title(section)}; method {attack.label}; {budget(attack)}"
-    return Table(title, (*header, "worst picture", "worst 64×64 block"), tuple(rows))
+    return Table(_title(section, attacks), (*header, "worst picture", "worst 64×64 block"), tuple(rows))
 
 
-def _paired_table(section: Section, attack: Assault | None) -> Table | None:
-    cells = section.of(attack)
-    if len(cells) < 2:
+def _paired_table(section: Section, attacks: Sequence[Assault]) -> Table | None:
+    """Differences to the first model under each attack, or clean where none is given."""
+    figures = ("bpp", "psnr", "psnr_own", "ms_ssim", "gain") if attacks else ("bpp", "psnr", "ms_ssim")
+    rows = []
+    conditions: Sequence[Assault | None] = attacks or [None]
+    for attack in conditions:
+        cells = section.of(attack)
+        for cell in cells[1:]:
+            shown = (_shown(paired(cell, cells[0], name), name, sign=True) for name in figures)
+            rows.append((cell.attack.label if cell.attack else "clean", cell.line.title, cells[0].line.title, *shown))
+    if not rows:
         return None
-    first, *others = cells
-    figures = ("bpp", "psnr", "psnr_own", "ms_ssim", *(("gain",) if attack else ()))
-    rows = [
-        (cell.line.title, *(_shown(paired(cell, first, name), name, sign=True) for name in figures)) for cell in others
-    ]
-    what = f"method {attack.label}; {budget(attack)}" if attack else "clean"
-    title = f"{set_title(section)}; {what}; differences to {first.line.title}, picture by picture"
-    return Table(title, ("model", *(_NAMES[name] for name in figures)), tuple(rows))
+    title = f"{_title(section, attacks)}; differences between models, picture by picture"
+    return Table(title, ("method", "model", "minus", *(_NAMES[name] for name in figures)), tuple(rows))
 
 
 _NAMES = {"bpp": "bpp", "psnr": "PSNR", "psnr_own": "PSNR to x*", "ms_ssim": "MS-SSIM", "gain": "A"}
