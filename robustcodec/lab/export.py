@@ -164,6 +164,8 @@ def export_run(
             "hours": round(state.seconds / 3600, 3),
             "recipe": json.loads(settings.recipe.to_json()),
         }
+        if settings.teacher is not None:
+            provenance["teacher"] = settings.teacher
     else:
         weights = load_weights(source)
     if data is not None:

@@ -21,7 +21,7 @@ from robustcodec.lab import hardening_recipes as recipes
 from robustcodec.lab.harden import Request, estimate, find_weights, harden, qualities_of
 from robustcodec.lab.hardening_recipes import Plan, fitted, with_options
 from robustcodec.lab.recipe import Attacker, Method, Phase
-from robustcodec.lab.runs import Run
+from robustcodec.lab.runs import Run, digest
 
 
 @pytest.fixture
@@ -58,6 +58,8 @@ def test_both_stages_end_in_a_model_that_encodes(pictures: Path, tmp_path: Path)
     model = open_bundle(tmp_path / "My run" / "model")
     assert (model.id, model.manifest.variant) == ("my-run", "robust")
     assert model.manifest.provenance["recipe"]["hardening"]["method"] == "distilled"
+    teacher = Run(tmp_path / "My run" / "teacher").load()
+    assert teacher is not None and model.manifest.provenance["teacher"] == digest(teacher.average)
     image = sample(64, 64, 9)
     loaded = load(str(model.path))
     assert loaded.decode(loaded.encode(image)).shape == image.shape
