@@ -1,6 +1,7 @@
 """The evaluation with attacks: its grid, its rows, what they come to, and its doubts about itself."""
 
 import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -22,14 +23,14 @@ from typer.testing import CliRunner
 
 from robustcodec.bundle import Bundle
 from robustcodec.cli import app
-from robustcodec.errors import MissingExtra, UsageError
+from robustcodec.errors import MissingExtra, ModelError, UsageError
 from robustcodec.images import Picture as Image
 from robustcodec.images import read_picture, write_picture
 from robustcodec.lab import attacks
 from robustcodec.lab.attacks import threat
 from robustcodec.lab.evaluation.checks import CODES, check
 from robustcodec.lab.evaluation.classical import CODECS, Classical
-from robustcodec.lab.evaluation.contenders import Learned, Source
+from robustcodec.lab.evaluation.contenders import Learned, Source, open_source
 from robustcodec.lab.evaluation.estimates import estimate
 from robustcodec.lab.evaluation.exchange import bd_rate, compressai_json, curves_of
 from robustcodec.lab.evaluation.exhibits import window
@@ -208,6 +209,23 @@ def test_a_surrogate_is_named_in_every_attacked_row(
     assert all(row.crafting and row.crafting.torch_bpp is None for row in attacked)
     (table, *_) = all_tables(sections(rows))
     assert [line[0] for line in table.rows] == ["hyper-tiny (crafted on other)"]
+
+
+def test_a_model_is_no_surrogate_of_itself(
+    tmp_path: Path, data: Path, model: Learned, tiny_path: Path, workshop: Workshop
+) -> None:
+    rows = evaluate(grid(data, model, "psnr", surrogate=open_source(str(tiny_path))), tmp_path, silent)
+    assert {row.attack.surrogate for row in rows if row.attack} == {None}
+
+
+def test_a_checkpoint_can_be_the_surrogate(tmp_path: Path) -> None:
+    path = tmp_path / "other.pth"
+    path.write_bytes(b"weights")
+    source = open_source(str(path))
+    assert (source.name, source.weights) == ("other", path)
+    assert source.fingerprint == hashlib.sha256(b"weights").hexdigest()[:16]
+    with pytest.raises(ModelError):
+        open_source(str(tmp_path / "nothing"))
 
 
 def test_a_crop_is_the_middle(tmp_path: Path, data: Path, make_sample: Callable[..., Pixels]) -> None:

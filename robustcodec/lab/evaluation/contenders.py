@@ -7,7 +7,7 @@ from typing import Protocol
 
 from robustcodec.bundle import Bundle, find
 from robustcodec.codec import Codec
-from robustcodec.errors import ModelNotFound, UsageError
+from robustcodec.errors import UsageError
 from robustcodec.measure import Code, coder
 from robustcodec.metrics import Pixels
 from robustcodec.rate import Quality
@@ -82,13 +82,10 @@ def open_contenders(names: list[str], match: str, threads: int | None = None) ->
 
 
 def open_source(name: str) -> Source:
-    """Open a surrogate: a model, or a checkpoint by its path. Raises ModelNotFound or another ModelError."""
-    try:
-        bundle = find(name)
-    except ModelNotFound:
-        path = Path(name)
-        if not path.is_file():
-            raise
+    """Open a surrogate: a model, or a checkpoint by its path. Raises ModelError."""
+    path = Path(name)
+    if path.is_file():
         with path.open("rb") as file:
             return Source(path.stem, hashlib.file_digest(file, "sha256").hexdigest()[:16], path)
+    bundle = find(name)
     return Source(bundle.id, bundle.fingerprint.hex(), bundle)

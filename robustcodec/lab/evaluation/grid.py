@@ -164,7 +164,7 @@ def _source(grid: Grid, contender: Contender) -> Source | None:
 
 def _crafted_on(attack: Assault, contender: Contender, grid: Grid) -> Assault:
     source = _source(grid, contender)
-    if source is None or source is contender.source or contender.source == source:
+    if source is None or (source.name, source.fingerprint) == (contender.name, contender.fingerprint):
         return attack
     return dataclasses.replace(attack, surrogate=source.name, surrogate_fingerprint=source.fingerprint)
 
