@@ -70,18 +70,22 @@ def plan_outputs(
     found: Collection[str],
     recursive: bool = False,
     overwrite: bool = False,
+    mark: str | None = None,
 ) -> Plan:
     """Decide where the result of each input goes, before any work.
 
     `inputs` are files, folders (with `recursive`; files in them count if their suffix is in `found`) or `-`.
     `output` is a file (overwritten), a folder, `-`, or None for a name beside the input. Names derived from
-    inputs end in `suffix`, and existing ones are skipped unless `overwrite`. Raises UsageError if the
+    inputs end in `suffix`, and existing ones are skipped unless `overwrite`. Inputs whose name is that of
+    another one with `mark` behind it were made from that one, and are passed over. Raises UsageError if the
     arguments contradict each other, if two inputs would be written to one file, or if an input would be
     overwritten.
     """
     _check_forgotten_option(inputs, output, found)
     unread: list[Unread] = []
     sources = [source for name in inputs for source in _expand(name, found, recursive, unread)]
+    if mark is not None:
+        sources = _without_results(sources, mark)
     file, folder = _destination(inputs, output, len(sources))
     jobs = []
     for source, place in sources:
@@ -250,6 +254,15 @@ def _expand(
                 inside = Path(folder, file)
                 if inside.suffix.lower() in found and _may_be_file(inside):
                     yield inside, inside.relative_to(path)
+
+
+def _without_results(sources: Sequence[tuple[Path | None, PurePath]], mark: str) -> list[tuple[Path | None, PurePath]]:
+    stems = {path.with_suffix("") for path, _ in sources if path is not None}
+    return [
+        (path, place)
+        for path, place in sources
+        if path is None or mark not in path.name or path.parent / path.name.partition(mark)[0] not in stems
+    ]
 
 
 def _unread(error: OSError) -> Unread:

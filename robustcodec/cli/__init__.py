@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from robustcodec import __version__
-from robustcodec.cli import decode, encode, evaluate, harden, info, lab, models, sample
+from robustcodec.cli import attack, decode, encode, evaluate, harden, info, lab, models, sample
 from robustcodec.cli.console import FAILED, INTERRUPTED, TERMINATED, Console, exit_code
 from robustcodec.errors import RobustcodecError
 
@@ -46,6 +46,7 @@ app.command("info")(info.info)
 app.command("sample")(sample.sample)
 app.add_typer(models.app, name="models")
 app.command("evaluate")(evaluate.evaluate)
+app.command("attack")(attack.attack)
 lab.add_commands(app)
 app.command("harden")(harden.harden)
 

@@ -15,6 +15,9 @@ from robustcodec.files import clean_name, write_stdout
 DONE, FAILED, USAGE, CONTRACT = 0, 1, 2, 3
 INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143
 
+_ERASE = "\r\x1b[K"
+"""Takes a terminal back to the start of its line, and clears it."""
+
 
 def exit_code(error: RobustcodecError) -> int:
     """The exit code of an error that ends a whole command."""
@@ -39,8 +42,13 @@ class Console:
 
     def progress(self, done: int, total: int) -> None:
         """Show a counter that the next line replaces; only a terminal sees it."""
-        if not self.quiet and done < total and _on_terminal():
-            sys.stderr.write(f"{done} of {total}")
+        if done < total:
+            self.status(f"{done} of {total}")
+
+    def status(self, text: str) -> None:
+        """Show a line that the next one replaces; only a terminal sees it."""
+        if not self.quiet and _on_terminal():
+            sys.stderr.write(f"{_ERASE}{clean_name(text)}")
             sys.stderr.flush()
 
     def row(self, fields: Mapping[str, object]) -> None:
@@ -49,7 +57,7 @@ class Console:
             emit(json.dumps({name: _json_value(value) for name, value in fields.items()}, allow_nan=False))
 
     def _line(self, text: str) -> None:
-        start = "\r\x1b[K" if _on_terminal() else ""  # the progress counter
+        start = _ERASE if _on_terminal() else ""  # the progress counter
         sys.stderr.write(f"{start}{clean_name(text)}\n")
         sys.stderr.flush()
 
@@ -87,6 +95,8 @@ def named(path: Path | None, stream: str) -> dict[str, object]:
 
 
 def _json_value(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {name: _json_value(item) for name, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

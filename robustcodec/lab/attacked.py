@@ -1,0 +1,102 @@
+"""One picture attacked and measured before and after: what `robustcodec attack` does with each."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+
+from robustcodec.errors import LimitExceeded
+from robustcodec.images import Picture, read_picture, write_picture
+from robustcodec.lab.attacks import Attack, craft
+from robustcodec.lab.evaluation.contenders import Learned, Source
+from robustcodec.lab.evaluation.exhibits import amplified
+from robustcodec.lab.sheet import sheet
+from robustcodec.measure import Figures, measure
+from robustcodec.metrics import Pixels
+
+Report = Callable[[int, int, list[float]], None]
+"""Called with the step, the number of steps, and the score of the one picture; see `craft`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Attacked:
+    """A picture before and after an attack: figures of real files, and what their readers see.
+
+    `png` is the attacked picture as a file, with the clean one's metadata. `holds` tells whether the threat's bound
+    holds on the codec that was measured, `shrunk` the share of its length that the noise kept to hold it where it was
+    crafted.
+    """
+
+    clean: Pixels
+    attacked: Pixels
+    png: bytes
+    before: Figures
+    after: Figures
+    decoded_before: Pixels
+    decoded_after: Pixels
+    holds: bool
+    shrunk: float
+
+
+def attack_picture(
+    codec: Learned,
+    source: Source,
+    picture: Picture,
+    attack: Attack,
+    quality: float,
+    device: torch.device | None,
+    report: Report,
+) -> Attacked:
+    """Craft a picture on `source` and measure it, as it is read back from its file, with `codec`.
+
+    Raises what `craft` and coding raise, and LimitExceeded where the memory does not suffice.
+    """
+    clean = picture.pixels
+    with _memory_named():
+        (crafted,) = craft(source.weights, [clean], attack, quality, report, device)
+    png = write_picture(replace(picture, pixels=crafted.pixels), "PNG")
+    attacked = read_picture(png, picture.width * picture.height).pixels
+    code = codec.code(clean, quality)
+    reference, coded = code(clean), code(attacked)
+    before = measure(lambda _: reference, clean, clean, quality=quality)
+    after = measure(lambda _: coded, clean, attacked, quality=quality, epsilon=attack.epsilon, reference=reference)
+    return Attacked(
+        clean=clean,
+        attacked=attacked,
+        png=png,
+        before=before,
+        after=after,
+        decoded_before=reference.pixels,
+        decoded_after=coded.pixels,
+        holds=attack.threat.holds(before.bpp, before.psnr, after.bpp, after.psnr),
+        shrunk=crafted.shrunk,
+    )
+
+
+def exhibits(result: Attacked) -> Mapping[str, Pixels]:
+    """Give pictures to look at, by what they show."""
+    before, after = result.before, result.after
+    return {
+        "noise": amplified(result.attacked, result.clean),
+        "decoded-clean": result.decoded_before,
+        "decoded": result.decoded_after,
+        "compared": sheet(
+            [
+                ("clean", result.clean),
+                (f"attacked: noise of {after.psnr_input:.1f} dB", result.attacked),
+                (f"clean, decoded: {before.bpp:.3f} bpp, {before.psnr:.1f} dB", result.decoded_before),
+                (f"attacked, decoded: {after.bpp:.3f} bpp, {after.psnr:.1f} dB", result.decoded_after),
+            ]
+        ),
+    }
+
+
+@contextmanager
+def _memory_named() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # torch has no class of its own for the processor's memory
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise LimitExceeded("attacking this picture needs more memory than there is; cut or shrink it") from error
