@@ -380,7 +380,7 @@ def test_tables_are_shaped_like_the_papers(tmp_path: Path) -> None:
 
     written = write_summary(tmp_path, rows, check(rows), paper=True)
     assert all(path.stat().st_size for path in written)
-    assert {"summary.md", "summary.csv", "rd-set-256.svg", "rd-set-256.png"} <= {path.name for path in written}
+    assert {"summary.md", "summary.csv", "rd-set-256-paper-e0.0005-n200-s0-r1.svg"} <= {path.name for path in written}
     header, *lines = (tmp_path / "summary.csv").read_text().splitlines()
     assert len(lines) == 4
     assert {len(line.split(",")) for line in (header, *lines)} == {len(header.split(","))}

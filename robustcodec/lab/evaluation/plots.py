@@ -17,23 +17,27 @@ _MARKERS = "osD^vPX*"
 
 
 def rate_distortion(curves: Sequence[Curve], *, paper: bool = False) -> dict[str, bytes]:
-    """Draw the curves of each set: file names and contents; `paper` adds its table 1."""
+    """Draw the curves of each set, a figure for each method: file names and contents; `paper` adds its table 1."""
     files: dict[str, bytes] = {}
     for data, crop in dict.fromkeys((curve.data, curve.crop) for curve in curves):
         same = [curve for curve in curves if (curve.data, curve.crop) == (data, crop)]
-        name = f"rd-{data}" + (f"-{crop}" if crop else "")
-        files |= {f"{name}.{kind}": content for kind, content in _draw(same, paper=paper).items()}
+        methods: dict[str, list[Assault | None]] = {}
+        for attack in dict.fromkeys(curve.attack for curve in same if curve.attack):
+            options = f"{attack.method}-e{attack.epsilon:g}-n{attack.steps}-s{attack.seed}-r{attack.restarts}"
+            methods.setdefault(f"-{options}", []).append(attack)
+        for method, attacks in (methods or {"": [None]}).items():
+            name = f"rd-{data}{f'-{crop}' if crop else ''}{method}"
+            files |= {f"{name}.{kind}": content for kind, content in _draw(same, attacks, paper=paper).items()}
     return files
 
 
-def _draw(curves: Sequence[Curve], *, paper: bool) -> dict[str, bytes]:
+def _draw(curves: Sequence[Curve], attacks: Sequence[Assault | None], *, paper: bool) -> dict[str, bytes]:
     # without pyplot: it keeps figures in a global list and asks for a display
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    attacks: list[Assault | None] = [*dict.fromkeys(curve.attack for curve in curves if curve.attack)] or [None]
-    psnrs = _PSNRS if attacks != [None] else _PSNRS[:1]
+    psnrs = _PSNRS[:1] if None in attacks else _PSNRS
     # a salt and no date: the same curves give the same bytes
     with rc_context({"svg.hashsalt": "robustcodec", "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(4.6 * len(attacks), 3.7 * len(psnrs)), layout="constrained")
