@@ -391,7 +391,7 @@ def test_curves_for_compressai(tmp_path: Path) -> None:
     (curve,) = curves_of(sections(rows))
     name, text = compressai_json(curve)
     document = json.loads(text)
-    assert name == "set-256-m-paper-psnr-e0.0005-n200.json"
+    assert name == "set-256-m-paper-psnr-e0.0005-n200-s0-r1.json"
     assert document["results"]["bpp"] == [0.1, 0.2, 0.3]
     assert document["results"]["psnr-rgb"] == document["results"]["psnr"] == [29, 30, 31]
     assert {"name", "description", "results"} == set(document)

@@ -73,8 +73,7 @@ def set_name(picture: records.Picture) -> str:
 
 
 def _place(source: Source, subject: Subject, assault: Assault, quality: float) -> str:
-    options = f"e{assault.epsilon:g}-n{assault.steps}-s{assault.seed}-r{assault.restarts}"
-    attack = f"{assault.label.replace(':', '-')}-{options}"
+    attack = f"{assault.label.replace(':', '-')}-{assault.options}"
     model = f"{source.name}-{source.fingerprint[:8]}"
     return f"attacked/{set_name(subject.picture)}/{model}/q{quality:g}/{attack}/{subject.picture.name}"
 

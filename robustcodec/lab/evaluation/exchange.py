@@ -63,7 +63,7 @@ def compressai_json(curve: Curve) -> tuple[str, str]:
             "quality": [cell.rows[0].quality for cell in curve.cells],
         },
     }
-    what = f"{curve.attack.label}-e{curve.attack.epsilon:g}-n{curve.attack.steps}" if curve.attack else "clean"
+    what = f"{curve.attack.label}-{curve.attack.options}" if curve.attack else "clean"
     parts = [curve.data, str(curve.crop or "whole"), curve.line.model, curve.line.surrogate or "", what]
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", "_".join(part for part in parts if part))
     return f"{name}.json", json.dumps(_finite(document), indent=1, allow_nan=False) + "\n"

@@ -23,8 +23,7 @@ def rate_distortion(curves: Sequence[Curve], *, paper: bool = False) -> dict[str
         same = [curve for curve in curves if (curve.data, curve.crop) == (data, crop)]
         methods: dict[str, list[Assault | None]] = {}
         for attack in dict.fromkeys(curve.attack for curve in same if curve.attack):
-            options = f"{attack.method}-e{attack.epsilon:g}-n{attack.steps}-s{attack.seed}-r{attack.restarts}"
-            methods.setdefault(f"-{options}", []).append(attack)
+            methods.setdefault(f"-{attack.method}-{attack.options}", []).append(attack)
         for method, attacks in (methods or {"": [None]}).items():
             name = f"rd-{data}{f'-{crop}' if crop else ''}{method}"
             files |= {f"{name}.{kind}": content for kind, content in _draw(same, attacks, paper=paper).items()}

@@ -52,6 +52,11 @@ class Assault:
         """The name by which `--attacks` asks for it."""
         return f"{self.method}:{self.target}{'' if self.bounded else '-free'}"
 
+    @property
+    def options(self) -> str:
+        """The other options, as names of files have them."""
+        return f"e{self.epsilon:g}-n{self.steps}-s{self.seed}-r{self.restarts}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Crafting:
