@@ -31,6 +31,7 @@ _BEYOND = 0.03
 _PULLS = 8
 """Steps through the analysis for each choice of latents."""
 _NEARLY_ALL = 0.995
+_FOLLOW = 0.25
 _BISECTIONS = 12
 _LARGEST_MULTIPLIER = 30.0
 _SAFE = 0.8
@@ -70,10 +71,12 @@ def cross(problem: Problem, base: Tensor, best: Best, rounds: int, report: Repor
     share = torch.ones_like(left)
     unforeseen = torch.zeros_like(left)
     noise = base
+    paid: tuple[_Prices | None, _Prices | None] = (None, None)
     for index in range(rounds):
         with torch.no_grad():
             symbols = problem.victim.analyse(problem.x + noise).round()
-        up, down = _prices(problem, start, symbols)
+        up, down = (_damped(new, old) for new, old in zip(_prices(problem, start, symbols), paid, strict=True))
+        paid = (up, down)
         chosen, towards, foreseen = _choose(up, down, start, share * left, _allowance(problem) - unforeseen)
         noise = _solve(problem, base, start, chosen, towards)
         # many crossings together do not cost the sum of each one's: learn the ratio
@@ -122,6 +125,13 @@ def _prices(problem: Problem, start: _Start, symbols: Tensor) -> tuple[_Prices, 
         attacks_psnr = problem.threat.target is Target.PSNR
         prices.append(_Prices(distortion, rate) if attacks_psnr else _Prices(rate, distortion))
     return prices[0], prices[1]
+
+
+def _damped(new: _Prices, old: _Prices | None) -> _Prices:
+    """Let the prices of the bound follow slowly: they depend on all other crossings, which change every round."""
+    if old is None:
+        return new
+    return _Prices(new.gain, torch.lerp(old.bounded, new.bounded, _FOLLOW))
 
 
 def _allowance(problem: Problem) -> Tensor:

@@ -21,10 +21,10 @@ from robustcodec.lab.networks import Quantiser, round_straight_through, uniform_
 
 _GRADIENT_SHARE = 0.4
 """Of the steps; crossings take the rest in equal parts."""
-_BASES = (0.0, 0.5)
-"""Lengths of what gradients found, as shares, to begin crossings with."""
+_BASES = {Target.PSNR: (0.0, 0.5), Target.BPP: (0.85,)}
+"""Lengths of what gradients found, as shares, to begin crossings with: what served best on each target."""
 _START = 0.01
-"""Length of the first noise in radii of the budget: away from points of symmetry, hardly away from the picture."""
+"""Length of the first noise on PSNR in radii of the budget; the rate, and restarts, begin on the budget's edge."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,35 +49,30 @@ class Strong:
     def _start(self, problem: Problem, restart: int) -> Tensor:
         if restart % 2:
             return Paper(steps=max(1, self.steps // 2)).search(problem, lambda step, score: None)
-        length = _START if restart == 0 else 1.0
+        length = _START if problem.threat.target is Target.PSNR and restart == 0 else 1.0
         return fit_l2(length * problem.epsilon**0.5 * problem.random_direction(), problem.x, problem.epsilon)
 
     def _once(self, problem: Problem, best: Best, start: Tensor, report: Report) -> None:
-        done = 0
-
-        def here(step: int, score: Tensor) -> None:
-            report(done + step, score)
-
+        climb = Adaptive(steps=max(1, round(_GRADIENT_SHARE * self.steps)), quantise=_smooth(problem))
         penalty = torch.ones(problem.x.shape[0], device=problem.x.device)
-        climbs = self._climbs(problem)
-        for quantise, share in climbs:
-            climb = Adaptive(steps=max(1, round(share * self.steps)), quantise=quantise)
-            start = climb.search(problem, start, penalty, here).noise
-            done += climb.steps
-            with torch.no_grad():
-                figures = problem.code(start, round_straight_through)
-            best.offer(start, problem.score(figures), problem.excess(figures))
-        left = self.steps - done
-        for base in _BASES:
-            rounds = left // len(_BASES) // STEPS_PER_ROUND
+        start = climb.search(problem, start, penalty, report).noise
+        with torch.no_grad():
+            figures = problem.code(start, round_straight_through)
+        best.offer(start, problem.score(figures), problem.excess(figures))
+        bases = _BASES[problem.threat.target]
+        rounds = (self.steps - climb.steps) // len(bases) // STEPS_PER_ROUND
+        for index, base in enumerate(bases):
+            done = climb.steps + index * rounds * STEPS_PER_ROUND
+
+            def here(step: int, score: Tensor, done: int = done) -> None:
+                report(done + step, score)
+
             cross(problem, base * start, best, rounds, here)
-            done += rounds * STEPS_PER_ROUND
 
-    def _climbs(self, problem: Problem) -> tuple[tuple[Quantiser, float], ...]:
-        """The codec that gradients see, and the share of the steps they get.
 
-        The rate of the smooth codec is flat where symbols are sure to be zero; noise shows what lies beyond.
-        """
-        if problem.threat.target is Target.PSNR:
-            return ((unrounded, _GRADIENT_SHARE),)
-        return ((uniform_noise(problem.generator), _GRADIENT_SHARE),)
+def _smooth(problem: Problem) -> Quantiser:
+    """The codec that gradients see instead of the rounded one.
+
+    The rate without rounding is flat where a symbol is sure to be zero; noise shows what lies beyond.
+    """
+    return unrounded if problem.threat.target is Target.PSNR else uniform_noise(problem.generator)
