@@ -25,6 +25,17 @@ class Length(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What the paper leaves open and an equation's loss depends on."""
+
+    rate: float
+    """Adam's learning rate."""
+    length: Length
+    weight: float
+    """Weight of bpp_error or psnr_error outside the budget."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Paper:
     """Paper equations 6 (psnr) and 7 (bpp), with what they leave open as fields.
 
@@ -32,28 +43,29 @@ class Paper:
     """
 
     steps: int
-    rate: float = 1e-3
-    length: Length = Length.RMS
-    weight: float = 1.0
-    """Weight of bpp_error or psnr_error outside the budget."""
+    psnr: Choices = Choices(rate=1e-2, length=Length.MSE, weight=3e-3)
+    bpp: Choices = Choices(rate=3e-3, length=Length.RMS, weight=1.0)
     quantise: Quantiser = unrounded
     start: float = 0.0
     """Energy of the Gaussian noise to start from, as a share of the budget."""
     keep_best: bool = True
-    """Give the best noise inside the budget; else the last, shrunk into it."""
+    """Give the best noise inside the budget; else the last, whatever it is."""
 
     def search(self, problem: Problem, report: Report) -> Tensor:
         """Give the noise (B, 3, H, W)."""
+        attacks_psnr = problem.threat.target is Target.PSNR
+        choices = self.psnr if attacks_psnr else self.bpp
         noise = (self.start * problem.epsilon) ** 0.5 * problem.random_direction()
         noise = noise.requires_grad_()
-        optimiser = torch.optim.Adam([noise], lr=self.rate)
+        optimiser = torch.optim.Adam([noise], lr=choices.rate)
         best = Best.none(problem.x)
         for step in range(1, self.steps + 1):
             shown = _clip(noise, problem.x)
             figures = problem.code(shown, self.quantise)
             score = problem.score(figures)
             inside = energy(noise) < problem.epsilon
-            loss = torch.where(inside, self._push(problem, figures), self._pull(problem, noise, figures))
+            push = 1 - figures.mse if attacks_psnr else -figures.bpp
+            loss = torch.where(inside, push, _pull(problem, noise, figures, choices))
             (noise.grad,) = torch.autograd.grad(loss.sum(), noise)
             with torch.no_grad():
                 best.offer(shown, score, problem.excess(figures), allowed=inside)
@@ -61,18 +73,16 @@ class Paper:
             optimiser.step()
         return best.noise if self.keep_best else _clip(noise, problem.x).detach()
 
-    def _push(self, problem: Problem, figures: Figures) -> Tensor:
-        return 1 - figures.mse if problem.threat.target is Target.PSNR else -figures.bpp
 
-    def _pull(self, problem: Problem, noise: Tensor, figures: Figures) -> Tensor:
-        length = energy(noise)
-        if self.length is Length.RMS:
-            length = length.clamp(min=1e-20).sqrt()
-        if problem.threat.target is Target.PSNR:
-            error = (figures.bpp - problem.clean.bpp).abs()
-        else:
-            error = (figures.mse - problem.clean.mse).abs()
-        return length + self.weight * error
+def _pull(problem: Problem, noise: Tensor, figures: Figures, choices: Choices) -> Tensor:
+    length = energy(noise)
+    if choices.length is Length.RMS:
+        length = length.clamp(min=1e-20).sqrt()
+    if problem.threat.target is Target.PSNR:
+        error = (figures.bpp - problem.clean.bpp).abs()
+    else:
+        error = (figures.mse - problem.clean.mse).abs()
+    return length + choices.weight * error
 
 
 @dataclass(frozen=True, kw_only=True)
