@@ -1,72 +1,64 @@
 """Encode pictures to files and decode them again: composes pictures, networks, entropy coder and container."""
 
 import math
-import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from robustcodec.architectures import (
-    Architecture,
-    Conditions,
-    Float32,
-    Group,
-    Int32,
-    Latents,
-    Schedule,
-    open_architecture,
-)
+from robustcodec import memory
+from robustcodec.architectures import Architecture, Float32, Int32, open_architecture
 from robustcodec.bundle import Bundle, damage_named, find_for
 from robustcodec.bundle import find as find_bundle
 from robustcodec.container import (
     DEFAULT_LIMITS,
     MAX_SIDE,
+    STRIP_UNIT,
     Chunk,
     ChunkType,
     Header,
     Limits,
     Payload,
-    join_strip,
     pack,
     read_header,
-    split_strip,
     unpack,
 )
-from robustcodec.entropy import (
-    LARGEST_VALUE,
-    decode_group,
-    encode_group,
-    make_decoder,
-    make_encoder,
-)
-from robustcodec.errors import CorruptFile, ImageError, LimitExceeded, ModelError, UnsupportedVersion
+from robustcodec.errors import CorruptFile, LimitExceeded, ModelError, UnsupportedVersion
 from robustcodec.images import Picture
 from robustcodec.metrics import psnr
 from robustcodec.networks import STRIDE, usable_threads
-from robustcodec.rate import DEFAULT_TARGET, STEP_UNIT, BitsPerPixel, Psnr, Quality, Target
+from robustcodec.rate import DEFAULT_TARGET, BitsPerPixel, Psnr, Quality, Target
+from robustcodec.salvage import recover
 from robustcodec.search import finest_step_within, step_for_psnr
-from robustcodec.tiling import scaled, shifted, tiles
+from robustcodec.strips import Strip, prepare_strip, read_strip, write_strip
+from robustcodec.tiling import Region
+from robustcodec.transforms import analyse, latent_rows, latents_of, synthesise
 
 Pixels = NDArray[np.uint8]
-
-TILE = 1024
-"""Side in pixels of the tiles that networks see at once: bounds their memory."""
 
 STRIP_ABOVE = 1 << 22
 """Pixels above which a picture is cut into strips, so that a file does not depend on the machine's memory."""
 
 STRIP_ROWS = 1024
-"""Coded rows of a strip."""
+"""Coded rows of a strip, unless that makes more than STRIP_PIXELS."""
+
+STRIP_PIXELS = 1 << 24
+"""Pixels that a strip may have if it has more than STRIP_UNIT rows: pictures wider than 16384 get lower strips."""
 
 _SIZE_TOLERANCE = 0.005
 """A file that is at most this far below its target is near enough."""
 
 _PSNR_TOLERANCE = 0.1
 _SYNTHESES = 6
+_GREY = 128
+"""What salvage shows where a strip is lost."""
+
+_UNLIMITED = Limits(max_pixels=MAX_SIDE**2, max_metadata=1 << 62)
+"""For files just written, and where another check follows."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +69,14 @@ class Encoded:
     quality: float
     step: int
     reconstruction: Pixels | None
+
+
+@dataclass(frozen=True)
+class Salvaged:
+    """What was left of a damaged file, and the regions of the picture that are lost."""
+
+    picture: Picture
+    lost: tuple[Region, ...]
 
 
 class Codec:
@@ -107,71 +107,88 @@ class Codec:
         Raises LimitExceeded, or TargetError for a target that the model cannot reach on this picture.
         """
         _check_size(picture, limits)
-        with damage_named(self.bundle.path), self._libraries.limit(limits=self.threads, user_api="blas"):
-            prepared = self._prepare(picture)
-            step, data, shown = self._meet(target, prepared, measure)
+        once = isinstance(target, Quality)
+        memory.check(
+            memory.to_encode(
+                picture.width,
+                picture.height,
+                strip_rows(picture.width, picture.height),
+                self.bundle.manifest.sizes,
+                searches=not once,
+                measures=measure or isinstance(target, Psnr),
+            ),
+            limits.max_memory,
+        )
+        with self._at_work():
+            step, data, shown = self._meet(target, self._prepare(picture, once), measure)
         return Encoded(data, self.bundle.manifest.quality(step), step, shown)
 
-    def decode(self, data: bytes, limits: Limits = DEFAULT_LIMITS) -> Picture:
-        """Decode a file. Raises FileFormatError, LimitExceeded or ModelError."""
-        file = unpack(data, limits)
-        header = file.header
+    def decode(self, data: bytes, limits: Limits = DEFAULT_LIMITS, *, region: Region | None = None) -> Picture:
+        """Decode a file, or only a region of its picture: the same pixels, with no other strips read than it needs.
+
+        Raises FileFormatError, LimitExceeded, ModelError, or UsageError for a region outside the picture.
+        """
+        header, _ = read_header(data, limits)
+        self._check_file(header, len(data), limits)
+        coded = _coded_region(header, region)
+        rows = latent_rows(self._architecture, coded.rows, header.coded_height)
+        file = unpack(data, limits, strips=header.strips_of(range(rows.start * STRIDE, rows.stop * STRIDE)))
+        strips = file.payload
+        with self._at_work():
+            pixels = self._show(header, lambda index: self._read_strip(strips[index], index, header), coded)
+        return _picture(_undo(pixels, header.transform), file.chunks)
+
+    def salvage(self, data: bytes, limits: Limits = DEFAULT_LIMITS) -> Salvaged:
+        """Decode what is left of a damaged file: strips that are lost are grey, and 32 rows beside them inexact.
+
+        Raises FileFormatError if the header is damaged or no strip is left, LimitExceeded, ModelError.
+        """
+        found = recover(data, limits)
+        header = found.header
+        self._check_file(header, len(data), limits)
+        lost = []
+
+        def read(index: int) -> Int32:
+            content = found.strips[index]
+            if content is not None:
+                with suppress(CorruptFile):
+                    return self._read_strip(content, index, header)
+            lost.append(index)
+            return np.zeros((self._architecture.channels, *_latents_of_strip(header, index)), np.int32)
+
+        with self._at_work():
+            pixels = self._show(header, read, _coded_region(header, None))
+        if len(lost) == header.num_strips:
+            raise CorruptFile("the file is damaged: none of its strips is intact; get another copy")
+        for index in lost:
+            rows = header.rows_of_strip(index)
+            pixels[rows.start : rows.stop] = _GREY
+        upright = _undo(pixels, header.transform)
+        return Salvaged(_picture(upright, found.others), tuple(_lost_region(header, index) for index in sorted(lost)))
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        with damage_named(self.bundle.path), self._libraries.limit(limits=self.threads, user_api="blas"):
+            yield
+
+    def _check_file(self, header: Header, size: int, limits: Limits) -> None:
+        """Refuse what this codec cannot decode, or not within the limits, before any work."""
         _check_supported(header)
         if header.fingerprint != self.bundle.fingerprint:
             raise ModelError(
                 f"the file was made with model {header.fingerprint.hex()}, not with {self.bundle.id} "
                 f"({self.bundle.fingerprint.hex()}); decode it with that one"
             )
-        with damage_named(self.bundle.path), self._libraries.limit(limits=self.threads, user_api="blas"):
-            strips = [
-                self._read_strip(strip, len(header.rows_of_strip(index)), header)
-                for index, strip in enumerate(file.payload)
-            ]
-            y_hat = strips[0] if len(strips) == 1 else np.concatenate(strips, axis=1)
-            pixels = self._reconstruct(y_hat, header.coded_height, header.coded_width)
-        return Picture(
-            pixels=np.ascontiguousarray(_undo(pixels, header.transform)),
-            icc=file.get(ChunkType.ICC),
-            exif=file.get(ChunkType.EXIF),
-            xmp=file.get(ChunkType.XMP),
-        )
+        memory.check(memory.to_decode(header, size, self.bundle.manifest.sizes), limits.max_memory)
 
-    def _prepare(self, picture: Picture) -> "_Prepared":
-        """Run everything that does not depend on the step."""
-        y = self._analyse(picture.pixels)
-        if not np.isfinite(y).all():
-            raise ImageError("the model gives no finite latents for this picture; use another model")
-        rows = STRIP_ROWS if picture.width * picture.height > STRIP_ABOVE and picture.height > STRIP_ROWS else 0
-        strips = []
-        for top in range(0, y.shape[1], rows // STRIDE or y.shape[1]):
-            part = y[:, top : top + (rows // STRIDE or y.shape[1])]
-            z = self._architecture.side_information(part)
-            strips.append(_Strip(part, z, self._architecture.conditions(z, *part.shape[1:])))
-        return _Prepared(picture, rows, tuple(strips))
+    def _prepare(self, picture: Picture, once: bool = False) -> "_Prepared":
+        """Arrange for everything that does not depend on the step; `once` if only one step will be tried."""
+        rows = strip_rows(picture.width, picture.height)
+        strips = _Strips(self._architecture, picture.pixels, rows or picture.height, keep=not once)
+        return _Prepared(picture, rows, strips if rows else tuple(strips))
 
-    def _analyse(self, pixels: Pixels) -> Float32:
-        """Give y of a picture, padded by replication to whole latents, tile by tile."""
-        height, width = _ceil(pixels.shape[0], STRIDE), _ceil(pixels.shape[1], STRIDE)
-        bottom, right = height - pixels.shape[0], width - pixels.shape[1]
-        if bottom or right:
-            pixels = np.pad(pixels, ((0, bottom), (0, right), (0, 0)), mode="edge")
-        y: Float32 | None = None
-        for tile in tiles(height, width, TILE, self._architecture.analysis_halo):
-            x = pixels[tile.rows, tile.columns].transpose(2, 0, 1).astype(np.float32)
-            x *= np.float32(1 / 255)
-            part = self._architecture.analyse(x)
-            if y is None:
-                y = np.empty((part.shape[0], height // STRIDE, width // STRIDE), np.float32)
-            rows, columns = shifted(tile.rows, tile.inner_rows), shifted(tile.columns, tile.inner_columns)
-            y[:, scaled(rows, divide=STRIDE), scaled(columns, divide=STRIDE)] = part[
-                :, scaled(tile.inner_rows, divide=STRIDE), scaled(tile.inner_columns, divide=STRIDE)
-            ]
-        assert y is not None
-        return y
-
-    def _write(self, prepared: "_Prepared", step: int) -> tuple[bytes, Int32]:
-        """Code the latents at a step; give the file and the latents as the decoder will have them."""
-        strips = [self._write_strip(strip, step) for strip in prepared.strips]
+    def _write(self, prepared: "_Prepared", step: int) -> bytes:
+        """Code a picture's latents at a step."""
         picture = prepared.picture
         header = Header(
             width=picture.width,
@@ -186,113 +203,117 @@ class Codec:
         side = [(ChunkType.EXIF, picture.exif), (ChunkType.XMP, picture.xmp)]
         chunks = [
             *([Chunk(ChunkType.ICC, picture.icc)] if picture.icc is not None else []),
-            *(Chunk(ChunkType.STRIP, data) for data, _ in strips),
+            *(Chunk(ChunkType.STRIP, write_strip(self._architecture, strip, step)) for strip in prepared.strips),
             *(Chunk(kind, data) for kind, data in side if data is not None),
         ]
-        y_hat = strips[0][1] if len(strips) == 1 else np.concatenate([y for _, y in strips], axis=1)
-        return pack(header, chunks), y_hat
+        return pack(header, chunks)
 
-    def _write_strip(self, strip: "_Strip", step: int) -> tuple[bytes, Int32]:
-        architecture = self._architecture
-        encoder = make_encoder()
-        encode_group(encoder, strip.z, architecture.side_index(*strip.y.shape[1:]), architecture.z_tables)
+    def _read_strip(self, data: bytes, index: int, header: Header) -> Int32:
+        return read_strip(self._architecture, data, *_latents_of_strip(header, index), header.step)
 
-        def code(group: Group) -> Int32:
-            values = strip.y[group.positions]
-            if group.mean.ndim:
-                values = values - group.mean / np.float32(STEP_UNIT)
-            symbols = np.rint(values * np.float32(STEP_UNIT / step))
-            # beyond the largest value a latent is cut off: only hostile pictures come near it
-            clamped: Int32 = np.clip(symbols, -LARGEST_VALUE, LARGEST_VALUE).astype(np.int32)
-            encode_group(encoder, clamped, group.table, architecture.y_tables)
-            return clamped
+    def _show(self, header: Header, read: Callable[[int], Int32], region: Region) -> Pixels:
+        """Synthesise a region of the coded picture; `read` gives the latents of a strip."""
+        rows = _Rows(read, latents_of(header.strip_rows or header.coded_height))
+        return synthesise(self._architecture, rows, header.coded_height, header.coded_width, region)
 
-        latents = _walk(strip.conditions.schedule(step), code)
-        return join_strip(_checksum(strip.z, latents), encoder.finish()), latents.y_hat
-
-    def _read_strip(self, data: bytes, rows: int, header: Header) -> Int32:
-        architecture = self._architecture
-        height, width = _ceil(rows, STRIDE) // STRIDE, _ceil(header.coded_width, STRIDE) // STRIDE
-        crc, message = split_strip(data)
-        decoder = make_decoder(message)
-        z = decode_group(decoder, architecture.side_index(height, width), architecture.z_tables)
-        latents = _walk(
-            architecture.conditions(z, height, width).schedule(header.step),
-            lambda group: decode_group(decoder, group.table, architecture.y_tables),
+    def _reconstruct(self, data: bytes) -> Pixels:
+        """Decode a file that was just written."""
+        file = unpack(data, _UNLIMITED)
+        header, strips = file.header, file.payload
+        return self._show(
+            header, lambda index: self._read_strip(strips[index], index, header), _coded_region(header, None)
         )
-        decoder.finish()
-        if _checksum(z, latents) != crc:
-            raise CorruptFile("the file is damaged: its latents do not have their checksum; get the file again")
-        return latents.y_hat
-
-    def _reconstruct(self, y_hat: Int32, height: int, width: int) -> Pixels:
-        """Synthesise latents in units of 1/1024 (M, h, w), tile by tile, to pixels (height, width, 3)."""
-        result = np.empty((height, width, 3), np.uint8)
-        halo = self._architecture.synthesis_halo
-        for tile in tiles(y_hat.shape[1], y_hat.shape[2], TILE // STRIDE, halo):
-            latents = y_hat[:, tile.rows, tile.columns].astype(np.float32) * np.float32(1 / STEP_UNIT)
-            x = self._architecture.synthesise(latents)
-            x = x[:, scaled(tile.inner_rows, STRIDE), scaled(tile.inner_columns, STRIDE)]
-            part = result[
-                scaled(shifted(tile.rows, tile.inner_rows), STRIDE),
-                scaled(shifted(tile.columns, tile.inner_columns), STRIDE),
-            ]
-            x = x[:, : part.shape[0], : part.shape[1]]
-            if not np.isfinite(x).all():
-                raise CorruptFile("the latents of this file decode to no finite picture; it was made to do harm")
-            for channel, plane in enumerate(x):  # a plane fits the cache, which makes this twice as fast
-                # clipped first, since hostile latents give numbers that overflow when multiplied
-                part[:, :, channel] = np.clip(plane, 0, 1) * np.float32(255) + np.float32(0.5)
-        return result
 
     def _meet(self, target: Target, prepared: "_Prepared", measure: bool) -> tuple[int, bytes, Pixels | None]:
         """Find the step that meets a target; give it, the file and, if it is to be measured, the reconstruction."""
         manifest, picture = self.bundle.manifest, prepared.picture
         start = manifest.step(4.0)
 
-        def show(y_hat: Int32) -> Pixels:
-            return self._reconstruct(y_hat, picture.height, picture.width)
-
         if isinstance(target, Psnr):
 
             def decode(step: int) -> tuple[float, tuple[bytes, Pixels]]:
-                data, y_hat = self._write(prepared, step)
-                shown = show(y_hat)
+                data = self._write(prepared, step)
+                shown = self._reconstruct(data)
                 return psnr(picture.pixels, shown), (data, shown)
 
             step, (data, shown) = step_for_psnr(decode, target.decibels, start, _PSNR_TOLERANCE, _SYNTHESES)
             return step, data, shown if measure else None
 
-        def code(step: int) -> tuple[int, tuple[bytes, Int32]]:
-            data, y_hat = self._write(prepared, step)
-            return len(data), (data, y_hat)
+        def code(step: int) -> tuple[int, bytes]:
+            data = self._write(prepared, step)
+            return len(data), data
 
         if isinstance(target, Quality):
             step = manifest.step(target.value)
-            data, y_hat = self._write(prepared, step)
+            data = self._write(prepared, step)
         else:
             pixels = picture.width * picture.height
             size = math.floor(target.value * pixels / 8) if isinstance(target, BitsPerPixel) else target.size
-            step, (data, y_hat) = finest_step_within(code, size, start, _SIZE_TOLERANCE)
-        return step, data, show(y_hat) if measure else None
-
-
-@dataclass(frozen=True, eq=False)
-class _Strip:
-    """A strip's latents, z's symbols and what they say about y."""
-
-    y: Float32
-    z: Int32
-    conditions: Conditions
+            step, data = finest_step_within(code, size, start, _SIZE_TOLERANCE)
+        return step, data, self._reconstruct(data) if measure else None
 
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """A picture after its analysis."""
+    """A picture and, after its analysis, its strips."""
 
     picture: Picture
     strip_rows: int
-    strips: tuple[_Strip, ...]
+    strips: Iterable[Strip]
+
+
+@dataclass(frozen=True, eq=False)
+class _Strips:
+    """The strips of a picture from top to bottom, each made when its turn comes.
+
+    What the analysis gave is kept for further passes if `keep` is set; the rest of a strip is not, for its size.
+    """
+
+    architecture: Architecture
+    pixels: Pixels
+    rows: int
+    keep: bool
+    _kept: dict[int, tuple[Float32, Int32]] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Strip]:
+        height = self.pixels.shape[0]
+        for top in range(0, height, self.rows):
+            if top in self._kept:
+                y, z = self._kept[top]
+                yield Strip(y, z, self.architecture.conditions(z, *y.shape[1:]))
+                continue
+            y = analyse(self.architecture, self.pixels, top, min(top + self.rows, height))
+            strip = prepare_strip(self.architecture, y)
+            if self.keep:
+                self._kept[top] = strip.y, strip.z
+            yield strip
+
+
+class _Rows:
+    """Gives rows of latents out of strips of `height` rows of them; holds only the strips that were last asked for."""
+
+    def __init__(self, read: Callable[[int], Int32], height: int) -> None:
+        self._read = read
+        self._height = height
+        self._held: dict[int, Int32] = {}
+
+    def __call__(self, first: int, last: int) -> Int32:
+        needed = range(first // self._height, -(-last // self._height))
+        self._held = {index: self._held[index] for index in needed if index in self._held}
+        parts = []
+        for index in needed:
+            if index not in self._held:
+                self._held[index] = self._read(index)
+            top = index * self._height
+            parts.append(self._held[index][:, max(0, first - top) : last - top])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def strip_rows(width: int, height: int) -> int:
+    """Rows of the strips that a picture of this size is cut into, 0 for none."""
+    fitting = max(STRIP_UNIT, STRIP_PIXELS // width // STRIP_UNIT * STRIP_UNIT)
+    rows = min(STRIP_ROWS, fitting)
+    return rows if width * height > STRIP_ABOVE and height > rows else 0
 
 
 def codec_for_file(data: bytes, model: str | None = None, threads: int | None = None) -> Codec:
@@ -307,25 +328,6 @@ def _check_supported(header: Header) -> None:
         raise UnsupportedVersion(
             "the file holds a kind of picture that this release cannot decode yet; update robustcodec"
         )
-
-
-def _walk(schedule: Schedule, code: Callable[[Group], Int32]) -> Latents:
-    """Walk a schedule: `code` encodes or decodes each group's symbols."""
-    try:
-        group = next(schedule)
-        while True:
-            group = schedule.send(code(group))
-    except StopIteration as end:
-        latents: Latents = end.value
-        return latents
-
-
-def _checksum(z: Int32, latents: Latents) -> int:
-    """CRC-32 of a strip's latents: z's symbols as int16, then what the architecture adds, little endian."""
-    crc = zlib.crc32(z.astype("<i2").tobytes())
-    for array in latents.checked:
-        crc = zlib.crc32(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(), crc)
-    return crc
 
 
 def _check_size(picture: Picture, limits: Limits) -> None:
@@ -351,6 +353,48 @@ def _undo(pixels: Pixels, transform: int) -> Pixels:
     if transform & 1:
         pixels = pixels[:, ::-1]
     return pixels
+
+
+def _picture(pixels: Pixels, chunks: Sequence[Chunk]) -> Picture:
+    """Give pixels the metadata among a file's chunks."""
+    found = {chunk.type: chunk.data for chunk in chunks}
+    return Picture(
+        pixels=np.ascontiguousarray(pixels),
+        icc=found.get(ChunkType.ICC),
+        exif=found.get(ChunkType.EXIF),
+        xmp=found.get(ChunkType.XMP),
+    )
+
+
+def _coded_region(header: Header, region: Region | None) -> Region:
+    """Give where a region of the reader's picture (None: all of it) lies in the coded picture."""
+    if region is None:
+        return Region(0, 0, header.coded_width, header.coded_height)
+    region.check_within(header.width, header.height)
+    x, y, width, height = region.x, region.y, region.width, region.height
+    if header.transform & 1:
+        x = header.width - x - width
+    if header.transform & 2:
+        y = header.height - y - height
+    return Region(y, x, height, width) if header.transform & 4 else Region(x, y, width, height)
+
+
+def _lost_region(header: Header, index: int) -> Region:
+    """Give where a strip lies in the reader's picture."""
+    rows = header.rows_of_strip(index)
+    x, y, width, height = 0, rows.start, header.coded_width, len(rows)
+    if header.transform & 4:
+        x, y, width, height = y, x, height, width
+    if header.transform & 2:
+        y = header.height - y - height
+    if header.transform & 1:
+        x = header.width - x - width
+    return Region(x, y, width, height)
+
+
+def _latents_of_strip(header: Header, index: int) -> tuple[int, int]:
+    """Give rows and columns of a strip's latents."""
+    return latents_of(len(header.rows_of_strip(index))), latents_of(header.coded_width)
 
 
 def _ceil(length: int, multiple: int) -> int:

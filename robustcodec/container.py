@@ -98,11 +98,13 @@ class Limits:
     """What a reader accepts before it allocates anything.
 
     `max_pixels` counts the coded picture with both sides padded to multiples of 16; `max_metadata` is in
-    bytes, for the ICC profile and all chunks that may be skipped together.
+    bytes, for the ICC profile and all chunks that may be skipped together; `max_memory` is in bytes, for the whole
+    process by the formula of docs/reliability.md, None for no limit.
     """
 
     max_pixels: int = 2**28
     max_metadata: int = 2**24
+    max_memory: int | None = None
 
 
 DEFAULT_LIMITS = Limits()
@@ -173,6 +175,11 @@ class Header:
             raise IndexError(f"strip {index} of {self.num_strips}")
         height = self.strip_rows or self.coded_height
         return range(index * height, min((index + 1) * height, self.coded_height))
+
+    def strips_of(self, rows: range) -> range:
+        """Strips that these coded rows, at least one, lie in; what is beyond the picture counts as its last row."""
+        height = self.strip_rows or self.coded_height
+        return range(rows.start // height, min(-(-rows.stop // height), self.num_strips))
 
 
 @dataclass(frozen=True)
@@ -268,8 +275,8 @@ def read_header(data: bytes, limits: Limits = DEFAULT_LIMITS) -> tuple[Header, i
         raise _damaged(f"there is no format version {major}.{minor}")
     _need(data, _FIXED_START)
     flags, transform, strip_units = struct.unpack_from("<BBH", data, len(MAGIC) + 1)
-    width_less_1, offset = _read_varint(data, _FIXED_START)
-    height_less_1, offset = _read_varint(data, offset)
+    width_less_1, offset = read_varint(data, _FIXED_START)
+    height_less_1, offset = read_varint(data, offset)
     end = offset + _FIXED_END
     _need(data, end)
     step, fingerprint, crc = struct.unpack_from("<H8sI", data, offset)
@@ -303,14 +310,15 @@ def read_header(data: bytes, limits: Limits = DEFAULT_LIMITS) -> tuple[Header, i
     return header, end
 
 
-def unpack(data: bytes, limits: Limits = DEFAULT_LIMITS) -> File:
+def unpack(data: bytes, limits: Limits = DEFAULT_LIMITS, strips: range | None = None) -> File:
     """Read a whole file; `pack` of the result gives exactly `data` again.
 
-    Copies nothing before all is checked. NotRobustcodec, UnsupportedVersion, CorruptFile, or LimitExceeded.
+    With `strips`, the data of all other strips is neither verified nor copied, and is empty in the result. Copies
+    nothing before all is checked. NotRobustcodec, UnsupportedVersion, CorruptFile, or LimitExceeded.
     """
     header, offset = read_header(data, limits)
     view = memoryview(data)
-    spans: list[tuple[int, int, int]] = []
+    spans: list[tuple[int, int, int, bool]] = []
     last = False
     while not last:
         # Without this bound a file of tiny chunks would keep the loop busy long before it is refused.
@@ -318,28 +326,32 @@ def unpack(data: bytes, limits: Limits = DEFAULT_LIMITS) -> File:
             raise _damaged("it has more chunks than its picture can need")
         _need(data, offset + 1)
         last, kind = bool(data[offset] & LAST), data[offset] & ~LAST
-        length, start = _read_varint(data, offset + 1)
+        length, start = read_varint(data, offset + 1)
         end = start + length
         _need(data, end + _CRC_BYTES, exact=last)
-        if zlib.crc32(view[offset:end]) != int.from_bytes(view[end : end + _CRC_BYTES], "little"):
+        wanted = strips is None or kind not in _PAYLOAD_TYPE.values() or len(spans) - header.icc in strips
+        if wanted and zlib.crc32(view[offset:end]) != int.from_bytes(view[end : end + _CRC_BYTES], "little"):
             raise _damaged(f"the checksum of chunk {len(spans)} ({_name(kind)}) is wrong")
         if header.minor and kind not in _KNOWN_TYPES and not kind & MAY_SKIP:
             raise _newer(f"it needs chunk type {kind:#04x}")
-        spans.append((kind, start, end))
+        spans.append((kind, start, end, wanted))
         offset = end + _CRC_BYTES
     if offset != len(data):
         raise CorruptFile(f"the file should end after {offset} bytes but has {len(data)}; remove what was appended")
     try:
-        _check_chunks(header, [(kind, end - start) for kind, start, end in spans])
+        _check_chunks(header, [(kind, end - start) for kind, start, end, _ in spans])
     except ValueError as error:
         raise _damaged(str(error)) from None
-    metadata = sum(end - start for kind, start, end in spans if kind == ChunkType.ICC or kind & MAY_SKIP)
+    metadata = sum(end - start for kind, start, end, _ in spans if kind == ChunkType.ICC or kind & MAY_SKIP)
     if metadata > limits.max_metadata:
         raise LimitExceeded(
             f"the file has {metadata} bytes of metadata but {limits.max_metadata} are allowed: "
             "raise the limit if you trust the file"
         )
-    chunks = (Chunk(ChunkType(kind) if kind in _KNOWN_TYPES else kind, data[start:end]) for kind, start, end in spans)
+    chunks = (
+        Chunk(ChunkType(kind) if kind in _KNOWN_TYPES else kind, data[start:end] if wanted else b"")
+        for kind, start, end, wanted in spans
+    )
     return File(header=header, chunks=tuple(chunks))
 
 
@@ -398,8 +410,8 @@ def _varint_bytes(value: int) -> bytes:
     return bytes([*groups, value])
 
 
-def _read_varint(data: bytes, offset: int) -> tuple[int, int]:
-    """Value of the varint at `offset`, and where it ends."""
+def read_varint(data: bytes, offset: int) -> tuple[int, int]:
+    """Value of the varint at `offset`, and where it ends; CorruptFile."""
     value = 0
     for index in range(4):
         _need(data, offset + index + 1)

@@ -135,8 +135,7 @@ def _hostile(codec: Codec, picture: Picture) -> bytes:
     y[:6, 0, 0] = 300, -300, 250, -90, 40, -33
     z[:3, 0, 0] = 40, -1000, 32767
     strip = replace(prepared.strips[0], y=y, z=z, conditions=codec._architecture.conditions(z, *y.shape[1:]))
-    data, _ = codec._write(replace(prepared, strips=(strip,)), 8)
-    return data
+    return codec._write(replace(prepared, strips=(strip,)), 8)
 
 
 def latents(codec: Codec, data: bytes) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int32]]]:
@@ -144,7 +143,7 @@ def latents(codec: Codec, data: bytes) -> tuple[list[NDArray[np.int32]], list[ND
     file = unpack(data)
     z, y = [], []
     for index, strip in enumerate(file.payload):
-        y_hat = codec._read_strip(strip, len(file.header.rows_of_strip(index)), file.header)
+        y_hat = codec._read_strip(strip, index, file.header)
         side_index = codec._architecture.side_index(*y_hat.shape[1:])
         z.append(decode_group(make_decoder(split_strip(strip)[1]), side_index, codec._architecture.z_tables))
         y.append(y_hat // file.header.step)

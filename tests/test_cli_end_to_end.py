@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from robustcodec import container
 from robustcodec.bundle import ANALYSIS, ENTROPY, LAB, SYNTHESIS, manifest_document, open_bundle, write_bundle
-from robustcodec.codec import Codec, _Prepared, _Strip
+from robustcodec.codec import Codec, _Prepared
 from robustcodec.images import Picture, read_picture, write_picture
 from robustcodec.metrics import bits_per_pixel, psnr
+from robustcodec.strips import Strip
 
 ROOT = Path(__file__).parent.parent
 MAX_PIXELS = 1 << 20
@@ -293,9 +294,9 @@ def not_finite(codec: Codec) -> bytes:
     """A file, sound in all else, whose latents are as large as the format can say."""
     n, m = codec.bundle.manifest.sizes
     z = np.zeros((n, 1, 1), np.int32)
-    strip = _Strip(np.full((m, 2, 2), 1e9, np.float32), z, codec._architecture.conditions(z, 2, 2))
+    strip = Strip(np.full((m, 2, 2), 1e9, np.float32), z, codec._architecture.conditions(z, 2, 2))
     picture = Picture(pixels=np.zeros((32, 32, 3), np.uint8))
-    return codec._write(_Prepared(picture, 0, (strip,)), container.MAX_STEP)[0]
+    return codec._write(_Prepared(picture, 0, (strip,)), container.MAX_STEP)
 
 
 def repaired(data: bytes, position: int) -> bytes:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from regenerate import GOLDEN, latents, sample
 
 from robustcodec import codec as codec_module
+from robustcodec import transforms
 from robustcodec.bundle import Bundle
 from robustcodec.codec import Codec, codec_for_file
 from robustcodec.container import Chunk, ChunkType, File, Limits, Payload, join_strip, pack, split_strip, unpack
@@ -135,10 +136,11 @@ def test_transforms_are_undone(codec: Codec, transform: int) -> None:
 @pytest.mark.parametrize("step", [8, 40])
 def test_size_is_within_a_percent_of_the_ideal(codec: Codec, step: int) -> None:
     prepared = codec._prepare(noisy(512, 640))
-    data, y_hat = codec._write(prepared, step)
+    data = codec._write(prepared, step)
     strip = prepared.strips[0]
+    (y,) = latents(codec, data)[1]
     group = next(strip.conditions.schedule(step))
-    bits = ideal_bits(y_hat // step, group.table, codec._architecture.y_tables).sum()
+    bits = ideal_bits(y, group.table, codec._architecture.y_tables).sum()
     side_index = codec._architecture.side_index(*strip.y.shape[1:])
     bits += ideal_bits(strip.z, side_index, codec._architecture.z_tables).sum()
     assert bits / 8 < len(data) < bits / 8 * 1.01
@@ -199,12 +201,12 @@ def test_tiles_do_not_show(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> Non
     """Tiled networks add up floats in another order: a latent may differ only where it is almost a half."""
     given_picture = picture(150, 210, 8)
     step = codec.bundle.manifest.step(5)
-    whole = codec._analyse(given_picture.pixels) * np.float32(1024 / step)
+    whole = transforms.analyse(codec._architecture, given_picture.pixels, 0, 150) * np.float32(1024 / step)
     data = codec.encode(given_picture, Quality(5)).data
     shown = codec.decode(data).pixels
     for size in (64, 80):
-        monkeypatch.setattr(codec_module, "TILE", size)
-        tiled = codec._analyse(given_picture.pixels) * np.float32(1024 / step)
+        monkeypatch.setattr(transforms, "TILE", size)
+        tiled = transforms.analyse(codec._architecture, given_picture.pixels, 0, 150) * np.float32(1024 / step)
         differs = np.rint(tiled) != np.rint(whole)
         assert np.abs(np.abs(whole - np.rint(whole)) - 0.5)[differs].max(initial=0) < 1e-4
         assert np.abs(tiled - whole).max() < 1e-3
@@ -266,16 +268,15 @@ def test_latents_are_cut_off_and_survive(codec: Codec, step: int) -> None:
         y[0], y[1], y[2, 0, 0] = 1e30, -1e30, 32767.4 * step / 1024
         return y
 
-    data, y_hat = codec._write(prepared_with(codec, change), step)
+    data = codec._write(prepared_with(codec, change), step)
     (y,) = latents(codec, data)[1]
     assert (y[0] == 32767).all() and (y[1] == -32767).all() and y[2, 0, 0] == 32767
-    assert np.array_equal(y * step, y_hat)
 
 
 def test_latents_that_decode_to_no_number_are_refused(codec: Codec) -> None:
     """What synthesis makes of the largest latents is infinite, and then no number."""
     noise = np.random.default_rng(0).normal(size=(12, 3, 4))
-    data, _ = codec._write(prepared_with(codec, lambda y: noise * 1e9), 65535)
+    data = codec._write(prepared_with(codec, lambda y: noise * 1e9), 65535)
     with pytest.raises(CorruptFile, match="no finite picture"):
         codec.decode(data)
 

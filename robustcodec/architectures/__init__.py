@@ -61,6 +61,8 @@ class Conditions(Protocol):
 class Architecture(Protocol):
     """The networks and the entropy parameters of an opened model."""
 
+    channels: int
+    """Channels of y, M."""
     analysis_halo: int
     """Pixels around a tile that its latents depend on, a multiple of the stride."""
     synthesis_halo: int

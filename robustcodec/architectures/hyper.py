@@ -29,6 +29,7 @@ from robustcodec.exact import (
     scale_index,
 )
 from robustcodec.rate import STEP_UNIT
+from robustcodec.tiling import scaled, shifted, spans, tiles
 
 HYPER_STRIDE = 4
 """Latents of y per element of z, in each direction."""
@@ -38,6 +39,18 @@ MAX_MEDIAN = 1 << 20
 
 MAX_INPUT = LARGEST_VALUE * STEP_UNIT + MAX_MEDIAN
 """Largest magnitude that enters the integer hyper synthesis."""
+
+_WINDOW = 32
+"""Side in elements of z, 2048 pixels, of what the hyper synthesis computes at once: bounds its memory."""
+
+_HALO = 2
+"""Elements of z around a window that its scales depend on."""
+
+_ANALYSED = 512
+"""Columns of y, 8192 pixels, that the hyper analysis is given at once; only wide pictures have more."""
+
+_ANALYSIS_HALO = 8
+"""Latents around them that their z depends on, a multiple of HYPER_STRIDE."""
 
 
 def layer_specs(n: int, m: int) -> tuple[LayerSpec, ...]:
@@ -88,15 +101,37 @@ class EntropyParameters:
 
 @dataclass(frozen=True, eq=False)
 class HyperConditions:
-    """The scales of y."""
+    """The scales of y (M, height, width), as z's symbols say."""
 
-    scales: NDArray[np.float64]
-    thresholds: NDArray[np.int64]
+    entropy: EntropyParameters
+    z: Int32
+    height: int
+    width: int
+
+    @cached_property
+    def scales(self) -> NDArray[np.float64]:
+        """All of them, kept for other steps."""
+        return self.entropy.scales(self.z, self.height, self.width)
 
     def schedule(self, step: int) -> Schedule:
         """Walk y in one group with means of zero."""
-        symbols = yield Group(..., scale_index(self.scales, self.thresholds, step), np.zeros((), np.int32))
+        symbols = yield Group(..., self._tables(step), np.zeros((), np.int32))
         return Latents(symbols * np.int32(step), (symbols.astype(np.int16),))
+
+    def _tables(self, step: int) -> NDArray[np.uint8]:
+        """Give the table index of each latent; scales of a large strip are computed again for each step, in parts."""
+        thresholds = self.entropy.thresholds
+        if max(self.z.shape[1:]) <= _WINDOW:
+            return scale_index(self.scales, thresholds, step)
+        index = np.empty((thresholds.shape[0], self.height, self.width), np.uint8)
+        for tile in tiles(self.z.shape[1], self.z.shape[2], _WINDOW, _HALO):
+            z = self.z[:, tile.rows, tile.columns]
+            scales = self.entropy.scales(z, HYPER_STRIDE * z.shape[1], HYPER_STRIDE * z.shape[2])
+            scales = scales[:, scaled(tile.inner_rows, HYPER_STRIDE), scaled(tile.inner_columns, HYPER_STRIDE)]
+            rows, columns = shifted(tile.rows, tile.inner_rows), shifted(tile.columns, tile.inner_columns)
+            part = index[:, scaled(rows, HYPER_STRIDE), scaled(columns, HYPER_STRIDE)]
+            part[:] = scale_index(scales[:, : part.shape[1], : part.shape[2]], thresholds, step)
+        return index
 
 
 class Hyper:
@@ -112,6 +147,7 @@ class Hyper:
         self._bundle = bundle
         self._threads = threads
         self._n, self._m = sizes
+        self.channels = self._m
         self.entropy = EntropyParameters(bundle.entropy, *sizes)
         self.z_tables = self.entropy.z_tables
         self.y_tables = self.entropy.y_tables
@@ -137,11 +173,18 @@ class Hyper:
 
     def side_information(self, y: Float32) -> Int32:
         """Give z's symbols (N, h/4, w/4), rounded up, of y (M, h, w)."""
-        z = self._encoder.hyper_analyse(y)
+        parts = [
+            self._encoder.hyper_analyse(y[:, :, columns])[
+                :, :, inner.start // HYPER_STRIDE : -(-inner.stop // HYPER_STRIDE)
+            ]
+            for columns, inner in spans(y.shape[2], _ANALYSED, _ANALYSIS_HALO)
+        ]
+        z = np.concatenate(parts, axis=2)
         if not np.isfinite(z).all():
             raise ImageError("the model gives no finite latents for this picture; use another model")
         symbols = np.rint(z - self.entropy.medians[:, None, None] / np.float32(STEP_UNIT))
-        return np.clip(symbols, -LARGEST_VALUE, LARGEST_VALUE).astype(np.int32)
+        clipped: Int32 = np.clip(symbols, -LARGEST_VALUE, LARGEST_VALUE).astype(np.int32)
+        return clipped
 
     def side_index(self, height: int, width: int) -> NDArray[np.integer[Any]]:
         """Give the table index of z's symbols: a table per channel."""
@@ -150,7 +193,7 @@ class Hyper:
 
     def conditions(self, z: Int32, height: int, width: int) -> HyperConditions:
         """Give what z's symbols say about y (M, height, width)."""
-        return HyperConditions(self.entropy.scales(z, height, width), self.entropy.thresholds)
+        return HyperConditions(self.entropy, z, height, width)
 
     def synthesise(self, y_hat: Float32) -> Float32:
         """Give x_hat (3, 16h, 16w)."""

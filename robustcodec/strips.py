@@ -1,0 +1,82 @@
+"""One strip of a file: latents to the data of its chunk and back, one walk for both."""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from robustcodec.architectures import Architecture, Conditions, Float32, Group, Int32, Latents, Schedule
+from robustcodec.container import join_strip, split_strip
+from robustcodec.entropy import LARGEST_VALUE, decode_group, encode_group, make_decoder, make_encoder
+from robustcodec.errors import CorruptFile
+from robustcodec.rate import STEP_UNIT
+
+
+@dataclass(frozen=True, eq=False)
+class Strip:
+    """Latents y (M, h, w) of a strip, z's symbols and what they say about y."""
+
+    y: Float32
+    z: Int32
+    conditions: Conditions
+
+
+def prepare_strip(architecture: Architecture, y: Float32) -> Strip:
+    """Give latents what coding them takes, whatever the step. Raises ImageError if they are not finite."""
+    z = architecture.side_information(y)
+    return Strip(y, z, architecture.conditions(z, *y.shape[1:]))
+
+
+def write_strip(architecture: Architecture, strip: Strip, step: int) -> bytes:
+    """Code a strip's latents at a step."""
+    encoder = make_encoder()
+    encode_group(encoder, strip.z, architecture.side_index(*strip.y.shape[1:]), architecture.z_tables)
+
+    def code(group: Group) -> Int32:
+        values = strip.y[group.positions]
+        if group.mean.ndim:
+            values = values - group.mean / np.float32(STEP_UNIT)
+        symbols = values * np.float32(STEP_UNIT / step)
+        np.rint(symbols, out=symbols)
+        # beyond the largest value a latent is cut off: only hostile pictures come near it
+        clamped: Int32 = np.clip(symbols, -LARGEST_VALUE, LARGEST_VALUE, out=symbols).astype(np.int32)
+        encode_group(encoder, clamped, group.table, architecture.y_tables)
+        return clamped
+
+    latents = _walk(strip.conditions.schedule(step), code)
+    return join_strip(_checksum(strip.z, latents), encoder.finish())
+
+
+def read_strip(architecture: Architecture, data: bytes, height: int, width: int, step: int) -> Int32:
+    """Decode a strip to latents (M, height, width) in units of 1/1024. Raises CorruptFile."""
+    crc, message = split_strip(data)
+    decoder = make_decoder(message)
+    z = decode_group(decoder, architecture.side_index(height, width), architecture.z_tables)
+    latents = _walk(
+        architecture.conditions(z, height, width).schedule(step),
+        lambda group: decode_group(decoder, group.table, architecture.y_tables),
+    )
+    decoder.finish()
+    if _checksum(z, latents) != crc:
+        raise CorruptFile("the file is damaged: its latents do not have their checksum; get the file again")
+    return latents.y_hat
+
+
+def _walk(schedule: Schedule, code: Callable[[Group], Int32]) -> Latents:
+    """Walk a schedule: `code` encodes or decodes each group's symbols."""
+    try:
+        group = next(schedule)
+        while True:
+            group = schedule.send(code(group))
+    except StopIteration as end:
+        latents: Latents = end.value
+        return latents
+
+
+def _checksum(z: Int32, latents: Latents) -> int:
+    """CRC-32 of a strip's latents: z's symbols as int16, then what the architecture adds, little endian."""
+    crc = zlib.crc32(z.astype("<i2").tobytes())
+    for array in latents.checked:
+        crc = zlib.crc32(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(), crc)
+    return crc
