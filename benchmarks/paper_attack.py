@@ -1,0 +1,96 @@
+"""What the paper's attacks leave open, settled on a model: one row for each choice, the others as they are by default.
+
+    python benchmarks/paper_attack.py --data $DATA/cid22-val --model weights/hyper-base
+
+Figures are those of the torch network with everything rounded, on pictures of whole levels within the budget.
+"""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from robustcodec.lab.attacks.budget import LEVELS, to_levels
+from robustcodec.lab.attacks.problem import Problem
+from robustcodec.lab.attacks.switching import Length, Paper
+from robustcodec.lab.attacks.threat import DEFAULT_EPSILON, Target, Threat
+from robustcodec.lab.attacks.victim import HyperVictim, code
+from robustcodec.lab.checkpoints import load_weights, network_of
+from robustcodec.lab.data import centre_crops, picture_files, read_pictures
+from robustcodec.lab.networks import round_straight_through, uniform_noise
+
+SEED = 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--pictures", type=int, default=6, help="how many, evenly spread over the folder")
+    parser.add_argument("--crop", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=100)
+    arguments = parser.parse_args()
+    files = picture_files(arguments.data)
+    files = [files[index * len(files) // arguments.pictures] for index in range(arguments.pictures)]
+    x = centre_crops(read_pictures(files, print), arguments.crop)
+    x = x.float() / LEVELS if x.dtype == torch.uint8 else x
+    victim = HyperVictim(network_of(load_weights(arguments.model), str(arguments.model)), 1.0)
+    title = f"{len(files)} centre crops of {arguments.crop}, N = {arguments.steps}, epsilon = {DEFAULT_EPSILON:g}"
+    print(f"{arguments.data.name}, {title}, {arguments.model.name}, quality 4\n")
+    for target in Target:
+        with torch.no_grad():
+            clean = code(victim, x, x)
+        problem = Problem(victim, x, Threat(target), DEFAULT_EPSILON, clean, torch.Generator())
+        print(
+            f"| {target} attack: choice | A | bpp / clean | PSNR(x, x̂*) change in dB | pictures that keep the bound |"
+        )
+        print("|---|---|---|---|---|")
+        for name, method in choices(target, arguments.steps, problem).items():
+            problem.generator.manual_seed(SEED)
+            noise = method.search(problem, lambda step, scores: None)
+            print(f"| {name} | {measured(problem, noise)} |", flush=True)
+        print()
+
+
+def choices(target: Target, steps: int, problem: Problem) -> Mapping[str, Paper]:
+    """The default, and what changes one thing of it."""
+    default = Paper(steps=steps)
+    own = default.psnr if target is Target.PSNR else default.bpp
+
+    def with_own(**changes: object) -> Paper:
+        return replace(default, **{str(target): replace(own, **changes)})
+
+    other = Length.MSE if own.length is Length.RMS else Length.RMS
+    return {
+        f"default: norm as {own.length}, weight {own.weight:g}, rate {own.rate:g}, unrounded, from zero, best": default,
+        f"norm as {other}": with_own(length=other),
+        "weight / 10": with_own(weight=own.weight / 10),
+        "weight x 10": with_own(weight=own.weight * 10),
+        "rate / 3": with_own(rate=own.rate / 3),
+        "rate x 3": with_own(rate=own.rate * 3),
+        "rounded, straight-through": replace(default, quantise=round_straight_through),
+        "uniform noise for rounding": replace(default, quantise=uniform_noise(problem.generator)),
+        "from noise of half the budget": replace(default, start=0.5),
+        "last iterate instead of the best": replace(default, keep_best=False),
+    }
+
+
+@torch.no_grad()
+def measured(problem: Problem, noise: torch.Tensor) -> str:
+    levels = to_levels(noise, problem.x, problem.epsilon) / LEVELS
+    figures = code(problem.victim, levels, problem.x)
+    gain = (figures.mse - problem.clean.mse) / problem.epsilon
+    rate = figures.bpp / problem.clean.bpp
+    change = figures.psnr - problem.clean.psnr
+    kept = sum(
+        problem.threat.holds(*map(float, values))
+        for values in zip(problem.clean.bpp, problem.clean.psnr, figures.bpp, figures.psnr, strict=True)
+    )
+    spread = gain.std() / len(gain) ** 0.5
+    return f"{gain.mean():.2f} ± {spread:.2f} | {rate.mean():.3f} | {change.mean():+.2f} | {kept} of {len(gain)}"
+
+
+if __name__ == "__main__":
+    main()
