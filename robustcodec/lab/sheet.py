@@ -36,8 +36,8 @@ def sheet(panels: Sequence[tuple[str, Pixels]]) -> Pixels:
 
 
 def _font(labels: Sequence[str], width: int) -> ImageFont.FreeTypeFont:
-    """The largest letters, up to a 24th of a panel's width, in which every label fits above its panel."""
-    size = width / 24
+    """The largest letters, up to a 30th of a panel's width, in which every label fits above its panel."""
+    size = width / 30
     font = _letters(size)
     longest = max(font.getlength(label) for label in labels)
     return font if longest <= width else _letters(max(_SMALLEST_LETTERS, size * width / longest))

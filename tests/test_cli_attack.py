@@ -1,0 +1,320 @@
+"""`robustcodec attack` on real files: what it writes, what it says about that, and what bad input gets."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.numpy import save_file
+from typer.testing import CliRunner
+
+from robustcodec.bundle import Bundle
+from robustcodec.cli import app, console
+from robustcodec.cli.console import exit_code
+from robustcodec.codec import Codec
+from robustcodec.errors import RobustcodecError
+from robustcodec.files import plan_outputs
+from robustcodec.images import Picture, write_picture
+from robustcodec.metrics import ms_ssim, worst_block
+
+ROOT = Path(__file__).parent.parent
+EPSILON = 5e-4
+Pixels = NDArray[np.uint8]
+Process = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+@pytest.fixture
+def here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_sample: Callable[..., Pixels], tiny_path: Path
+) -> Iterator[Path]:
+    """An empty folder, the current one, with a.png and b.png, and the tiny model to attack."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("ROBUSTCODEC_MODELS", str(tiny_path.parent))
+    Path("a.png").write_bytes(write_picture(Picture(pixels=make_sample(40, 72, 7)), "PNG"))
+    Path("b.png").write_bytes(write_picture(Picture(pixels=make_sample(56, 33, 8)), "PNG"))
+    yield folder
+    assert not list(tmp_path.rglob(".robustcodec*"))  # nothing half written, ever
+
+
+@pytest.fixture
+def process(here: Path) -> Process:
+    """Runs `robustcodec attack ...` as a process of its own."""
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "robustcodec", "attack", *arguments]
+        return subprocess.run(command, capture_output=True, env=environment, timeout=300, check=False)
+
+    return call
+
+
+def attack(*arguments: str, input: bytes = b"") -> Result:
+    """Runs the command in this process, where torch is loaded once."""
+    pytest.importorskip("torch")
+    return CliRunner().invoke(app, ["attack", *arguments], input=input)
+
+
+def refusal(*arguments: str) -> tuple[str, int]:
+    """The one line that a command is refused with, and its exit code."""
+    done = attack(*arguments)
+    assert isinstance(done.exception, RobustcodecError), (done.exception, done.output)
+    return str(done.exception), exit_code(done.exception)
+
+
+def pixels(path: str) -> Pixels:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def error(a: Pixels, b: Pixels) -> float:
+    return float(np.mean((a / 255 - b / 255) ** 2))
+
+
+def decibels(a: Pixels, b: Pixels) -> float:
+    return -10 * float(np.log10(error(a, b)))
+
+
+def names(folder: str = ".") -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
+
+
+def test_everything_that_is_written(process: Process, codec: Codec) -> None:
+    pytest.importorskip("torch")
+    done = process("a.png", "b.png", "--target", "psnr", "--steps", "8", "--save-all", "--device", "cpu")
+    assert (done.returncode, done.stdout) == (0, b""), done.stderr
+    kinds = ("attacked", "attacked.noise", "attacked.decoded-clean", "attacked.decoded", "attacked.compared")
+    assert names() == sorted([f"{stem}.{kind}.png" for stem in "ab" for kind in kinds] + ["a.png", "b.png"])
+    for stem in "ab":
+        x, x_star = pixels(f"{stem}.png"), pixels(f"{stem}.attacked.png")
+        assert 0 < error(x, x_star) <= EPSILON
+        noise = np.clip(128 + 8 * (x_star.astype(int) - x), 0, 255)
+        assert np.array_equal(pixels(f"{stem}.attacked.noise.png"), noise)
+        for name, shown in (("decoded-clean", x), ("decoded", x_star)):
+            decoded = codec.decode(codec.encode(Picture(pixels=shown)).data).pixels
+            # other threads may round the synthesis otherwise
+            assert np.abs(pixels(f"{stem}.attacked.{name}.png").astype(int) - decoded).max() <= 1
+        height, width = x.shape[:2]
+        compared = pixels(f"{stem}.attacked.compared.png")
+        assert compared.shape[0] > 2 * height
+        assert compared.shape[1] > 2 * max(width, 300)
+
+    lines = done.stderr.decode().splitlines()
+    assert [line.split()[0] for line in lines if "before" in line] == ["a.png", "b.png", "mean"]
+    assert sum("PSNR to the clean picture, dB" in line for line in lines) == 3
+    assert sum(" ± " in line for line in lines) == 10
+    assert any(line.startswith("a.png -> a.attacked.png: 72x40, ") for line in lines)
+    assert lines[-1].startswith("worst: ")
+
+
+def test_json_and_going_on(here: Path, codec: Codec, tiny: Bundle) -> None:
+    """Interrupted after one picture and resumed: the same bytes as in one go, since each is attacked alone."""
+    options = ["--target", "bpp", "--method", "pgd", "--steps", "4", "--json", "--seed", "5", "--device", "cpu"]
+    assert attack("b.png", "-o", "two/", *options).exit_code == 0
+    done = attack("a.png", "b.png", "-o", "one/", *options)
+    again = attack("a.png", "b.png", "-o", "two/", *options)
+    assert (done.exit_code, again.exit_code) == (0, 0), done.stderr + again.stderr
+    assert again.stderr.splitlines() == [
+        f"{Path('two/b.attacked.png')} exists already, skipped; --overwrite makes it anew"
+    ]
+    for name in ("a.attacked.png", "b.attacked.png"):
+        assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
+
+    skipped, made = (json.loads(line) for line in again.stdout.splitlines())
+    assert skipped == {"input": "b.png", "output": "two/b.attacked.png", "skipped": True}
+    row = json.loads(done.stdout.splitlines()[0])
+    assert {**row, "output": "", "seconds": 0} == {**made, "output": "", "seconds": 0}
+    expected = {
+        "input": "a.png",
+        "output": "one/a.attacked.png",
+        "width": 72,
+        "height": 40,
+        "model": "hyper-tiny",
+        "fingerprint": tiny.fingerprint.hex(),
+        "quality": 4.0,
+        "surrogate": None,
+        "method": "pgd",
+        "target": "bpp",
+        "free": False,
+        "epsilon": EPSILON,
+        "steps": 4,
+        "seed": 5,
+        "restarts": 1,
+        "holds": True,
+    }
+    assert {name: row[name] for name in expected} == expected
+    x, x_star = pixels("a.png"), pixels("one/a.attacked.png")
+    data = {"before": codec.encode(Picture(pixels=x)).data, "after": codec.encode(Picture(pixels=x_star)).data}
+    shown = {name: codec.decode(file).pixels for name, file in data.items()}
+    for name, encoded in (("before", x), ("after", x_star)):
+        figures = row[name]
+        assert figures["size"] == len(data[name])
+        assert figures["bpp"] == pytest.approx(8 * len(data[name]) / (72 * 40))
+        assert 0 < figures["bpp_y"] + figures["bpp_z"] < figures["bpp"]
+        assert figures["psnr"] == pytest.approx(decibels(x, shown[name]), abs=0.01)
+        assert figures["psnr_own"] == pytest.approx(decibels(encoded, shown[name]), abs=0.01)
+        assert figures["ms_ssim"] == pytest.approx(ms_ssim(x, shown[name]), abs=1e-3)
+        assert figures["worst_block"] == pytest.approx(worst_block(x, shown[name]), abs=0.01)
+        cost = figures["bpp"] + 0.013 * 255**2 * error(encoded, shown[name])
+        assert figures["score"] == pytest.approx(cost, rel=1e-3)
+    assert (row["before"]["psnr_input"], row["before"]["gain"]) == (None, None)
+    assert row["after"]["psnr_input"] == pytest.approx(decibels(x, x_star), abs=0.01)
+    assert row["after"]["score_change"] == pytest.approx(row["after"]["score"] - row["before"]["score"])
+    gain = (error(x, shown["after"]) - error(x, shown["before"])) / EPSILON
+    assert row["after"]["gain"] == pytest.approx(gain, abs=0.01)
+    assert row["bpp"] == row["after"]["bpp"] > row["before"]["bpp"]
+
+
+def test_without_pictures_it_takes_the_sample(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robustcodec.cli.attack.SAMPLE", here / "b.png")  # a smaller one, to save time
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    done = attack("--method", "offset")
+    assert done.exit_code == 0, done.output
+    assert names() == ["b.attacked.png"]
+
+
+def test_results_are_no_inputs(here: Path) -> None:
+    assert attack("-r", ".", "--method", "offset", "--save-all").exit_code == 0
+    before = names()
+    for inputs in (["-r", "."], names()):
+        done = attack(*inputs, "--method", "offset")
+        assert (done.exit_code, done.stderr.count("exists already, skipped")) == (0, 2), done.output
+        assert names() == before
+    plan = plan_outputs(
+        ["a.png", "a.attacked.png", "a.attacked.noise.png", "lone.attacked.png", ".attacked.png"],
+        None,
+        suffix=".attacked.png",
+        found=(),
+        mark=".attacked.",
+    )
+    kept = [str(job.source) for job in (*plan.jobs, *plan.skipped)]
+    assert sorted(kept) == [".attacked.png", "a.png", "lone.attacked.png"]
+
+
+def test_pipes(here: Path) -> None:
+    done = attack("-", "-o", "-", "--method", "noise", input=Path("a.png").read_bytes())
+    assert done.exit_code == 0, done.output
+    attacked = np.asarray(Image.open(io.BytesIO(done.stdout_bytes)))
+    assert 0 < error(pixels("a.png"), attacked) <= EPSILON
+
+
+def test_metadata_is_kept(here: Path) -> None:
+    exif = b"II*\x00\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+    Path("c.png").write_bytes(write_picture(Picture(pixels=pixels("a.png"), exif=exif), "PNG"))
+    assert attack("c.png", "--method", "offset").exit_code == 0
+    with Image.open("c.attacked.png") as image:
+        assert image.info["exif"].endswith(exif)
+
+
+def test_progress_is_for_terminals(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robustcodec.cli.attack._SECONDS_BETWEEN_LOOKS", 0.0)
+    assert "step 2 of 3" not in attack("a.png", "--steps", "3", "-o", "x.png").stderr
+    monkeypatch.setattr(console, "_on_terminal", lambda: True)
+    seen = attack("a.png", "--steps", "3", "-o", "x.png").stderr
+    assert "\r\x1b[Ka.png: step 2 of 3, " in seen
+    assert " dB, 0 s left" in seen
+    assert "step 2 of 3" not in attack("a.png", "--steps", "3", "-o", "x.png", "--quiet").stderr
+
+
+def test_a_surrogate_is_crafted_on_and_the_model_measured(here: Path, tiny: Bundle) -> None:
+    pytest.importorskip("torch")
+    from robustcodec.lab.checkpoints import weights_of_bundle
+
+    weights = {name: tensor.numpy().copy() for name, tensor in weights_of_bundle(tiny).items()}
+    weights["g_a.6.weight"] *= 1.1
+    save_file(weights, "cousin.safetensors")
+    options = ["a.png", "--json", "--steps", "4", "--method", "pgd", "--free", "--device", "cpu"]
+    own = json.loads(attack(*options, "-o", "own.png").stdout)
+    other = json.loads(attack(*options, "-o", "other.png", "--surrogate", "cousin.safetensors").stdout)
+    assert (own["surrogate"], other["surrogate"], other["model"]) == (None, "cousin", "hyper-tiny")
+    assert own["before"] == other["before"]
+    assert Path("own.png").read_bytes() != Path("other.png").read_bytes()
+
+    save_file({"g_a.0.conv.weight": np.zeros((8, 3, 5, 5), np.float32)}, "cheng.safetensors")
+    assert refusal("a.png", "--surrogate", "cheng.safetensors") == (
+        "cheng is no scale hyperprior (hyper): it lacks g_a.0.weight or g_a.6.weight",
+        1,
+    )
+    assert not Path("a.attacked.png").exists()
+
+
+def test_odd_pictures(here: Path) -> None:
+    for name, shape, level in (("tiny", (5, 3, 3), 90), ("white", (32, 32, 3), 255)):
+        Path(f"{name}.png").write_bytes(write_picture(Picture(pixels=np.full(shape, level, np.uint8)), "PNG"))
+    Path("cut.png").write_bytes(Path("a.png").read_bytes()[:300])
+    done = attack("tiny.png", "cut.png", "white.png", "missing.png", "--steps", "3", "--json")
+    assert done.exit_code == 1
+    tiny, cut, white, missing = (json.loads(line) for line in done.stdout.splitlines())
+    assert "the PNG picture is damaged" in cut["error"]
+    assert "No such file" in missing["error"]
+    for row, (width, height) in ((tiny, (3, 5)), (white, (32, 32))):
+        assert (row["width"], row["height"]) == (width, height)
+        x, x_star = (pixels(row[name]) for name in ("input", "output"))
+        assert error(x, x_star) <= EPSILON
+    # when nothing is found, it says so, and all that is infinite is null
+    if np.array_equal(pixels("white.png"), pixels("white.attacked.png")):
+        assert white["after"]["psnr_input"] is None
+        assert "the picture is unchanged" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "code"),
+    [
+        (["--method", "magic"], "no attack 'magic'; there are paper, ma2023, fgsm, ifgsm, pgd", 2),
+        (["--epsilon", "0"], "above 0 and at most 1, such as 5e-4, not 0", 2),
+        (["--epsilon", "nan"], "above 0 and at most 1", 2),
+        (["-q", "9"], "quality goes from 1", 2),
+        (["--restarts", "2"], "--restarts is for --method strong", 2),
+        (["-o", "x.jpg"], "written as PNG", 2),
+        (["-o", "-", "--save-all"], "--save-all writes several pictures", 2),
+        (["-o", "-", "--json"], "both write to standard output", 2),
+        (["-o", "a.png"], "a.png is an input and would be overwritten", 2),
+        (["-m", "none"], "none", 1),
+        (["--surrogate", "none"], "none", 1),
+    ],
+)
+def test_what_cannot_be_done_is_refused_first(here: Path, arguments: list[str], message: str, code: int) -> None:
+    said, ended = refusal("a.png", *arguments)
+    assert message in said
+    assert "\n" not in said
+    assert ended == code
+    assert names() == ["a.png", "b.png"]
+
+
+def test_pictures_beside_the_result_do_not_hit_an_input(here: Path) -> None:
+    Path("x.noise.png").write_bytes(Path("b.png").read_bytes())
+    said, code = refusal("x.noise.png", "-o", "x.png", "--save-all")
+    assert ("x.noise.png is an input and would be overwritten" in said, code) == (True, 2)
+
+
+def test_a_device_that_is_not_there(here: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert refusal("a.png", "--device", "cuda")[0].startswith("torch finds no CUDA device")
+
+
+def test_without_the_lab_it_says_what_to_install(here: Path) -> None:
+    code = """
+import importlib.util, sys
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "torch" else find(name, *rest)
+from robustcodec.cli import main
+sys.argv = ["robustcodec", "attack", "a.png"]
+main()
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
+    assert done.returncode == 2
+    assert done.stderr.decode().splitlines() == [
+        "robustcodec: error: this command needs PyTorch; install it with: pip install 'robustcodec[lab]'"
+    ]
