@@ -17,6 +17,7 @@ from robustcodec.bundle import find as find_bundle
 from robustcodec.container import (
     DEFAULT_LIMITS,
     MAX_SIDE,
+    MAX_STRIP_PIXELS,
     STRIP_UNIT,
     Chunk,
     ChunkType,
@@ -44,10 +45,7 @@ STRIP_ABOVE = 1 << 22
 """Pixels above which a picture is cut into strips, so that a file does not depend on the machine's memory."""
 
 STRIP_ROWS = 1024
-"""Coded rows of a strip, unless that makes more than STRIP_PIXELS."""
-
-STRIP_PIXELS = 1 << 24
-"""Pixels that a strip may have if it has more than STRIP_UNIT rows: pictures wider than 16384 get lower strips."""
+"""Coded rows of a strip; pictures wider than 16384 pixels get lower ones, for MAX_STRIP_PIXELS."""
 
 _SIZE_TOLERANCE = 0.005
 """A file that is at most this far below its target is near enough."""
@@ -311,7 +309,7 @@ class _Rows:
 
 def strip_rows(width: int, height: int) -> int:
     """Rows of the strips that a picture of this size is cut into, 0 for none."""
-    fitting = max(STRIP_UNIT, STRIP_PIXELS // width // STRIP_UNIT * STRIP_UNIT)
+    fitting = max(STRIP_UNIT, MAX_STRIP_PIXELS // width // STRIP_UNIT * STRIP_UNIT)
     rows = min(STRIP_ROWS, fitting)
     return rows if width * height > STRIP_ABOVE and height > rows else 0
 

@@ -40,6 +40,7 @@ MAX_HEADER_BYTES = 31  # this many bytes from the start of a file are always eno
 MAX_SIDE = 2**28  # pixels; what a varint of 4 bytes can say
 MAX_CHUNK_BYTES = 2**28 - 1
 STRIP_UNIT = 64  # coded rows
+MAX_STRIP_PIXELS = 2**24  # of a network payload's strip, if it has more than STRIP_UNIT rows
 MIN_STEP, MAX_STEP = 8, 65535
 LAST = 0x80  # bit of the type byte: no chunk follows
 MAY_SKIP = 0x40  # bit of the type byte, and part of the type: readers ignore such a type if it is new to them
@@ -117,7 +118,8 @@ class Header:
     `width` and `height` (1 to 2^28) are those of the reader's picture. `transform` (0 to 7) made the coded
     picture from it: mirror the columns if bit 0 is set, then mirror the rows if bit 1 is, then transpose if
     bit 2 is. `strip_rows` (a multiple of 64, 0 for one strip) cuts the coded picture; as 0 is the only way
-    to say "one strip", it is below the coded height. `step` (8 to 65535) and `fingerprint` (8 bytes) belong
+    to say "one strip", it is below the coded height; a strip of the network payload that has more than 64 rows
+    has at most 2^24 pixels. `step` (8 to 65535) and `fingerprint` (8 bytes) belong
     to the network payload and are zero for the others. `minor` is the minor version of the format.
     """
 
@@ -153,6 +155,11 @@ class Header:
             raise ValueError(f"strip height {self.strip_rows} is not a multiple of {STRIP_UNIT} in 16 bits")
         if self.strip_rows >= self.coded_height:
             raise ValueError(f"strips of {self.strip_rows} rows in {self.coded_height} coded rows")
+        rows = self.strip_rows or self.coded_height
+        if self.payload is Payload.NETWORK and rows > STRIP_UNIT and rows * self.coded_width > MAX_STRIP_PIXELS:
+            raise ValueError(
+                f"strips of {rows} rows and {self.coded_width} columns have more than {MAX_STRIP_PIXELS} pixels"
+            )
 
     @property
     def coded_width(self) -> int:

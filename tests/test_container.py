@@ -65,6 +65,10 @@ def network(**changes: object) -> Header:
     return Header(**(fields | changes))  # type: ignore[arg-type]
 
 
+def classical(**changes: object) -> Header:
+    return network(**{"payload": Payload.CLASSICAL, "step": 0, "fingerprint": bytes(8), **changes})
+
+
 def raw_header(
     *,
     version: int = 0x10,
@@ -137,6 +141,9 @@ def files(draw: st.DrawFn) -> File:
     coded_height = width if transform & 4 else height
     unit = draw(st.integers(1, 4)) * -(-coded_height // 256)
     strip_rows = unit * 64 if unit * 64 < coded_height and draw(st.booleans()) else 0
+    coded_width = height if transform & 4 else width
+    if is_network and coded_height > 64 and (strip_rows or coded_height) * coded_width > 2**24:
+        strip_rows = 64
     data = st.binary(min_size=4, max_size=200)
     icc, alpha, exif, xmp = (draw(st.booleans()) for _ in range(4))
     minor = draw(st.sampled_from([0, 0, 1, 15]))
@@ -235,8 +242,8 @@ def test_overhead_of_an_ordinary_picture() -> None:
 
 
 def test_header_is_at_most_31_bytes() -> None:
-    header = network(width=2**28, height=2**28, strip_rows=0xFFFF * 64)
-    data = pack(header, [Chunk(ChunkType.STRIP, bytes(4))] * header.num_strips)
+    header = classical(width=2**28, height=2**28, strip_rows=0xFFFF * 64)
+    data = pack(header, [Chunk(ChunkType.CLASSICAL, bytes(4))] * header.num_strips)
     roomy = Limits(max_pixels=2**60)
     assert read_header(data[:MAX_HEADER_BYTES], roomy) == (header, MAX_HEADER_BYTES)
 
@@ -272,7 +279,7 @@ def test_round_trip(file: File) -> None:
 @given(st.integers(1, 2**28), st.integers(0, 0xFFFF))
 def test_strips_tile_the_picture(height: int, strip_units: int) -> None:
     assume(strip_units * 64 < height)
-    header = network(height=height, strip_rows=strip_units * 64)
+    header = classical(height=height, strip_rows=strip_units * 64)
     ends = {0, 1, header.num_strips - 1, max(header.num_strips - 2, 0)} & set(range(header.num_strips))
     assert header.rows_of_strip(0).start == 0
     assert header.rows_of_strip(header.num_strips - 1).stop == height
@@ -459,11 +466,11 @@ def test_pixel_limit_counts_the_padding(transform: int) -> None:
 
 
 def test_default_pixel_limit() -> None:
-    assert read_header(raw_header(sides="ff7f ff7f"))[0].width == 2**14
+    assert read_header(raw_header(sides="ff7f ff7f", strip_units=1))[0].width == 2**14
     with pytest.raises(LimitExceeded):
-        read_header(raw_header(sides="ff7f 808001"))
+        read_header(raw_header(sides="ff7f 808001", strip_units=1))
     with pytest.raises(LimitExceeded, match=str(2**56)):
-        unpack(raw_header(sides="ffffff7f ffffff7f"))
+        unpack(raw_header(flags=1, sides="ffffff7f ffffff7f", step=0, fingerprint=bytes(8)))
 
 
 def test_metadata_limit_is_for_the_sum() -> None:
@@ -501,6 +508,9 @@ def test_declared_sizes_cost_nothing() -> None:
         ({"fingerprint": bytes(7)}, "7 bytes"),
         ({"strip_rows": 65}, "strip height 65"),
         ({"strip_rows": -64}, "strip height -64"),
+        ({"width": 16385, "height": 1024}, "strips of 1024 rows and 16385 columns"),
+        ({"width": 2**18, "height": 65}, "strips of 65 rows and 262144 columns"),
+        ({"width": 2048, "height": 16385, "strip_rows": 1024, "transform": 4}, "more than 16777216 pixels"),
         ({"strip_rows": 0x10000 * 64, "height": 2**28}, "strip height 4194304"),
         ({"strip_rows": 512}, "strips of 512 rows"),
         ({"minor": 16}, "minor version 16"),
@@ -525,6 +535,11 @@ def test_there_is_no_invalid_header(changes: dict[str, object], says: str) -> No
 def test_pack_refuses_what_unpack_would_refuse(header: Header, chunks: list[Chunk]) -> None:
     with pytest.raises(ValueError):
         pack(header, chunks)
+
+
+def test_low_strips_may_be_as_wide_as_can_be() -> None:
+    assert network(width=2**28, height=2**28, strip_rows=64).num_strips == 2**22
+    assert network(width=2**28, height=64).num_strips == network(width=2**14, height=2**10).num_strips == 1
 
 
 def test_pack_refuses_data_that_no_length_can_say() -> None:
