@@ -149,6 +149,7 @@ def test_json_and_going_on(here: Path, codec: Codec, tiny: Bundle) -> None:
         "seed": 5,
         "restarts": 1,
         "holds": True,
+        "shrunk": 1.0,
     }
     assert {name: row[name] for name in expected} == expected
     x, x_star = pixels("a.png"), pixels("one/a.attacked.png")

@@ -188,6 +188,7 @@ class _Task:
             "seed": attack.seed,
             "restarts": attack.restarts,
             "holds": result.holds,
+            "shrunk": result.shrunk,
             "before": asdict(result.before),
             "after": asdict(result.after),
         }

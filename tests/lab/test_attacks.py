@@ -1,6 +1,7 @@
 """The protocol, for every method in every threat model: what may leave the referee, whatever a search does."""
 
 import io
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from robustcodec.images import Picture, write_picture
 from robustcodec.lab.attacks import METHODS, Attack, Target, Threat, craft
 from robustcodec.lab.attacks.budget import energy, fit_l2, fit_linf, to_levels
 from robustcodec.lab.attacks.controls import channel_offsets
+from robustcodec.lab.attacks.switching import Paper
 from robustcodec.lab.checkpoints import weights_of_bundle
 
 Pixels = NDArray[np.uint8]
@@ -231,3 +233,15 @@ def test_offsets_are_the_largest(epsilon: float) -> None:
     assert max(offsets) - smallest <= 1
     if epsilon == EPSILON:
         assert offsets == (6, 6, 5)
+
+
+def test_the_documentation_names_every_method_and_its_defaults() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "attacks.md").read_text(encoding="utf-8")
+    headings = set(re.findall(r"^### ([\w-]+)$", text, re.MULTILINE))
+    assert set(METHODS) <= headings
+    paper = Paper(steps=1)
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+ \| [^|]+) \|$", text, re.MULTILINE))
+    for row, name in (("Adam's learning rate", "rate"), ("length of n", "length"), ("weight w", "weight")):
+        values = [getattr(choices, name) for choices in (paper.psnr, paper.bpp)]
+        written = [value if isinstance(value, str) else f"{value:g}" for value in values]
+        assert rows[row] == " | ".join(written)
