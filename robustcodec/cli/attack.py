@@ -12,7 +12,6 @@ import typer
 from robustcodec.cli import options
 from robustcodec.cli.batch import Result, Work, process
 from robustcodec.cli.console import Console
-from robustcodec.cli.figures import table
 from robustcodec.cli.lab import require_lab
 from robustcodec.data import SAMPLE
 from robustcodec.errors import UsageError
@@ -115,12 +114,13 @@ def attack(
     plan = _plan(inputs or [], output, recursive=recursive, overwrite=overwrite, save_all=save_all)
 
     from robustcodec.bundle import find
+    from robustcodec.lab.attacked import find_device
     from robustcodec.lab.evaluation.contenders import Learned, open_source
 
     console = Console(quiet=quiet, json=json)
     codec = Learned(find(model, arch, variant))
     source = codec.source if surrogate is None else open_source(surrogate)
-    task = _Task(codec, source, order, quality, _device(device), save_all, console)
+    task = _Task(codec, source, order, quality, find_device(device) if device else None, save_all, console)
     try:
         process(task, plan, console, processes=1)
     finally:
@@ -152,6 +152,7 @@ class _Task:
     def _attack(self, job: Job) -> Result:
         from robustcodec.images import Picture, read_picture, write_picture
         from robustcodec.lab.attacked import attack_picture, exhibits
+        from robustcodec.lab.figures import table
 
         picture = read_picture(read_input(job.source, options.byte_limit(options.MAX_PIXELS)), options.MAX_PIXELS)
         name = "-" if job.source is None else clean_name(job.source)
@@ -205,6 +206,8 @@ class _Task:
         """Print means over several pictures, and which came off worst."""
         if len(self.done) < 2 or self.console.json:
             return
+        from robustcodec.lab.figures import table
+
         names, before, after = zip(*self.done, strict=True)
         for line in table(f"mean of {len(names)} pictures", before, after):
             self.console.note(line)
@@ -241,14 +244,6 @@ def _plan(inputs: Sequence[str], output: str | None, *, recursive: bool, overwri
 
 def _extra(target: Path, name: str) -> Path:
     return target.with_suffix(f".{name}.png")
-
-
-def _device(device: Device | None) -> "torch.device | None":
-    import torch
-
-    if device is Device.CUDA and not torch.cuda.is_available():
-        raise UsageError("torch finds no CUDA device on this machine; leave --device out")
-    return None if device is None else torch.device(device)
 
 
 def _progress(console: Console, name: str, attack: "Attack") -> Callable[[int, int, list[float]], None]:

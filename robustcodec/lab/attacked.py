@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from robustcodec.errors import LimitExceeded
+from robustcodec.errors import LimitExceeded, UsageError
 from robustcodec.images import Picture, read_picture, write_picture
 from robustcodec.lab.attacks import Attack, craft
 from robustcodec.lab.evaluation.contenders import Learned, Source
@@ -90,6 +90,13 @@ def exhibits(result: Attacked) -> Mapping[str, Pixels]:
             ]
         ),
     }
+
+
+def find_device(name: str) -> torch.device:
+    """Give the device `cpu` or `cuda`. Raises UsageError where there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("torch finds no CUDA device on this machine; leave --device out")
+    return torch.device(name)
 
 
 @contextmanager

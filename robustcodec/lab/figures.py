@@ -1,10 +1,9 @@
 """Tables of figures before and after an attack: of one picture, or means with standard errors of several."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from robustcodec.measure import Figures
+from robustcodec.lab.evaluation.summary import Statistic
+from robustcodec.measure import Figures
 
 _ROWS = (
     ("bits per pixel", "bpp", ".4f"),
@@ -22,7 +21,7 @@ _ROWS = (
 """The figures of the protocol: what tables call them, their names and formats."""
 
 
-def table(title: str, before: "Sequence[Figures]", after: "Sequence[Figures]") -> Iterator[str]:
+def table(title: str, before: Sequence[Figures], after: Sequence[Figures]) -> Iterator[str]:
     """Lay out figures, or means with standard errors."""
     yield f"{title:32}{'before':>18}{'after':>18}"
     for label, name, form in _ROWS:
@@ -34,8 +33,6 @@ def table(title: str, before: "Sequence[Figures]", after: "Sequence[Figures]") -
 
 
 def _cell(values: Sequence[float | None], form: str) -> str:
-    from robustcodec.lab.evaluation.summary import Statistic
-
     numbers = [value for value in values if value is not None]
     if len(values) == 1 or not numbers:
         return f"{numbers[0]:{form}}" if numbers else ""
