@@ -50,8 +50,9 @@ class Model:
     ) -> bytes:
         """Encode an image to the bytes of a robustcodec file.
 
-        `image` is an array uint8 (height, width, 3) of RGB or (height, width) of grey, 0 to 255, or a Pillow image,
-        which is turned as its EXIF says and whose ICC profile, EXIF and XMP go into the file. `quality` goes from 1
+        `image` is an array uint8 (height, width, 3) of RGB or (height, width) of grey, 0 to 255, with one channel more
+        of alpha if it is partly transparent, or a Pillow image, which is turned as its EXIF says and whose ICC
+        profile, EXIF and XMP go into the file. `quality` goes from 1
         (small) to 6 (faithful) and is 4 unless said; `target` asks for a size or a fidelity instead. The same image
         and arguments give the same bytes on one machine.
 
@@ -65,12 +66,15 @@ class Model:
         return self._codec.encode(picture, wanted, limits=limits).data
 
     def decode(self, data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
-        """Decode a file that this model made: RGB, uint8 (height, width, 3), 0 to 255.
+        """Decode a file that this model made to what was encoded, 0 to 255.
+
+        That is uint8 (height, width, 3) of RGB, (height, width, 4) with alpha, (height, width) of grey or (height,
+        width, 2) of grey with alpha; `decode_image(data).convert("RGB")` is RGB whatever the file.
 
         Raises FileFormatError (NotRobustcodec, UnsupportedVersion, CorruptFile) for data that is no sound file,
         LimitExceeded, ModelError if another model made it, ModelDamaged.
         """
-        return self._codec.decode(data, limits).pixels
+        return self._codec.decode(data, limits).samples.copy()
 
     def decode_image(self, data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> "Image":
         """Decode like `decode`, to a Pillow image that has the file's ICC profile, EXIF and XMP in its `info`."""

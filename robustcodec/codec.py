@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from robustcodec import memory
+from robustcodec.alpha import decode_alpha, encode_alpha
 from robustcodec.architectures import Architecture, Float32, Int32, open_architecture
 from robustcodec.bundle import Bundle, damage_named, find_for
 from robustcodec.bundle import find as find_bundle
@@ -134,7 +135,8 @@ class Codec:
         strips = file.payload
         with self._at_work():
             pixels = self._show(header, lambda index: self._read_strip(strips[index], index, header), coded)
-        return _picture(_undo(pixels, header.transform), file.chunks)
+        picture = _picture(_undo(pixels, header.transform), file.chunks)
+        return replace(picture, alpha=_alpha(header, file.chunks, region))
 
     def salvage(self, data: bytes, limits: Limits = DEFAULT_LIMITS) -> Salvaged:
         """Decode what is left of a damaged file: strips that are lost are grey, and 32 rows beside them inexact.
@@ -161,8 +163,13 @@ class Codec:
         for index in lost:
             rows = header.rows_of_strip(index)
             pixels[rows.start : rows.stop] = _GREY
-        upright = _undo(pixels, header.transform)
-        return Salvaged(_picture(upright, found.others), tuple(_lost_region(header, index) for index in sorted(lost)))
+        picture = _picture(_undo(pixels, header.transform), found.others)
+        if header.alpha:
+            try:
+                picture = replace(picture, alpha=_alpha(header, found.others, None))
+            except CorruptFile:
+                picture = replace(picture, notes=("its transparency is lost",))
+        return Salvaged(picture, tuple(_lost_region(header, index) for index in sorted(lost)))
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
@@ -183,7 +190,8 @@ class Codec:
         """Arrange for everything that does not depend on the step; `once` if only one step will be tried."""
         rows = strip_rows(picture.width, picture.height)
         strips = _Strips(self._architecture, picture.pixels, rows or picture.height, keep=not once)
-        return _Prepared(picture, rows, strips if rows else tuple(strips))
+        alpha = None if picture.alpha is None else encode_alpha(picture.alpha)
+        return _Prepared(picture, rows, strips if rows else tuple(strips), alpha)
 
     def _write(self, prepared: "_Prepared", step: int) -> bytes:
         """Code a picture's latents at a step."""
@@ -192,13 +200,15 @@ class Codec:
             width=picture.width,
             height=picture.height,
             payload=Payload.NETWORK,
+            grey=picture.grey,
+            alpha=prepared.alpha is not None,
             icc=picture.icc is not None,
             metadata=picture.exif is not None or picture.xmp is not None,
             strip_rows=prepared.strip_rows,
             step=step,
             fingerprint=self.bundle.fingerprint,
         )
-        side = [(ChunkType.EXIF, picture.exif), (ChunkType.XMP, picture.xmp)]
+        side = [(ChunkType.ALPHA, prepared.alpha), (ChunkType.EXIF, picture.exif), (ChunkType.XMP, picture.xmp)]
         chunks = [
             *([Chunk(ChunkType.ICC, picture.icc)] if picture.icc is not None else []),
             *(Chunk(ChunkType.STRIP, write_strip(self._architecture, strip, step)) for strip in prepared.strips),
@@ -212,14 +222,17 @@ class Codec:
     def _show(self, header: Header, read: Callable[[int], Int32], region: Region) -> Pixels:
         """Synthesise a region of the coded picture; `read` gives the latents of a strip."""
         rows = _Rows(read, latents_of(header.strip_rows or header.coded_height))
-        return synthesise(self._architecture, rows, header.coded_height, header.coded_width, region)
+        height, width = header.coded_height, header.coded_width
+        return synthesise(self._architecture, rows, height, width, region, grey=header.grey)
 
     def _reconstruct(self, data: bytes) -> Pixels:
         """Decode a file that was just written."""
         file = unpack(data, _UNLIMITED)
         header, strips = file.header, file.payload
-        return self._show(
-            header, lambda index: self._read_strip(strips[index], index, header), _coded_region(header, None)
+        return _rgb(
+            self._show(
+                header, lambda index: self._read_strip(strips[index], index, header), _coded_region(header, None)
+            )
         )
 
     def _meet(self, target: Target, prepared: "_Prepared", measure: bool) -> tuple[int, bytes, Pixels | None]:
@@ -258,6 +271,7 @@ class _Prepared:
     picture: Picture
     strip_rows: int
     strips: Iterable[Strip]
+    alpha: bytes | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -322,7 +336,7 @@ def codec_for_file(data: bytes, model: str | None = None, threads: int | None = 
 
 
 def _check_supported(header: Header) -> None:
-    if header.payload is not Payload.NETWORK or header.grey or header.alpha:
+    if header.payload is not Payload.NETWORK:
         raise UnsupportedVersion(
             "the file holds a kind of picture that this release cannot decode yet; update robustcodec"
         )
@@ -354,14 +368,29 @@ def _undo(pixels: Pixels, transform: int) -> Pixels:
 
 
 def _picture(pixels: Pixels, chunks: Sequence[Chunk]) -> Picture:
-    """Give pixels the metadata among a file's chunks."""
+    """Give pixels of 1 or 3 channels the metadata among a file's chunks."""
     found = {chunk.type: chunk.data for chunk in chunks}
     return Picture(
-        pixels=np.ascontiguousarray(pixels),
+        pixels=_rgb(np.ascontiguousarray(pixels)),
+        grey=pixels.shape[2] == 1,
         icc=found.get(ChunkType.ICC),
         exif=found.get(ChunkType.EXIF),
         xmp=found.get(ChunkType.XMP),
     )
+
+
+def _alpha(header: Header, chunks: Sequence[Chunk], region: Region | None) -> Pixels | None:
+    """Decode what a file has of transparency in a region (None: everywhere). Raises CorruptFile."""
+    if not header.alpha:
+        return None
+    data = next((chunk.data for chunk in chunks if chunk.type == ChunkType.ALPHA), b"")
+    alpha = decode_alpha(data, header.height, header.width)
+    return alpha if region is None else alpha[region.rows, region.columns].copy()
+
+
+def _rgb(pixels: Pixels) -> Pixels:
+    """Show one channel of grey as three, without copies."""
+    return pixels if pixels.shape[2] == 3 else np.broadcast_to(pixels, (*pixels.shape[:2], 3))
 
 
 def _coded_region(header: Header, region: Region | None) -> Region:

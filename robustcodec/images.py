@@ -50,27 +50,62 @@ _DESCRIPTIVE_GROUPS = (0x8769, 0x8825)  # the EXIF and GPS directories
 
 _TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 
+_GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
+_MODES = (*_GREY_MODES, "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "F")  # F: see _depth
+
 _BAND_PIXELS = 1 << 20  # converting a band of rows at a time keeps the peak at Pillow's copy plus ours
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Picture:
-    """An upright 8-bit RGB picture and what travels with it.
+    """An upright 8-bit picture and what travels with it.
 
-    `pixels` is uint8 (height, width, 3). `icc` is an RGB colour profile, `exif` a TIFF structure (without the
-    `Exif` prefix) whose orientation is 1, `xmp` a packet. `notes` say what reading had to leave out, for the
-    caller to show.
+    `pixels` is uint8 (height, width, 3), RGB; in a `grey` picture the three are equal, and files hold one. `alpha`
+    is uint8 (height, width), 255 where the picture is opaque, or None where it is so everywhere. `icc` is a colour
+    profile, `exif` a TIFF structure (without the `Exif` prefix) whose orientation is 1, `xmp` a packet. `notes` say
+    what reading had to leave out, for the caller to show.
     """
 
     pixels: Pixels
+    grey: bool = False
+    alpha: Pixels | None = None
     icc: bytes | None = None
     exif: bytes | None = None
     xmp: bytes | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 3 or self.pixels.shape[2] != 3:
-            raise ValueError(f"pixels must be uint8 (H, W, 3), not {self.pixels.dtype} {self.pixels.shape}")
+        pixels, alpha = self.pixels, self.alpha
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise ValueError(f"pixels must be uint8 (H, W, 3), not {pixels.dtype} {pixels.shape}")
+        if alpha is not None and (alpha.dtype != np.uint8 or alpha.shape != pixels.shape[:2]):
+            raise ValueError(f"alpha must be uint8 {pixels.shape[:2]}, not {alpha.dtype} {alpha.shape}")
+        if self.grey and pixels.strides[2] and not (pixels == pixels[..., :1]).all():
+            raise ValueError("the pixels of a grey picture have three equal channels")
+
+    @classmethod
+    def of(cls, samples: Pixels, **rest: Any) -> "Picture":
+        """Make a picture of samples uint8 (height, width, 1 to 4): grey or RGB, with or without alpha.
+
+        An alpha plane that is opaque everywhere says nothing and is left out.
+        """
+        colours = samples.shape[2] - 1 | 1  # 1 or 3
+        alpha = samples[..., colours] if samples.shape[2] > colours else None
+        pixels = samples[..., :colours]
+        return cls(
+            pixels=pixels if colours == 3 else np.broadcast_to(pixels, (*samples.shape[:2], 3)),
+            grey=colours == 1,
+            alpha=None if alpha is None or alpha.min() == 255 else alpha,
+            **rest,
+        )
+
+    @property
+    def samples(self) -> Pixels:
+        """What a file holds: uint8 (height, width) of grey, (height, width, 3) of RGB; alpha is one channel more."""
+        colours = self.pixels[..., :1] if self.grey else self.pixels
+        if self.alpha is not None:
+            return np.concatenate([colours, self.alpha[..., None]], axis=2)
+        return colours[..., 0] if self.grey else colours
 
     @property
     def width(self) -> int:
@@ -92,12 +127,13 @@ def allow_pixels(max_pixels: int) -> None:
     Image.MAX_IMAGE_PIXELS = max_pixels
 
 
-def read_picture(data: bytes, max_pixels: int) -> Picture:
-    """Decode an image file (one of `FORMATS`) to an upright 8-bit RGB picture.
+def read_picture(data: bytes, max_pixels: int, *, as_is: bool = False) -> Picture:
+    """Decode an image file (one of `FORMATS`) to an upright 8-bit picture.
 
-    Grey, palette, 1-bit and CMYK pictures become RGB; of an animation the first frame is taken, with a note.
-    Raises ImageError for data that is no such file, is damaged, or has transparency or more than 8 bits per
-    sample, and LimitExceeded before decoding more than `max_pixels`.
+    The picture is RGB, and transparency is refused; `as_is` keeps grey pictures grey, and transparency. Palette
+    and CMYK pictures become RGB, 1-bit pictures grey, 16 bits per sample 8, with a note; of an animation the first
+    frame is taken, with a note. Raises ImageError for data that is no such file, is damaged or has samples of
+    another kind, and LimitExceeded before decoding more than `max_pixels`.
     """
     kind, opener = _recognise(data)
     with _pillow_errors(f"the {kind} picture is damaged"):
@@ -107,16 +143,17 @@ def read_picture(data: bytes, max_pixels: int) -> Picture:
             raise ImageError("the TIFF picture is damaged (its tags point beyond the end of the file)")
         animated = getattr(image, "is_animated", False)
         image.seek(0)
-        picture = _picture(image)
+        picture = _picture(kind, image, as_is)
     notes = ("only the first of several frames or pages was used",) if animated else ()
     return replace(picture, notes=(*notes, *picture.notes))
 
 
 def to_picture(image: Image.Image | Pixels, max_pixels: int) -> Picture:
-    """Take a picture from a Pillow image, with its metadata, or from an array uint8 (H, W, 3) or (H, W).
+    """Take a picture as it is from a Pillow image, with its metadata, or from an array uint8.
 
-    A Pillow image is treated as `read_picture` treats a file; of an animation the frame it stands at is taken.
-    Raises ImageError for other arrays and for what `read_picture` refuses, and LimitExceeded.
+    An array has the shape (height, width) of grey, (height, width, 3) of RGB, or one channel more of alpha. A Pillow
+    image is treated as `read_picture` treats a file; of an animation the frame it stands at is taken. Raises
+    ImageError for other arrays and for what `read_picture` refuses, and LimitExceeded.
     """
     if not isinstance(image, Image.Image):
         return _from_array(image)
@@ -125,62 +162,116 @@ def to_picture(image: Image.Image | Pixels, max_pixels: int) -> Picture:
         _check(kind, image, max_pixels)
         if not (image.width and image.height):
             raise ImageError("the picture has no pixels")
-        return _picture(image)
+        return _picture(kind, image, as_is=True)
 
 
 def to_pillow(picture: Picture) -> Image.Image:
-    """Give a Pillow image whose `info` holds the picture's metadata, so that `save` writes it where it can."""
-    image = Image.fromarray(picture.pixels)
+    """Give a Pillow image (L, LA, RGB or RGBA) whose `info` holds the metadata, so that `save` writes it if it can."""
+    image = Image.fromarray(picture.samples)
     metadata = {"icc_profile": picture.icc, "exif": picture.exif and _EXIF_PREFIX + picture.exif, "xmp": picture.xmp}
     image.info |= {name: value for name, value in metadata.items() if value is not None}
     return image
 
 
-def write_picture(picture: Picture, format: str, quality: int = 95) -> bytes:
+def shrink(picture: Picture, max_side: int) -> Picture:
+    """Make a picture smaller, in proportion, so that no side has more than `max_side` pixels; never larger."""
+    longest = max(picture.width, picture.height)
+    if longest <= max_side:
+        return picture
+    size = [max(1, (side * max_side + longest // 2) // longest) for side in (picture.width, picture.height)]
+    # Pillow weighs colours by alpha where there is one.
+    small = Image.fromarray(picture.samples).resize((size[0], size[1]), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    samples = np.asarray(small)
+    made = Picture.of(samples if samples.ndim == 3 else samples[..., None])
+    return replace(picture, pixels=made.pixels, alpha=made.alpha)
+
+
+def write_picture(picture: Picture, format: str, quality: int | None = None) -> bytes:
     """Encode `picture` as PNG, JPEG, WebP, AVIF, TIFF, BMP or PPM.
 
-    PNG, WebP, TIFF, BMP and PPM keep every pixel; JPEG and AVIF are written at `quality` (1 to 100) without
-    chroma subsampling. BMP and PPM cannot carry metadata, which is dropped. Raises OutputError when the format
-    cannot hold the picture or its metadata.
+    PNG, WebP, TIFF, BMP and PPM keep every pixel; JPEG and AVIF are written at `quality` (1 to 100; 95) without
+    chroma subsampling, and so is WebP if a quality is given. What a format cannot hold is left out; `losses` tells
+    what. Raises OutputError when the format cannot hold the picture or its metadata.
     """
-    image = Image.fromarray(picture.pixels)
     out = BytesIO()
     with _pillow_errors(f"the picture cannot be written as {format}", OutputError):
+        if picture.alpha is not None and format in _WITHOUT_ALPHA:
+            picture = _on_white(picture)
+        if format not in _GREY_PROFILES and picture.icc is not None and _is_for_grey(picture.icc):
+            picture = replace(picture, icc=None)
         options = _WRITERS[format](picture)
-        image.save(out, format.upper(), **({**options, "quality": quality} if format in _LOSSY else options))
+        if format in _LOSSY or (format == "WebP" and quality is not None):
+            options |= {"lossless": False, "quality": quality or 95} if format == "WebP" else {"quality": quality or 95}
+        Image.fromarray(picture.samples).save(out, format.upper(), **options)
     return out.getvalue()
+
+
+def losses(picture: Picture, format: str) -> tuple[str, ...]:
+    """Sentences that say what of a picture a format cannot hold."""
+    found = []
+    if picture.alpha is not None and format in _WITHOUT_ALPHA:
+        found.append(f"{format} cannot hold transparency, so the picture was laid on white; use PNG to keep it")
+    if (picture.icc or picture.exif or picture.xmp) and format in _WITHOUT_METADATA:
+        found.append(f"{format} cannot hold its metadata, which is lost; use PNG to keep it")
+    elif picture.icc is not None and _is_for_grey(picture.icc) and format not in _GREY_PROFILES:
+        found.append(f"{format} cannot hold a colour profile for grey, which is lost; use PNG to keep it")
+    return tuple(found)
+
+
+def _on_white(picture: Picture) -> Picture:
+    assert picture.alpha is not None
+    alpha = picture.alpha[..., None].astype(np.uint16)
+    laid = (picture.pixels * alpha + 255 * (255 - alpha) + 127) // 255
+    return replace(picture, pixels=laid.astype(np.uint8), alpha=None)
 
 
 def _from_array(array: Pixels) -> Picture:
     if not isinstance(array, np.ndarray):
         raise ImageError(f"a picture cannot be a {type(array).__name__}; give a Pillow image or an array")
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)) or not array.size:
-        raise ImageError(
-            f"a picture cannot be an array of {array.dtype} {array.shape}; give uint8 (height, width, 3) or "
-            "(height, width), from 0 to 255"
-        )
-    grey = array.ndim == 2
-    return Picture(pixels=np.ascontiguousarray(np.repeat(array[..., None], 3, axis=2) if grey else array))
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (2,), (3,), (4,)):
+        raise _no_picture(array)
+    if not array.size:
+        raise _no_picture(array)
+    return Picture.of(np.ascontiguousarray(array if array.ndim == 3 else array[..., None]))
 
 
-def _picture(image: Image.Image) -> Picture:
+def _no_picture(array: Pixels) -> ImageError:
+    return ImageError(
+        f"a picture cannot be an array of {array.dtype} {array.shape}; give uint8 (height, width, 3) or "
+        "(height, width), or one channel more of alpha, from 0 to 255"
+    )
+
+
+def _picture(kind: str, image: Image.Image, as_is: bool) -> Picture:
     """The pixels of an image's current frame, upright, and its metadata."""
+    raw = _raw_mode(image)
+    deep = _depth(kind, image) > 8
+    grey = image.mode in _GREY_MODES or raw.startswith("LA")
+    mode = ("L" if grey else "RGB") + ("A" if image.has_transparency_data else "")
     image.load()
-    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    samples = np.empty((image.height, image.width, len(mode)), np.uint8)
     for rows, band in _bands(image):
-        pixels[rows] = _rgb(band)
+        part = _reduced(band) if image.mode.startswith("I") else np.asarray(band.convert(mode))
+        samples[rows] = part.reshape(*part.shape[:2], -1)
 
-    notes = []
-    icc = image.info.get("icc_profile") or None
-    if icc and not _fits_rgb(icc):
-        icc = None
-        notes.append("its colour profile is not for RGB and was left out")
+    notes = ["its 16 bits per sample were reduced to 8"] if deep else []
     from_tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
     exif, orientation, damaged = _upright_exif(_exif_of_tiff(image) if from_tiff else image.info.get("exif") or b"")
     if damaged:
         notes.append("its EXIF data is damaged and was left out")
-    return Picture(
-        pixels=_turn(pixels, orientation),
+    picture = Picture.of(_turn(samples, orientation))
+    if not as_is:
+        if picture.alpha is not None:
+            raise ImageError(
+                "the picture has transparent parts, which cannot be used here; flatten it onto a background"
+            )
+        picture = replace(picture, pixels=np.ascontiguousarray(picture.pixels), grey=False)
+    icc = image.info.get("icc_profile") or None
+    if icc and not _fits(icc, picture.grey):
+        icc = None
+        notes.append(f"its colour profile is not for {'grey' if picture.grey else 'RGB'} and was left out")
+    return replace(
+        picture,
         icc=icc,
         exif=exif or None,
         xmp=_upright_xmp(image.info.get("xmp") or b"") or None,
@@ -224,10 +315,16 @@ def _check(kind: str, image: Image.Image, max_pixels: int) -> None:
             f"the picture has {image.width} x {image.height} pixels, more than the limit of {max_pixels}; "
             "raise the limit to read it"
         )
-    if _is_deep(kind, image):
+    if image.mode not in _MODES:
+        raise ImageError(f"the picture's colours are {image.mode}, which cannot be encoded; convert it to RGB")
+    depth = _depth(kind, image)
+    if depth > 8 and depth != 16:
         raise ImageError(
-            "the picture has more than 8 bits per sample, which is not supported yet; convert it to 8 bits"
+            f"the picture has {depth} bits per sample, whose range from black to white is not known; "
+            "convert it to 8 or 16 bits"
         )
+    if depth == 16 and image.mode == "RGB" and "transparency" in image.info:
+        raise ImageError("the picture has 16 bits per sample and a transparent colour; convert it to 8 bits")
 
 
 def _is_cut(tiff: bytes) -> bool:
@@ -245,18 +342,26 @@ def _is_cut(tiff: bytes) -> bool:
     return False
 
 
-def _is_deep(kind: str, image: Image.Image) -> bool:
-    """Whether a sample has more than 8 bits; Pillow cuts most of these to 8 without a word."""
-    if image.mode.startswith(("I", "F")):
-        return True
+def _depth(kind: str, image: Image.Image) -> int:
+    """Bits per sample: 8 or fewer, 16, or what cannot be read; Pillow cuts most pictures to 8 without a word."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         bits: tuple[int, ...] = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
-        return max(bits) > 8
+        return 32 if image.mode in ("I", "F") else max(bits)
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PPM"):
+        return 16
+    if image.mode in ("I", "F"):
+        return 32
     tile = image.tile if isinstance(image, ImageFile.ImageFile) else ()
-    codec, arguments = (tile[0][0], tile[0][3]) if tile else ("", ())
-    if kind == "PNG":
-        return str(arguments).endswith(";16B")
-    return kind == "PPM" and codec.startswith("ppm") and isinstance(arguments, tuple) and arguments[-1] > 255
+    arguments = tile[0][3] if tile else ""
+    deep_ppm = kind == "PPM" and isinstance(arguments, tuple) and isinstance(arguments[-1], int) and arguments[-1] > 255
+    return 16 if deep_ppm or (kind == "PNG" and _raw_mode(image).endswith(";16B")) else 8
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How a file's samples are stored, in Pillow's words; empty once they are read."""
+    tile = image.tile if isinstance(image, ImageFile.ImageFile) else ()
+    arguments = tile[0][3] if tile else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
 def _bands(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
@@ -266,17 +371,23 @@ def _bands(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
         yield slice(top, bottom), image.crop((0, top, image.width, bottom))
 
 
-def _rgb(band: Image.Image) -> Pixels:
+def _reduced(band: Image.Image) -> Pixels:
+    """Samples of 16 bits as 8, of the levels nearest; a transparent level becomes alpha."""
+    samples = np.asarray(band).astype(np.uint32)
+    grey: Pixels = ((np.minimum(samples, 65535) * 255 + 32767) // 65535).astype(np.uint8)
     if not band.has_transparency_data:
-        return np.asarray(band.convert("RGB"))
-    rgba = np.asarray(band.convert("RGBA"))
-    if rgba[..., 3].min() < 255:
-        raise ImageError("the picture has transparent parts, which are not supported yet; flatten it onto a background")
-    return rgba[..., :3]
+        return grey
+    alpha = np.where(samples == band.info["transparency"], np.uint8(0), np.uint8(255))
+    return np.stack([grey, alpha], axis=2)
 
 
-def _fits_rgb(icc: bytes) -> bool:
-    return len(icc) >= 128 and icc[16:20] == b"RGB " and icc[36:40] == b"acsp"
+def _fits(icc: bytes, grey: bool) -> bool:
+    """Whether a profile is sound at a glance and for these colours; profiles for RGB are for grey, too."""
+    return len(icc) >= 128 and icc[36:40] == b"acsp" and (icc[16:20] == b"RGB " or (grey and _is_for_grey(icc)))
+
+
+def _is_for_grey(icc: bytes) -> bool:
+    return icc[16:20] == b"GRAY"
 
 
 def _upright_exif(exif: bytes) -> tuple[bytes, int, bool]:
@@ -364,6 +475,7 @@ def _webp_options(picture: Picture) -> dict[str, Any]:
     return {
         "lossless": True,
         "quality": 0,
+        "exact": True,  # colours under transparency, too
         "icc_profile": picture.icc,
         "exif": picture.exif or b"",
         "xmp": picture.xmp or b"",
@@ -404,3 +516,6 @@ _WRITERS: dict[str, Callable[[Picture], dict[str, Any]]] = {
 }
 WRITABLE_FORMATS = tuple(_WRITERS)
 _LOSSY = ("JPEG", "AVIF")
+_WITHOUT_ALPHA = ("JPEG", "BMP", "PPM")
+_WITHOUT_METADATA = ("BMP", "PPM")
+_GREY_PROFILES = ("PNG", "JPEG", "TIFF")

@@ -54,13 +54,16 @@ def _network_input(pixels: Pixels, rows: slice, columns: slice) -> Float32:
     return x
 
 
-def synthesise(architecture: Architecture, read: ReadLatents, height: int, width: int, region: Region) -> Pixels:
+def synthesise(
+    architecture: Architecture, read: ReadLatents, height: int, width: int, region: Region, *, grey: bool = False
+) -> Pixels:
     """Give the pixels of a region of a picture of `height` x `width`: uint8 (region.height, region.width, 3).
 
-    They are what they would be in any other region, since tiles lie on one grid. `read` is asked for no more rows than
-    the region needs, and never for earlier ones again. Raises CorruptFile if they decode to no finite picture.
+    A grey picture has 1 channel instead, the mean of the three. The pixels are what they would be in any other region,
+    since tiles lie on one grid. `read` is asked for no more rows than the region needs, and never for earlier ones
+    again. Raises CorruptFile if they decode to no finite picture.
     """
-    result = np.empty((region.height, region.width, 3), np.uint8)
+    result = np.empty((region.height, region.width, 1 if grey else 3), np.uint8)
     halo = architecture.synthesis_halo
     for rows, inner_rows in spans(latents_of(height), TILE // STRIDE, halo, *_on_grid(region.rows, height)):
         y_hat = read(rows.start, rows.stop)
@@ -95,6 +98,8 @@ def _shown(side: slice, tile: slice, inner: slice) -> tuple[slice, slice]:
 def _to_pixels(x: Float32, result: Pixels) -> None:
     if not np.isfinite(x).all():
         raise CorruptFile("the latents of this file decode to no finite picture; it was made to do harm")
+    if result.shape[2] == 1:  # the mean of the three has less error than any of them, or than their luminance
+        x = np.clip(x, 0, 1).mean(axis=0, keepdims=True)
     for channel, plane in enumerate(x):  # a plane fits the cache, which makes this twice as fast
         # clipped first, since hostile latents give numbers that overflow when multiplied
         result[:, :, channel] = np.clip(plane, 0, 1) * np.float32(255) + np.float32(0.5)

@@ -5,13 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable, Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from robustcodec import container
 from robustcodec.bundle import ANALYSIS, ENTROPY, LAB, SYNTHESIS, manifest_document, open_bundle, write_bundle
@@ -203,14 +204,13 @@ def test_the_sample_photograph(here: Path, run: Run) -> None:
 
 
 def test_bad_pictures(here: Path, run: Run, png: bytes, rbc: bytes) -> None:
-    transparent = write_png_with_alpha()
     bad = {
         "empty.png": (b"", "the file is empty"),
         "text.png": (b"no picture at all", "no picture in a known format"),
         "cut.png": (png[: len(png) // 2], "the PNG picture is damaged"),
         "short.jpg": (write_picture(read_picture(png, MAX_PIXELS), "JPEG")[:900], "the JPEG picture is damaged"),
         "already.png": (rbc, "robustcodec file already; decode reads it"),
-        "alpha.png": (transparent, "transparent parts"),
+        "floats.tif": (floats(), "32 bits per sample, whose range"),
         "bomb.ppm": (b"P6 65000 65000 255\n" + bytes(100), "65000 x 65000 pixels, more than the limit"),
         "name\x1b[31m.png": (b"x", r"name\x1b[31m.png: this is no picture"),
     }
@@ -226,13 +226,28 @@ def test_bad_pictures(here: Path, run: Run, png: bytes, rbc: bytes) -> None:
     assert Path("out/a.rbc").read_bytes() == rbc
 
 
-def write_png_with_alpha() -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+def floats() -> bytes:
+    file = BytesIO()
+    Image.new("F", (3, 2)).save(file, "TIFF")
+    return file.getvalue()
 
-    header = bytes([0, 0, 0, 1, 0, 0, 0, 1, 8, 6, 0, 0, 0])
-    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(5))) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + content
+
+def test_grey_transparent_and_small_pictures_from_end_to_end(here: Path, run: Run, pixels: Pixels) -> None:
+    samples = np.dstack([pixels[..., 0], pixels[..., 1]])
+    Image.fromarray(samples).save("sticker.png")
+    (made,) = rows(run("encode", "sticker.png", "--json"))
+    said = run("info", "sticker.rbc").stdout.decode()
+    assert said.endswith(", grey, alpha\n")
+    assert run("decode", "sticker.rbc", "-o", "back.png").returncode == 0
+    with Image.open("back.png") as back:
+        assert back.mode == "LA"
+        assert np.array_equal(np.asarray(back)[..., 1], samples[..., 1])
+    flat = run("decode", "sticker.rbc", "-o", "flat.jpg", "--quality", "40", "--max-side", "20")
+    assert b"laid on white; use PNG to keep it" in flat.stderr
+    with Image.open("flat.jpg") as preview:
+        assert (preview.mode, max(preview.size)) == ("L", 20)
+    assert made["width"] == pixels.shape[1]
+    assert b"--quality is for AVIF, JPEG, WebP; PNG keeps" in run("decode", "sticker.rbc", "--quality", "9").stderr
 
 
 def test_bad_files(here: Path, run: Run, rbc: bytes, png: bytes, tiny_path: Path) -> None:

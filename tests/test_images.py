@@ -10,7 +10,17 @@ from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from robustcodec import images
 from robustcodec.errors import ImageError, LimitExceeded, OutputError
-from robustcodec.images import WRITABLE_FORMATS, Picture, allow_pixels, read_picture, write_picture
+from robustcodec.images import (
+    WRITABLE_FORMATS,
+    Picture,
+    allow_pixels,
+    losses,
+    read_picture,
+    shrink,
+    to_picture,
+    to_pillow,
+    write_picture,
+)
 
 LIMIT = 10**6
 PIXELS = np.random.default_rng(1).integers(0, 256, (40, 56, 3), dtype=np.uint8)
@@ -186,12 +196,13 @@ def test_transparency_is_refused(image: Image.Image, format: str, options: dict[
         read_picture(save(image, format, **options), LIMIT)
 
 
-def png(width: int, height: int, depth: int, colour: int, data: bytes) -> bytes:
+def png(width: int, height: int, depth: int, colour: int, data: bytes, *more: tuple[bytes, bytes]) -> bytes:
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+    chunks = [(b"IHDR", header), *more, (b"IDAT", zlib.compress(data)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
 
 
 def tiff_rgb16() -> bytes:
@@ -209,24 +220,127 @@ def tiff_rgb16() -> bytes:
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("data", "colour"),
     [
-        png(1, 1, 16, 2, bytes(7)),
-        png(1, 1, 16, 6, bytes(9)),
-        png(1, 1, 16, 4, bytes(5)),
-        png(1, 1, 16, 0, bytes(3)),
-        b"P6 1 1 65535\n" + bytes(6),
-        b"P6 1 1 256\n" + bytes(6),
-        b"P5 1 1 65535\n" + bytes(2),
-        b"P3 1 1 1000\n1 2 3\n",
-        tiff_rgb16(),
-        save(Image.new("F", (2, 2)), "TIFF"),
-        save(Image.new("I", (2, 2)), "TIFF"),
+        (png(1, 1, 16, 2, bytes(1) + struct.pack(">3H", 65535, 32768, 255)), (255, 128, 0)),
+        (png(1, 1, 16, 6, bytes(1) + struct.pack(">4H", 65535, 32768, 255, 65535)), (255, 128, 0)),
+        (png(1, 1, 16, 4, bytes(1) + struct.pack(">2H", 51400, 65535)), (200, 200, 200)),
+        (png(1, 1, 16, 0, bytes(1) + struct.pack(">H", 51400)), (200, 200, 200)),
+        (png(1, 1, 16, 0, bytes(1) + struct.pack(">H", 51400 + 200)), (201, 201, 201)),
+        (b"P6 1 1 65535\n" + struct.pack(">3H", 51400, 65535, 0), (200, 255, 0)),
+        (b"P6 1 1 256\n" + struct.pack(">3H", 256, 128, 0), (255, 128, 0)),
+        (b"P5 1 1 65535\n" + struct.pack(">H", 51400), (200, 200, 200)),
+        (b"P3 1 1 1000\n1000 200 0\n", (255, 51, 0)),
+        (tiff_rgb16(), (0, 0, 0)),
+        (save(Image.fromarray(np.full((1, 1), 51400, np.uint16)), "TIFF"), (200, 200, 200)),
+        (save(Image.fromarray(np.full((1, 1), 51400, np.uint16)), "PNG"), (200, 200, 200)),
     ],
 )
-def test_more_than_8_bits_are_refused(data: bytes) -> None:
-    with pytest.raises(ImageError, match="8 bits"):
+def test_16_bits_become_8_with_a_note(data: bytes, colour: tuple[int, int, int]) -> None:
+    picture = read_picture(data, LIMIT)
+    assert tuple(picture.pixels[0, 0]) == colour
+    assert picture.notes == ("its 16 bits per sample were reduced to 8",)
+
+
+def test_a_transparent_level_of_16_bits_becomes_alpha() -> None:
+    samples = np.array([[0, 51400, 51401, 65535]], np.uint16)
+    data = save(Image.fromarray(samples), "PNG", transparency=51400)
+    picture = read_picture(data, LIMIT, as_is=True)
+    assert picture.grey
+    assert picture.samples.tolist() == [[[0, 255], [200, 0], [200, 255], [255, 255]]]
+    with pytest.raises(ImageError, match="16 bits per sample and a transparent colour"):
+        read_picture(png(1, 1, 16, 2, bytes(7), (b"tRNS", bytes(6))), LIMIT, as_is=True)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (save(Image.new("F", (2, 2)), "TIFF"), "32 bits per sample"),
+        (save(Image.new("I", (2, 2)), "TIFF"), "32 bits per sample"),
+        (save(Image.new("LAB", (2, 2)), "TIFF"), "colours are LAB"),
+    ],
+)
+def test_samples_of_other_kinds_are_refused(data: bytes, says: str) -> None:
+    with pytest.raises(ImageError, match=rf"{says}.*; convert it to"):
         read_picture(data, LIMIT)
+
+
+def test_grey_and_transparency_are_kept_as_they_are() -> None:
+    grey, alpha = PIXELS[..., 0], PIXELS[..., 1]
+    for samples in (grey, np.dstack([grey, alpha]), PIXELS, np.dstack([PIXELS, alpha])):
+        picture = read_picture(save(Image.fromarray(samples), "PNG", exif=exif(6)), LIMIT, as_is=True)
+        assert np.array_equal(picture.samples, np.rot90(samples, -1))
+        assert picture.pixels.shape == (56, 40, 3)
+        back = read_picture(write_picture(picture, "PNG"), LIMIT, as_is=True)
+        assert np.array_equal(back.samples, picture.samples)
+        assert np.array_equal(np.asarray(to_pillow(picture)), picture.samples)
+        assert np.array_equal(to_picture(picture.samples, LIMIT).samples, picture.samples)
+
+
+def test_opaque_alpha_is_left_out() -> None:
+    picture = read_picture(save(RGB.convert("RGBA"), "PNG"), LIMIT, as_is=True)
+    assert picture.alpha is None
+    assert np.array_equal(picture.samples, PIXELS)
+
+
+def test_what_formats_lose_is_said_and_done() -> None:
+    alpha = np.full((2, 2), 0, np.uint8)
+    alpha[0, 0] = 102
+    picture = Picture(pixels=np.full((2, 2, 3), 50, np.uint8), alpha=alpha, xmp=XMP)
+    for format in WRITABLE_FORMATS:
+        said = losses(picture, format)
+        assert [("white" in note, "metadata" in note) for note in said] == {
+            "JPEG": [(True, False)],
+            "BMP": [(True, False), (False, True)],
+            "PPM": [(True, False), (False, True)],
+        }.get(format, [])
+        back = read_picture(write_picture(picture, format), LIMIT, as_is=True)
+        if said:
+            assert back.alpha is None
+            assert np.abs(back.pixels[..., 0].astype(int) - [[173, 255], [255, 255]]).max() <= (12 * (format == "JPEG"))
+        elif format == "AVIF":
+            assert np.abs(back.samples.astype(int) - picture.samples)[..., 3].max() <= 3
+        else:
+            assert np.array_equal(back.samples, picture.samples)
+
+
+def test_profiles_for_grey_stay_with_grey() -> None:
+    grey = ICC[:16] + b"GRAY" + ICC[20:]
+    picture = read_picture(save(RGB.convert("L"), "PNG", icc_profile=grey), LIMIT, as_is=True)
+    assert picture.icc == grey
+    for format in WRITABLE_FORMATS:
+        kept = format in ("PNG", "JPEG", "TIFF")
+        assert read_picture(write_picture(picture, format), LIMIT, as_is=True).icc == (grey if kept else None)
+        assert bool(losses(picture, format)) is not kept
+
+
+def test_lossy_webp_on_demand() -> None:
+    lossless, fine, coarse = (len(write_picture(Picture(pixels=SMOOTH), "WebP", q)) for q in (None, 90, 10))
+    assert lossless != fine > coarse
+    back = read_picture(write_picture(Picture(pixels=SMOOTH), "WebP", 90), LIMIT)
+    assert 0 < np.abs(back.pixels.astype(int) - SMOOTH).mean() < 4
+
+
+@pytest.mark.parametrize(
+    ("size", "limit", "expected"),
+    [((40, 56), 56, (40, 56)), ((40, 56), 28, (20, 28)), ((1, 300), 100, (1, 100)), ((301, 2), 5, (5, 1))],
+)
+def test_shrinking_keeps_the_proportion(size: tuple[int, int], limit: int, expected: tuple[int, int]) -> None:
+    picture = Picture(pixels=np.full((*size, 3), 90, np.uint8), grey=True, alpha=np.zeros(size, np.uint8), xmp=XMP)
+    small = shrink(picture, limit)
+    assert (small.height, small.width) == expected
+    assert small.grey and small.xmp == XMP
+    assert small.alpha is not None and not small.alpha.any()
+
+
+def test_transparent_colours_do_not_bleed_when_shrunk() -> None:
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[:, 4:] = 255
+    alpha = np.zeros((8, 8), np.uint8)
+    alpha[:, 4:] = 255
+    small = shrink(Picture(pixels=pixels, alpha=alpha), 3)
+    assert small.alpha is not None
+    assert (small.pixels[small.alpha > 8] == 255).all()
 
 
 def test_animations_give_their_first_frame_and_a_note() -> None:
@@ -309,10 +423,20 @@ def test_tiff_does_not_take_storage_tags_from_exif() -> None:
     assert b"maker" in back.exif
 
 
-@pytest.mark.parametrize("pixels", [PIXELS.astype(float), PIXELS[..., 0], np.zeros((2, 2, 4), np.uint8)])
-def test_a_picture_is_8_bit_rgb(pixels: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="uint8"):
-        Picture(pixels=pixels)
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"pixels": PIXELS.astype(float)}, "uint8"),
+        ({"pixels": PIXELS[..., 0]}, "uint8"),
+        ({"pixels": np.zeros((2, 2, 4), np.uint8)}, "uint8"),
+        ({"pixels": PIXELS, "alpha": PIXELS}, "alpha must be uint8"),
+        ({"pixels": PIXELS, "alpha": PIXELS[:, 1:, 0]}, "alpha must be uint8"),
+        ({"pixels": PIXELS, "grey": True}, "three equal channels"),
+    ],
+)
+def test_pictures_that_cannot_be(fields: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Picture(**fields)
 
 
 def test_large_pictures_are_converted_in_bands() -> None:

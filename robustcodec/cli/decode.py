@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from robustcodec.codec import Codec
 
 _WRITABLE = {suffix: format for suffix, format in PICTURE_FORMATS.items() if format != "GIF"}
-_WITHOUT_METADATA = ("BMP", "PPM")
+_WITH_QUALITY = ("AVIF", "JPEG", "WebP")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,8 @@ class DecodeTask:
     """What decoding any of the files takes."""
 
     format: str
+    quality: int | None = None
+    max_side: int | None = None
     model: str | None = None
     threads: int | None = None
     max_pixels: int = options.MAX_PIXELS
@@ -47,7 +49,7 @@ def decode_file(codecs: "dict[bytes, Codec]", task: DecodeTask, job: Job) -> Res
     """Decode one file with its model among `codecs`, by fingerprint; it is loaded if it is not there yet."""
     from robustcodec.codec import codec_for_file
     from robustcodec.container import Limits, read_header
-    from robustcodec.images import write_picture
+    from robustcodec.images import losses, shrink, write_picture
     from robustcodec.metrics import bits_per_pixel
 
     data = read_input(job.source, options.byte_limit(task.max_pixels))
@@ -56,18 +58,18 @@ def decode_file(codecs: "dict[bytes, Codec]", task: DecodeTask, job: Job) -> Res
     if header.fingerprint not in codecs:
         codecs[header.fingerprint] = codec_for_file(data, task.model, task.threads)
     picture = codecs[header.fingerprint].decode(data, limits)
-    write_output(job.target, write_picture(picture, task.format))
+    if task.max_side is not None:
+        picture = shrink(picture, task.max_side)
+    write_output(job.target, write_picture(picture, task.format, task.quality))
 
     fields = {
         "width": picture.width,
         "height": picture.height,
         "bytes": len(data),
-        "bpp": bits_per_pixel(len(data), picture.width, picture.height),
+        "bpp": bits_per_pixel(len(data), header.width, header.height),
         "format": task.format,
     }
-    dropped = task.format in _WITHOUT_METADATA and (picture.icc or picture.exif or picture.xmp)
-    notes = [f"{task.format} cannot hold its metadata, which is lost; use PNG to keep it"] if dropped else []
-    return Result(fields, notes=(*picture.notes, *notes))
+    return Result(fields, notes=(*picture.notes, *losses(picture, task.format)))
 
 
 def decode(
@@ -76,6 +78,13 @@ def decode(
     format: Annotated[
         str | None,
         typer.Option("--format", help="png, jpeg, webp, avif, tiff, bmp or ppm [default: by the name, or png]."),
+    ] = None,
+    quality: Annotated[
+        int | None,
+        typer.Option(min=1, max=100, help="Of jpeg and avif, or lossy webp [default: 95; webp lossless]."),
+    ] = None,
+    max_side: Annotated[
+        int | None, typer.Option(min=1, help="Make the picture smaller so that no side has more pixels.")
     ] = None,
     model: options.Model = None,
     json: options.Json = False,
@@ -89,15 +98,24 @@ def decode(
     """Decode robustcodec files to pictures.
 
     Without -o, photo.rbc becomes photo.png beside it. Results that exist are skipped, but a file that -o
-    names is overwritten. WebP is written lossless, JPEG and AVIF at quality 95.
+    names is overwritten. The picture is as it was: grey or colour, with its transparency, profile, EXIF and XMP.
+
+    \b
+      robustcodec decode photo.rbc -o photo.webp
+      robustcodec decode photo.rbc -o photo.jpg --quality 90
+      robustcodec decode -r small -o previews --max-side 256 --format jpeg
     """
     options.check_json(json, output)
     suffix = choose_suffix(output, format)
+    if quality is not None and _WRITABLE[suffix] not in _WITH_QUALITY:
+        raise UsageError(f"--quality is for {', '.join(_WITH_QUALITY)}; {_WRITABLE[suffix]} keeps every pixel")
     plan = plan_outputs(
         inputs, output, suffix=suffix, found=(ENCODED_SUFFIX,), recursive=recursive, overwrite=overwrite
     )
     task = DecodeTask(
         format=_WRITABLE[suffix],
+        quality=quality,
+        max_side=max_side,
         model=model,
         threads=threads_each(threads, jobs),
         max_pixels=options.pixel_limit(max_pixels),

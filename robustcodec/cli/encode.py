@@ -49,7 +49,7 @@ def encode_file(codec: "Codec", task: EncodeTask, job: Job) -> Result:
     from robustcodec.metrics import bits_per_pixel, psnr
 
     data = read_input(job.source, options.byte_limit(task.max_pixels))
-    picture = _stripped(read_picture(data, task.max_pixels), task)
+    picture = _stripped(read_picture(data, task.max_pixels, as_is=True), task)
     limits = Limits(max_pixels=task.max_pixels)
     encoded = codec.encode(picture, task.target, limits=limits, measure=task.measure)
     if not task.dry_run:
