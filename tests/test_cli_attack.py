@@ -267,6 +267,17 @@ def test_odd_pictures(here: Path) -> None:
         assert "the picture is unchanged" in done.stderr
 
 
+def test_grey_and_transparent_pictures(here: Path) -> None:
+    Image.open("a.png").convert("L").save("grey.png")
+    with_alpha = Image.open("a.png").convert("RGBA")
+    with_alpha.putalpha(128)
+    with_alpha.save("clear.png")
+    done = attack("grey.png", "clear.png", "--steps", "3")
+    assert done.exit_code == 1
+    assert "clear.png: the picture has transparent parts" in done.stderr
+    assert 0 < error(pixels("grey.png"), pixels("grey.attacked.png")) <= EPSILON
+
+
 @pytest.mark.parametrize(
     ("arguments", "message", "code"),
     [
