@@ -14,8 +14,10 @@ from robustcodec.errors import UsageError
 
 if TYPE_CHECKING:
     from robustcodec.lab.hardening_recipes import Plan
+    from robustcodec.lab.hardening_request import Request
 
 
+_MOST_CROPS = 1000
 _NAMED = _FAST, _PAPER = "fast", "paper"
 
 
@@ -35,7 +37,11 @@ class Stage(StrEnum):
 
 
 def harden(
-    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder of training pictures.")],
+    context: typer.Context,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of training pictures; without it RUN goes on as it was begun."),
+    ] = None,
     run: Annotated[
         Path, typer.Option("-o", "--output", metavar="RUN", help="Folder of the runs and the model.")
     ] = Path("hardened"),
@@ -59,6 +65,12 @@ def harden(
     smooth: Annotated[float | None, typer.Option(help="Weight of smooth_loss in stage II.")] = None,
     hours: Annotated[float | None, typer.Option(min=0.0, help="Train for so long (measured as steps).")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Train each stage for so many steps.")] = None,
+    j_limit: Annotated[
+        float, typer.Option("--j-limit", min=0.0, help="Clean J that the result may have, in terms of the start's.")
+    ] = 1.04,
+    measure: Annotated[
+        str, typer.Option(metavar="N", help="Held-out crops to attack before and after, or none.")
+    ] = "4",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the recipes, and what they would take, and stop.")
     ] = False,
@@ -66,11 +78,13 @@ def harden(
 ) -> None:
     """Harden a model against attacks on a folder of your own pictures (needs robustcodec[lab]).
 
-    The same command again goes on where it was interrupted. The model is RUN/model.
+    The same command again, or -o RUN alone, goes on where it was interrupted. The model is RUN/model, of the checkpoint
+    that keeps --j-limit and resists a strong attack best; its manifest keeps the numbers before and after.
 
     \b
       robustcodec harden --data photos
       robustcodec harden --data photos --init my-checkpoint.pth.tar --hours 3 -o runs/mine
+      robustcodec harden -o runs/mine
       robustcodec harden --data photos --recipe paper --dry-run > paper.json
       robustcodec encode photo.png -m runs/mine/model
     """
@@ -80,10 +94,13 @@ def harden(
     if hours is not None and not 0 < hours < 10000:
         raise UsageError(f"--hours takes a time in hours, not {hours:g}")
 
+    if data is None:
+        return _go_on(context, run, Console(quiet=quiet, json=False))
+
     from robustcodec.lab.checkpoints import load_weights
-    from robustcodec.lab.harden import Request, channels_of, estimate, find_weights, in_units, qualities_of
-    from robustcodec.lab.harden import harden as run_stages
+    from robustcodec.lab.harden import channels_of, estimate, find_weights, in_units, qualities_of
     from robustcodec.lab.hardening_recipes import fitted, with_options
+    from robustcodec.lab.hardening_request import Request
 
     console = Console(quiet=quiet, json=False)
     source = find_weights(init)
@@ -98,7 +115,16 @@ def harden(
         smooth=smooth,
         steps=steps,
     )
-    request = Request(run=run, data=data, validation=validation, init=source, plan=plan, hours=hours)
+    request = Request(
+        run=run,
+        data=data,
+        validation=validation,
+        init=source,
+        plan=plan,
+        hours=hours,
+        j_limit=j_limit,
+        crops=_crops(measure),
+    )
     if dry_run:
         typer.echo(plan.to_json(), nl=False)
         expected = estimate(request, console.note)
@@ -106,14 +132,45 @@ def harden(
             console.note(f"{name}: {needed:.2g} hours")
         console.note(f"disk {in_units(expected.disk)}, memory {in_units(expected.memory)}")
         return
+    _run(request, console)
+
+
+def _go_on(context: typer.Context, run: Path, console: Console) -> None:
+    """Do what a folder was begun with."""
+    from robustcodec.lab.hardening_request import Request
+
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in ("run", "quiet") and source is not None and source.name == "COMMANDLINE":
+            raise UsageError(
+                "a hardening goes on as it was begun: give -o RUN alone, or all options of a new one with --data"
+            )
+    _run(Request.load(run), console)
+
+
+def _run(request: "Request", console: Console) -> None:
+    from robustcodec.lab.harden import harden as run_stages
+    from robustcodec.lab.resistance import table
+
     with Stopper() as stopper:
-        exported = run_stages(request, console.note, stopper.asked)
-    if exported is None:
-        console.note("stopped; the same command goes on")
+        done = run_stages(request, console.note, stopper.asked)
+    if done is None:
+        console.note(f"stopped; go on with: robustcodec harden -o {request.run}")
         raise typer.Exit(128 + (stopper.number or 0))
-    for point in exported.points:
+    for point in done.points:
         console.note(f"quality {point.quality:g}: {point.bpp:.3f} bpp, {point.psnr:.2f} dB, J {point.score:.3f}")
-    console.note(f"wrote {exported.bundle.path}: model {exported.bundle.id}; encode with: -m {exported.bundle.path}")
+    for line in table(done.comparisons) if done.comparisons else ():
+        console.note(line)
+    console.note(f"wrote {done.bundle.path}: model {done.bundle.id}; encode with: -m {done.bundle.path}")
+
+
+def _crops(measure: str) -> int:
+    """How many crops to attack."""
+    if measure == "none":
+        return 0
+    if not measure.isdecimal() or not 1 <= int(measure) <= _MOST_CROPS:
+        raise UsageError(f"--measure takes a number of crops from 1 to {_MOST_CROPS}, or none, not {measure!r}")
+    return int(measure)
 
 
 def _plan(recipe: str, method: HardeningMethod, data: Path) -> "Plan":

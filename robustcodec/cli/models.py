@@ -1,19 +1,31 @@
 """The commands `models list`, `add`, `remove` and `verify`: which models this machine has."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robustcodec.cli import options
 from robustcodec.cli.console import FAILED, Console, emit, named
 from robustcodec.errors import ModelError
+from robustcodec.files import clean_name
+
+if TYPE_CHECKING:
+    from robustcodec.bundle import Manifest
 
 app = typer.Typer(help="List, add, remove and verify models.", no_args_is_help=True, rich_markup_mode=None)
 
 
+_FIGURES = (("bpp", "{:.3f} bpp"), ("psnr", "{:.2f} dB"), ("score", "J {:.3f}"), ("gain", "A {:.2f}"))
+"""What is shown of the figures that manifests keep, and how."""
+
+
 @app.command("list")
-def list_models(json: options.Json = False) -> None:
+def list_models(
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show what was measured of each model.")] = False,
+    json: options.Json = False,
+) -> None:
     """List the models that are found, and where."""
     from robustcodec.bundle import installed_folders, open_bundle
 
@@ -26,11 +38,36 @@ def list_models(json: options.Json = False) -> None:
             failed = True
             console.error(str(error))
             continue
-        console.row({"id": model.id, "fingerprint": model.fingerprint.hex()} | named(model.path, "path"))
+        measured = {"points": model.manifest.points, "attacks": model.manifest.attacks} if verbose else {}
+        console.row({"id": model.id, "fingerprint": model.fingerprint.hex()} | named(model.path, "path") | measured)
         if not json:
             emit(f"{model.id}  {model.fingerprint.hex()}  {model.path}")
+            for line in _measured(model.manifest) if verbose else ():
+                emit(f"  {clean_name(line)}")
     if failed:
         raise typer.Exit(FAILED)
+
+
+def _measured(manifest: "Manifest") -> Iterator[str]:
+    """Say what a manifest says was measured; it is anyone's JSON, and what is not in the usual form is passed over."""
+    for point in manifest.points:
+        yield f"quality {_number(point.get('quality'), '{:g}')}: {_figures(point)}"
+    for entry in manifest.attacks:
+        start = entry.get("start")
+        before = _figures(start.get("figures")) if isinstance(start, dict) else ""
+        yield f"{entry.get('attack') or 'clean'}: {_figures(entry.get('figures'))}" + (
+            f" (before hardening: {before})" if before else ""
+        )
+
+
+def _figures(values: object) -> str:
+    if not isinstance(values, dict):
+        return ""
+    return ", ".join(filter(None, (_number(values.get(name), form) for name, form in _FIGURES)))
+
+
+def _number(value: object, form: str) -> str:
+    return form.format(value) if isinstance(value, float) else ""
 
 
 @app.command()

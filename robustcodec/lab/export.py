@@ -94,6 +94,14 @@ class Exported:
     points: tuple[Point, ...]
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """Weights of a run other than its last: where they lie, and their step."""
+
+    weights: Path
+    step: int
+
+
 def export(
     weights: Mapping[str, Tensor],
     folder: Path,
@@ -147,20 +155,30 @@ def export(
 
 
 def export_run(
-    source: Path, folder: Path, id: str, variant: str, data: Path | None, announce: Callable[[str], None]
+    source: Path,
+    folder: Path,
+    id: str,
+    variant: str,
+    data: Path | None,
+    announce: Callable[[str], None],
+    chosen: Chosen | None = None,
 ) -> Exported:
-    """Export a run, a bundle or a checkpoint. Pictures: those of `data`, or those that the run names."""
+    """Export a run, a bundle or a checkpoint. Pictures: those of `data`, or those that the run names.
+
+    Of a run the last weights are taken, or those that were `chosen`.
+    """
     run = Run(source)
     provenance: dict[str, Any] = {"source": source.name}
     if run.exists:
         settings, state = run.settings(), run.load()
         if state is None:
             raise TrainingError(f"{source} holds no trained state; train it first with: robustcodec train -o {source}")
-        weights = state.average
+        weights = state.average if chosen is None else load_weights(chosen.weights)
+        steps = state.step if chosen is None else chosen.step
         provenance = {
             "parent": Path(settings.parent).name,
-            "steps": state.step,
-            "pixels": pixels_seen(settings.recipe, state.step),
+            "steps": steps,
+            "pixels": pixels_seen(settings.recipe, steps),
             "hours": round(state.seconds / 3600, 3),
             "recipe": json.loads(settings.recipe.to_json()),
         }
@@ -175,17 +193,21 @@ def export_run(
         provenance["pictures"] = len(training)
     else:
         raise TrainingError(f"{source} names no pictures to calibrate on; give some with --data")
-    every = max(1, len(training) // _CALIBRATION_PICTURES)
     return export(
         weights,
         folder,
         id=id,
         variant=variant,
         provenance=provenance,
-        calibration=read_pictures(training[::every], announce),
+        calibration=read_pictures(calibration_files(training), announce),
         validation=read_pictures(validation, announce),
         announce=announce,
     )
+
+
+def calibration_files(training: Sequence[Path]) -> Sequence[Path]:
+    """Take some of the training pictures, spread over all of them."""
+    return training[:: max(1, len(training) // _CALIBRATION_PICTURES)]
 
 
 def _large_enough(pictures: Sequence[Pixels], announce: Callable[[str], None]) -> list[Pixels]:

@@ -3,13 +3,14 @@
 RUN/teacher    the run of stage I
 RUN/student    the run of stage II
 RUN/model      the bundle of the last stage that is done
+RUN/measured   attacked pictures and figures of the start and of the result, as `robustcodec evaluate` writes them
 """
 
 import dataclasses
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,21 +18,25 @@ import numpy as np
 from torch import Tensor
 
 from robustcodec import bundle
-from robustcodec.bundle import MANIFEST
+from robustcodec.bundle import ANALYSIS, ENTROPY, LAB, MANIFEST, SYNTHESIS, Bundle, manifest_document, write_bundle
 from robustcodec.errors import ModelNotFound, TrainingError
 from robustcodec.lab.checkpoints import load_weights, network_of
+from robustcodec.lab.choice import Choice, choose, strong_gain
 from robustcodec.lab.data import Pool, picture_files, read_pictures, reduced
-from robustcodec.lab.export import Exported, export_run
+from robustcodec.lab.evaluation.grid import Event
+from robustcodec.lab.evaluation.subjects import Group
+from robustcodec.lab.export import Chosen, Point, calibration_files, export, export_run
 from robustcodec.lab.hardening import loss_of, needs_teacher
-from robustcodec.lab.hardening_recipes import Plan
+from robustcodec.lab.hardening_request import Request
 from robustcodec.lab.progress import Reporter
 from robustcodec.lab.recipe import Method, Recipe
-from robustcodec.lab.runs import Run, default_device
-from robustcodec.lab.train import Announce, Order, train
-from robustcodec.lab.training import Stop, seconds_per_step
+from robustcodec.lab.resistance import Comparison, compare, held_out, manifest_entries
+from robustcodec.lab.runs import Run, Settings, default_device
+from robustcodec.lab.train import Announce, Order, check_order, split_pictures, train, validation_crops
+from robustcodec.lab.training import Stop, reported_quality, seconds_per_step, validate
 
-MODEL = "model"
-"""Name of the bundle inside a run of `harden`."""
+MODEL, MEASURED = "model", "measured"
+"""Names of the bundle and of the measurements inside a run of `harden`."""
 
 _VARIANTS = {Method.TEACHER: "teacher", Method.MA2023: "ma2023"}
 _MEASURED_ATTACK_STEPS = (1, 3)
@@ -39,45 +44,145 @@ _MEASURED_CROPS = 2
 _SAMPLED_PICTURES = 8
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What to harden: the weights `init`, by `plan`, on the pictures of `data`, in the folder `run`.
+class _Stopped(Exception):
+    """Ends the attacks on a finished run; what was measured is kept."""
 
-    `hours` replaces the steps of the plan's stages by what fits into equal parts of them.
+
+@dataclass(frozen=True, kw_only=True)
+class Hardened:
+    """The bundle that a hardening ended in, what it was chosen from, and its numbers before and after.
+
+    `choice` is None, and there are no comparisons, where nothing was to be attacked.
     """
 
-    run: Path
-    data: Path
-    validation: Path | None
-    init: Path
-    plan: Plan
-    hours: float | None = None
+    bundle: Bundle
+    points: tuple[Point, ...]
+    choice: Choice | None
+    comparisons: tuple[Comparison, ...]
 
 
-def harden(request: Request, announce: Announce, stop: Stop = lambda: False) -> Exported | None:
-    """Train the stages that are not done yet and export the last; None if `stop` ended it before.
+def harden(request: Request, announce: Announce, stop: Stop = lambda: False) -> Hardened | None:
+    """Train the stages that are not done yet, choose a checkpoint of the last, export and measure it.
 
-    The same request again goes on where it was interrupted. Raises TrainingError.
+    The same request again goes on where it was interrupted. None if `stop` ended it before. Raises TrainingError.
     """
     stages = request.plan.stages()
     for name, recipe in stages:
+        if Run(request.run / name).exists:
+            check_order(Run(request.run / name), _order(request, recipe))
+    request.save()
+    for name, recipe in stages:
         folder = request.run / name
-        order = Order(
-            recipe=recipe,
-            data=request.data,
-            validation=request.validation,
-            init=request.init,
-            hours=None if request.hours is None else request.hours / len(stages),
-            teacher=_teacher(request.run) if needs_teacher(recipe.hardening) else None,
-        )
         announce(f"stage {'I' if name == 'teacher' else 'II'}: {folder}")
         with Reporter(folder, announce) as reporter:
-            if not train(Run(folder), order, reporter.report, announce, stop):
+            if not train(Run(folder), _order(request, recipe), reporter.report, announce, stop):
                 return None
-    name, recipe = stages[-1]
+    try:
+        return _finish(request, Run(request.run / stages[-1][0]), announce, stop)
+    except _Stopped:
+        return None
+
+
+def _order(request: Request, recipe: Recipe) -> Order:
+    """What is asked of a stage's run."""
+    return Order(
+        recipe=recipe,
+        data=request.data,
+        validation=request.validation,
+        init=request.init,
+        hours=None if request.hours is None else request.hours / len(request.plan.stages()),
+        teacher=_teacher(request.run) if needs_teacher(recipe.hardening) else None,
+    )
+
+
+def _finish(request: Request, run: Run, announce: Announce, stop: Stop) -> Hardened:
+    """Make the model of a finished run."""
+    settings = run.settings()
+    recipe = settings.recipe
     assert recipe.hardening is not None
+    sources = {step: run.candidate(step) for step in recipe.candidates() if run.candidate(step).is_file()}
+    sources[recipe.steps] = run.folder
+    folder = request.run / MODEL
     variant = _VARIANTS.get(recipe.hardening.method, "robust")
-    return export_run(request.run / name, request.run / MODEL, _id(request.run), variant, None, announce)
+    if not request.crops:
+        exported = export_run(run.folder, folder, _id(request.run), variant, None, announce)
+        return Hardened(bundle=exported.bundle, points=exported.points, choice=None, comparisons=())
+
+    training, validation = split_pictures(settings)
+    group = held_out(validation, request.crops)
+    choice = _choose(request, settings, sources, group, announce, stop)
+    exported = export_run(
+        run.folder, folder, _id(request.run), variant, None, announce, Chosen(sources[choice.step], choice.step)
+    )
+    quality = reported_quality(recipe)
+    start = _start(request, training, group, announce)
+
+    def report(event: Event) -> None:
+        if event.what and event.step == 1:
+            announce(f"attacking {group.crop}x{group.crop} crops: {event.what}, {event.steps} steps")
+        if stop():
+            raise _Stopped
+
+    comparisons = compare(
+        start, exported.bundle, group, quality, recipe.hardening.epsilon, request.run / MEASURED, report
+    )
+    document = manifest_document(exported.bundle.manifest)
+    document["provenance"] = {**document["provenance"], "choice": dataclasses.asdict(choice)}
+    document["attacks"] = manifest_entries(comparisons, start)
+    model = exported.bundle
+    parts = {ANALYSIS: model.analysis, SYNTHESIS: model.synthesis, ENTROPY: model.entropy, LAB: model.lab}
+    return Hardened(
+        bundle=write_bundle(folder, document, parts), points=exported.points, choice=choice, comparisons=comparisons
+    )
+
+
+def _choose(
+    request: Request, settings: Settings, sources: Mapping[int, Path], group: Group, announce: Announce, stop: Stop
+) -> Choice:
+    """Choose among the checkpoints of the last stage."""
+    recipe = settings.recipe
+    assert recipe.hardening is not None
+    quality, epsilon = reported_quality(recipe), recipe.hardening.epsilon
+    crops = validation_crops(settings, announce)
+
+    def clean(source: Path) -> float:
+        network = network_of(load_weights(source), str(source)).to(default_device())
+        return validate(network, crops, recipe)["validation_J"]
+
+    def report(*_: object) -> None:
+        if stop():
+            raise _Stopped
+
+    def gain(step: int) -> float:
+        announce(f"attacking the checkpoint of step {step}")
+        return strong_gain(sources[step], [each.pixels for each in group.load()], quality, epsilon, report)
+
+    scores = {step: clean(source) for step, source in sources.items()}
+    choice = choose(scores, clean(request.init), request.j_limit, gain)
+    for candidate in choice.candidates:
+        found = "" if candidate.gain is None else f", A {candidate.gain:.2f}"
+        announce(f"checkpoint of step {candidate.step}: J {candidate.score:.4f}{found}")
+    announce(f"chosen: step {choice.step}; the start has J {choice.start:.4f}, at most {choice.limit:.4f} is allowed")
+    if not choice.within:
+        announce("no checkpoint keeps the limit of J: this is the one of lowest J; train longer or raise --j-limit")
+    return choice
+
+
+def _start(request: Request, training: Sequence[Path], group: Group, announce: Announce) -> Bundle:
+    """Give the model that was hardened as a bundle: itself, or an export made for the comparison."""
+    if (request.init / MANIFEST).is_file():
+        return bundle.open_bundle(request.init)
+    announce("exporting the start, to compare with")
+    return export(
+        load_weights(request.init),
+        request.run / MEASURED / "start",
+        id="start",
+        variant="base",
+        provenance={"source": request.init.name},
+        calibration=read_pictures(calibration_files(training), announce),
+        validation=[each.pixels for each in group.load()],
+        announce=announce,
+    ).bundle
 
 
 def find_weights(name: str | None) -> Path:
@@ -139,7 +244,9 @@ def estimate(request: Request, announce: Announce) -> Estimate:
         else:
             hours[name] = request.hours / len(stages)
     # a state holds weights, their average and two moments; while one is replaced there are two
-    disk = size * (1 + sum(9 if needs_teacher(recipe.hardening) else 8 for _, recipe in stages))
+    disk = size
+    for _, recipe in stages:
+        disk += size * (8 + len(recipe.candidates()) + needs_teacher(recipe.hardening))
     return Estimate(hours=hours, disk=disk, memory=_peak() + _pictures_in_memory(picture_files(request.data), announce))
 
 

@@ -18,6 +18,9 @@ CROP_UNIT = 64
 MAX_RATE = 1e15
 """Far beyond any use: only keeps infinity out."""
 
+_CANDIDATES = (0.5, 0.625, 0.75, 0.875)
+"""Shares of a hardening run after which its average may be better than at the end: before, it has not learnt enough."""
+
 
 class Start(StrEnum):
     """What a run begins with unless it is given weights."""
@@ -225,6 +228,12 @@ class Recipe:
             total += phase.share
             ends.append(round(total * self.steps))
         return tuple(ends)
+
+    def candidates(self) -> tuple[int, ...]:
+        """Steps before the last at which a hardening run keeps its average, to choose from at the end."""
+        if self.hardening is None:
+            return ()
+        return tuple(sorted({round(share * self.steps) for share in _CANDIDATES} - {0, self.steps}))
 
     def at(self, step: int) -> tuple[Phase, float]:
         """Give the phase of a step (1 to `steps`) and the learning rate there."""

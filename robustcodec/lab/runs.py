@@ -4,6 +4,7 @@ run.json            settings, written once
 state.safetensors   weights, their average, the optimiser's moments; the step count as metadata; replaced atomically
 log.jsonl           a JSON object per line; lines beyond the state's step are dropped on resuming
 teacher.safetensors a copy of the weights that a run learns from, if it does
+candidates/         averaged weights on the way, STEP.safetensors, to choose from at the end
 lock                empty; held by the process that trains
 """
 
@@ -30,6 +31,7 @@ if sys.platform != "win32":
     import fcntl
 
 _SETTINGS, _STATE, LOG, _TEACHER, _LOCK = "run.json", "state.safetensors", "log.jsonl", "teacher.safetensors", "lock"
+_CANDIDATES = "candidates"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +172,19 @@ class Run:
         if digest(weights) != expected:
             raise TrainingError(f"{path} holds other weights than the run began with; delete the folder to begin again")
         return weights
+
+    def keep_candidate(self, step: int, average: dict[str, Tensor]) -> None:
+        """Keep the averaged weights of a step. A run that is resumed from before it writes the same again."""
+        try:
+            path = self.candidate(step)
+            path.parent.mkdir(exist_ok=True)
+            _replace(path, save({name: tensor.contiguous() for name, tensor in average.items()}))
+        except OSError as error:
+            raise TrainingError(f"weights cannot be kept in {self.folder}: {error.strerror}") from error
+
+    def candidate(self, step: int) -> Path:
+        """Where the averaged weights of a step lie, if they were kept."""
+        return self.folder / _CANDIDATES / f"{step}.safetensors"
 
     def log(self, record: dict[str, Any]) -> None:
         """Append a line to the log."""

@@ -59,6 +59,11 @@ def train(run: Run, order: Order | None, report: Report, announce: Announce, sto
         return _train(run, settings, order, report, announce, stop)
 
 
+def check_order(run: Run, order: Order) -> None:
+    """Raise TrainingError if a folder that holds a run was not begun by this order."""
+    _same_settings(run, _settings(order), measured=order.hours is not None)
+
+
 def _train(run: Run, settings: Settings, order: Order | None, report: Report, announce: Announce, stop: Stop) -> bool:
     begins = not run.exists
     if order is not None and not begins:
@@ -163,9 +168,18 @@ def _load_pictures(settings: Settings, announce: Announce) -> tuple[Pool, Tensor
     pool = Pool.of(
         read_pictures(files, announce), max(phase.crop for phase in settings.recipe.phases), default_device()
     )
-    pictures = read_pictures(held_out, announce)
+    return pool, _crops(held_out, announce)
+
+
+def validation_crops(settings: Settings, announce: Announce) -> Tensor:
+    """Give the crops that a run is validated on (K, 3, H, W) in [0, 1]."""
+    return _crops(split_pictures(settings)[1], announce)
+
+
+def _crops(files: list[Path], announce: Announce) -> Tensor:
+    pictures = read_pictures(files, announce)
     side = min(min(picture.shape[:2]) for picture in pictures) // 64 * 64
-    return pool, centre_crops(pictures, max(64, min(_VALIDATION_CROP, side)))
+    return centre_crops(pictures, max(64, min(_VALIDATION_CROP, side)))
 
 
 def split_pictures(settings: Settings) -> tuple[list[Path], list[Path]]:

@@ -64,7 +64,8 @@ def fit(
     Once `stop` says so, the state is saved after the step in hand. Gives whether the end was reached.
     The network and the pool are on the device that trains. Every `save_every` seconds and at the end the run's state
     on disk is replaced by the latest weights and their average. A state without moments, not at step 0, goes on with
-    a fresh optimiser. `record` lets a GPU replay its steps as CUDA graphs.
+    a fresh optimiser. At the recipe's `candidates` the average is kept. `record` lets a GPU replay its steps as CUDA
+    graphs.
     """
     device = next(network.parameters()).device
     network = network.to(memory_format=torch.channels_last)
@@ -80,6 +81,7 @@ def fit(
     )
     save_every = _SAVE_SECONDS if save_every is None else save_every
     validate_at = {round(recipe.steps * (i + 1) / recipe.validations) for i in range(recipe.validations)}
+    candidates = set(recipe.candidates())
     began = saved = time.monotonic()
     sums: dict[str, Tensor] = {}
     since = 0
@@ -112,6 +114,8 @@ def fit(
             run.log({"step": step, "pixels": pixels_seen(recipe, step), **figures})
             left = (time.monotonic() - began) / (step - done) * (recipe.steps - step)
             report(Progress(step, recipe.steps, left, figures))
+        if step in candidates:
+            run.keep_candidate(step, cpu_copy(average.state_dict()))
         stopped = stop()
         if last or stopped or time.monotonic() - saved > save_every:
             _check_finite((float(parameter.detach().sum()) for parameter in network.parameters()), step)
@@ -171,13 +175,10 @@ def seconds_per_step(
 
 @torch.no_grad()
 def validate(network: Hyper, crops: Tensor, recipe: Recipe) -> dict[str, float]:
-    """Measure J on crops with rounded latents, by the entropy model's estimate, at the quality that is reported.
-
-    That quality is 4 where the recipe covers it, else its lowest.
-    """
+    """Measure J on crops with rounded latents, by the entropy model's estimate, at the quality that is reported."""
     network.entropy_bottleneck.set_quantiles()
     device = next(network.parameters()).device
-    quality = 4.0 if recipe.quality_low <= 4 <= recipe.quality_high else recipe.quality_low
+    quality = reported_quality(recipe)
     bits: list[float] = []
     decibels: list[float] = []
     for crop in torch.split(crops, 4):
@@ -190,6 +191,11 @@ def validate(network: Hyper, crops: Tensor, recipe: Recipe) -> dict[str, float]:
         bits += (coded.bits / (x.shape[2] * x.shape[3])).tolist()
     bpp, psnr = sum(bits) / len(bits), sum(decibels) / len(decibels)
     return {"validation_bpp": bpp, "validation_psnr": psnr, "validation_J": score(bpp, psnr, quality)}
+
+
+def reported_quality(recipe: Recipe) -> float:
+    """Quality that a run is judged at: 4 where the recipe covers it, else its lowest."""
+    return 4.0 if recipe.quality_low <= 4 <= recipe.quality_high else recipe.quality_low
 
 
 def pixels_seen(recipe: Recipe, step: int) -> int:

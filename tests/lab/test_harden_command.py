@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from robustcodec.cli.harden import HardeningMethod, Stage, _only, _plan
 from robustcodec.errors import ModelNotFound, RobustcodecError, TrainingError, UsageError
 from robustcodec.images import Picture, write_picture
 from robustcodec.lab import hardening_recipes as recipes
-from robustcodec.lab.harden import Request, estimate, find_weights, harden, qualities_of
+from robustcodec.lab.harden import estimate, find_weights, harden, qualities_of
 from robustcodec.lab.hardening_recipes import Plan, fitted, with_options
+from robustcodec.lab.hardening_request import Request
 from robustcodec.lab.recipe import Attacker, Method, Phase
 from robustcodec.lab.runs import Run, digest
 
@@ -88,8 +90,23 @@ def test_a_stopped_hardening_goes_on(pictures: Path, tmp_path: Path) -> None:
     request = Request(run=tmp_path / "run", data=pictures, validation=None, init=TINY, plan=plan)
     assert harden(request, quiet, lambda: True) is None
     assert not (tmp_path / "run" / "model").exists()
-    done = harden(request, quiet)
+    with pytest.raises(TrainingError, match="other settings"):
+        harden(dataclasses.replace(request, plan=quick(recipes.fast_ma2023(), 3)), quiet)
+    kept = Request.load(tmp_path / "run")
+    assert kept == dataclasses.replace(request, init=TINY.resolve())
+    done = harden(kept, quiet)
     assert done is not None and done.bundle.manifest.variant == "ma2023"
+
+
+def test_attacks_on_the_result_can_be_interrupted(pictures: Path, tmp_path: Path) -> None:
+    request = Request(
+        run=tmp_path / "run", data=pictures, validation=None, init=TINY, plan=quick(recipes.fast(), 1), crops=1
+    )
+    done = harden(dataclasses.replace(request, crops=0), quiet)
+    assert done is not None and done.choice is None and done.comparisons == ()
+    assert done.bundle.manifest.attacks == ()
+    assert harden(request, quiet, lambda: True) is None
+    assert (tmp_path / "run" / "model").exists()
 
 
 def test_the_papers_recipe_is_its_schedule() -> None:
@@ -212,6 +229,13 @@ def test_the_command_from_pictures_to_a_model(pictures: Path, tmp_path: Path, mo
     done = run(*asked)
     assert done.exit_code == 0
     assert "wrote hardened/model: model hardened" in done.stderr
+    assert re.search(r"strong:psnr +bits per pixel +\d\.\d{3} +\d\.\d{3}\n", done.stderr)
+    again = CliRunner().invoke(app, ["harden"])
+    assert again.exit_code == 0 and "wrote hardened/model" in again.stderr
+    more = CliRunner().invoke(app, ["harden", "--steps", "3"])
+    assert isinstance(more.exception, UsageError) and "-o RUN alone" in str(more.exception)
+    other = CliRunner().invoke(app, ["harden", "-o", "nowhere"])
+    assert isinstance(other.exception, TrainingError) and "no hardening to go on with" in str(other.exception)
     for refused in (run("--method", "ma2023", "--recipe", "plan.json"), run("--hours", "1", "--steps", "2")):
         assert isinstance(refused.exception, UsageError)
 

@@ -1,0 +1,82 @@
+"""Which of a hardening run's averages becomes the model: clean J within a limit, then the least adversarial gain."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from robustcodec.lab.attacks import Attack, Target, Threat, craft
+from robustcodec.lab.attacks.budget import LEVELS
+from robustcodec.lab.attacks.victim import HyperVictim, code
+from robustcodec.lab.checkpoints import load_weights, network_of
+from robustcodec.lab.runs import default_device
+from robustcodec.metrics import Pixels
+from robustcodec.rate import high_rate_step
+
+_STEPS = 30
+"""A short `strong`: it ranks candidates and reports nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """Averaged weights after `step` steps: J on clean held-out crops, and A under a short `strong` if it was needed."""
+
+    step: int
+    score: float
+    gain: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The step that was chosen, and what it was chosen from. `start` is the start's J, `limit` the largest allowed.
+
+    `within` tells whether any candidate kept the limit; if none did, the one of lowest J was chosen.
+    """
+
+    step: int
+    start: float
+    limit: float
+    within: bool
+    candidates: tuple[Candidate, ...]
+
+
+def choose(scores: Mapping[int, float], start: float, ratio: float, gain: Callable[[int], float]) -> Choice:
+    """Choose among steps with their clean J; `gain` attacks a step's weights, and is asked only if that decides."""
+    limit = ratio * start
+    kept = [step for step, score in scores.items() if score <= limit]
+    if len(kept) > 1:
+        gains = {step: gain(step) for step in kept}
+        chosen = min(kept, key=lambda step: (gains[step], scores[step]))
+    else:
+        gains = {}
+        chosen = min(kept or scores, key=lambda step: scores[step])
+    candidates = tuple(
+        Candidate(step=step, score=score, gain=gains.get(step)) for step, score in sorted(scores.items())
+    )
+    return Choice(step=chosen, start=start, limit=limit, within=bool(kept), candidates=candidates)
+
+
+def strong_gain(
+    source: Path,
+    crops: Sequence[Pixels],
+    quality: float,
+    epsilon: float,
+    report: Callable[[int, int, list[float]], None] | None = None,
+) -> float:
+    """Mean adversarial gain A of a short `strong` attack on PSNR, as a checkpoint's own rounded estimate has it.
+
+    `crops` are uint8 (H, W, 3) of one size.
+    """
+    device = default_device()
+    attack = Attack(threat=Threat(Target.PSNR), method="strong", epsilon=epsilon, steps=_STEPS)
+    crafted = craft(source, crops, attack, quality, report, device)
+    victim = HyperVictim(network_of(load_weights(source), str(source)).to(device), high_rate_step(quality))
+
+    def batch(pictures: Sequence[Pixels]) -> torch.Tensor:
+        return torch.stack([torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures]).to(device) / LEVELS
+
+    clean = batch(crops)
+    with torch.no_grad():
+        before, after = (code(victim, x, clean).mse for x in (clean, batch([each.pixels for each in crafted])))
+    return float((after - before).mean()) / epsilon
