@@ -10,6 +10,7 @@ from torch import Tensor
 
 LEVELS = 255
 _BISECTIONS = 24
+_ORDER = 0
 
 
 def energy(noise: Tensor) -> Tensor:
@@ -35,22 +36,28 @@ def fit_linf(noise: Tensor, x: Tensor, epsilon: float) -> Tensor:
 def to_levels(noise: Tensor, x: Tensor, epsilon: float) -> Tensor:
     """Round x + noise to whole levels (uint8) whose distance from x keeps the budget, to the last level.
 
-    Rounding adds energy: where it adds too much, all of a picture's noise is scaled down by as little as helps.
-    `x` holds whole levels divided by 255.
+    Rounding adds energy: where it adds too much, a picture's noise is scaled down by as little as helps. Between that
+    scale and the next that would be too much, samples are rounded up, in a fixed random order, as far as the budget
+    goes: noise of one strength everywhere would lose a whole level otherwise. `x` holds whole levels divided by 255.
     """
     levels = (x * LEVELS).round()
     allowed = math.floor(epsilon * LEVELS**2 * x[0].numel())
 
-    def rounded(scale: Tensor) -> Tensor:
-        return (levels + scale.reshape(-1, 1, 1, 1) * noise * LEVELS).round().clamp(0, LEVELS)
-
-    def fits(scale: Tensor) -> Tensor:
-        return (rounded(scale) - levels).double().square().sum((1, 2, 3)) <= allowed
+    def moved(scale: Tensor) -> Tensor:
+        target = (levels + scale.reshape(-1, 1, 1, 1) * noise * LEVELS).round().clamp(0, LEVELS)
+        return (target - levels).double()
 
     high = torch.ones(x.shape[0], device=x.device)
-    low = torch.where(fits(high), high, 0.0)
+    low = torch.where(moved(high).square().sum((1, 2, 3)) <= allowed, high, 0.0)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        good = fits(middle)
+        good = moved(middle).square().sum((1, 2, 3)) <= allowed
         low, high = torch.where(good, middle, low), torch.where(good, high, middle)
-    return rounded(low).to(torch.uint8)
+    inner, outer = moved(low).flatten(1), moved(high).flatten(1)
+    order = torch.randperm(inner.shape[1], generator=torch.Generator().manual_seed(_ORDER)).to(x.device)
+    added = (outer.square() - inner.square())[:, order].cumsum(1)
+    room = allowed - inner.square().sum(1, keepdim=True)
+    taken = torch.zeros_like(added, dtype=torch.bool)
+    taken[:, order] = added <= room
+    steps = torch.where(taken, outer, inner).reshape(x.shape)
+    return (levels + steps).to(torch.uint8)

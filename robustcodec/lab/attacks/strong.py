@@ -12,6 +12,7 @@ from torch import Tensor
 
 from robustcodec.lab.attacks.adaptive import Adaptive
 from robustcodec.lab.attacks.budget import fit_l2
+from robustcodec.lab.attacks.controls import Offset
 from robustcodec.lab.attacks.crossing import STEPS_PER_ROUND, cross
 from robustcodec.lab.attacks.problem import Best, Problem, Report
 from robustcodec.lab.attacks.switching import Paper
@@ -37,6 +38,8 @@ class Strong:
     def search(self, problem: Problem, report: Report) -> Tensor:
         """Give the best noise (B, 3, H, W) of all stages."""
         best = Best.none(problem.x)
+        # on flat pictures, where gradients say nothing, no search does better than changing the brightness
+        self._offer(problem, best, Offset().search(problem, lambda step, score: None))
         for restart in range(self.restarts):
             done = restart * self.steps
 
@@ -45,6 +48,11 @@ class Strong:
 
             self._once(problem, best, self._start(problem, restart), here)
         return best.noise
+
+    def _offer(self, problem: Problem, best: Best, noise: Tensor) -> None:
+        with torch.no_grad():
+            figures = problem.code(noise, round_straight_through)
+        best.offer(noise, problem.score(figures), problem.excess(figures))
 
     def _start(self, problem: Problem, restart: int) -> Tensor:
         if restart % 2:
@@ -56,9 +64,7 @@ class Strong:
         climb = Adaptive(steps=max(1, round(_GRADIENT_SHARE * self.steps)), quantise=_smooth(problem))
         penalty = torch.ones(problem.x.shape[0], device=problem.x.device)
         start = climb.search(problem, start, penalty, report).noise
-        with torch.no_grad():
-            figures = problem.code(start, round_straight_through)
-        best.offer(start, problem.score(figures), problem.excess(figures))
+        self._offer(problem, best, start)
         bases = _BASES[problem.threat.target]
         rounds = (self.steps - climb.steps) // len(bases) // STEPS_PER_ROUND
         for index, base in enumerate(bases):

@@ -64,8 +64,9 @@ class Paper:
             figures = problem.code(shown, self.quantise)
             score = problem.score(figures)
             inside = energy(noise) < problem.epsilon
-            push = 1 - figures.mse if attacks_psnr else -figures.bpp
-            loss = torch.where(inside, push, _pull(problem, noise, figures, choices))
+            loss = 1 - figures.mse if attacks_psnr else -figures.bpp
+            if not bool(inside.all()):  # the pull's gradient takes both networks' backward passes, the push's may not
+                loss = torch.where(inside, loss, _pull(problem, noise, figures, choices))
             (noise.grad,) = torch.autograd.grad(loss.sum(), noise)
             with torch.no_grad():
                 best.offer(shown, score, problem.excess(figures), allowed=inside)
@@ -113,8 +114,9 @@ class Ma2023:
             loss = torch.where(inside, push, energy(noise))
             (noise.grad,) = torch.autograd.grad(loss.sum(), noise)
             with torch.no_grad():
-                best.offer(shown, problem.score(figures), problem.excess(figures), allowed=inside)
-            report(step, problem.score(figures).detach())
+                score = problem.score(figures)
+                best.offer(shown, score, torch.zeros_like(score), allowed=inside)  # it knows of no bound
+            report(step, score)
             optimiser.step()
             if (step - 1) % every == 0 and step <= 2 * every + 1:
                 for group in optimiser.param_groups:
