@@ -1,5 +1,6 @@
 """robustcodec: a learned image codec that holds up when its input is hostile."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from robustcodec.container import Limits
@@ -24,6 +25,7 @@ from robustcodec.rate import BitsPerPixel, FileSize, Psnr
 
 if TYPE_CHECKING:
     from robustcodec.api import Model, decode, encode, load, load_for
+    from robustcodec.pillow import register_pillow
 
 __version__ = "0.1.0.dev0"
 
@@ -52,18 +54,17 @@ __all__ = [
     "encode",
     "load",
     "load_for",
+    "register_pillow",
 ]
 
-_FROM_API = ("Model", "decode", "encode", "load", "load_for")
+_LATER = dict.fromkeys(("Model", "decode", "encode", "load", "load_for"), "api") | {"register_pillow": "pillow"}
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs numpy, Pillow and ONNX Runtime when it is first used, so that the command line starts fast."""
-    if name not in _FROM_API:
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from robustcodec import api
-
-    return getattr(api, name)
+    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -168,9 +168,14 @@ def to_picture(image: Image.Image | Pixels, max_pixels: int) -> Picture:
 def to_pillow(picture: Picture) -> Image.Image:
     """Give a Pillow image (L, LA, RGB or RGBA) whose `info` holds the metadata, so that `save` writes it if it can."""
     image = Image.fromarray(picture.samples)
-    metadata = {"icc_profile": picture.icc, "exif": picture.exif and _EXIF_PREFIX + picture.exif, "xmp": picture.xmp}
-    image.info |= {name: value for name, value in metadata.items() if value is not None}
+    image.info |= pillow_info(picture.icc, picture.exif, picture.xmp)
     return image
+
+
+def pillow_info(icc: bytes | None, exif: bytes | None, xmp: bytes | None) -> dict[str | tuple[int, int], Any]:
+    """Give metadata, where there is any, as Pillow keeps it in `info`."""
+    metadata = {"icc_profile": icc, "exif": exif and _EXIF_PREFIX + exif, "xmp": xmp}
+    return {name: value for name, value in metadata.items() if value is not None}
 
 
 def shrink(picture: Picture, max_side: int) -> Picture:
