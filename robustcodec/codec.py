@@ -106,21 +106,26 @@ class Codec:
         Raises LimitExceeded, or TargetError for a target that the model cannot reach on this picture.
         """
         _check_size(picture, limits)
-        once = isinstance(target, Quality)
-        memory.check(
-            memory.to_encode(
-                picture.width,
-                picture.height,
-                strip_rows(picture.width, picture.height),
-                self.bundle.manifest.sizes,
-                searches=not once,
-                measures=measure or isinstance(target, Psnr),
-            ),
-            limits.max_memory,
-        )
+        alpha = picture.alpha is not None
+        needed = self.memory_to_encode(picture.width, picture.height, target, measure, alpha)
+        memory.check(needed, limits.max_memory)
         with self._at_work():
-            step, data, shown = self._meet(target, self._prepare(picture, once), measure)
+            step, data, shown = self._meet(target, self._prepare(picture, isinstance(target, Quality)), measure)
         return Encoded(data, self.bundle.manifest.quality(step), step, shown)
+
+    def memory_to_encode(
+        self, width: int, height: int, target: Target = DEFAULT_TARGET, measure: bool = False, alpha: bool = False
+    ) -> int:
+        """Give the bytes that reading a picture of this size and encoding it may take: see `robustcodec.memory`."""
+        return memory.to_encode(
+            width,
+            height,
+            strip_rows(width, height),
+            self.bundle.manifest.sizes,
+            searches=not isinstance(target, Quality),
+            measures=measure or isinstance(target, Psnr),
+            alpha=alpha,
+        )
 
     def decode(self, data: bytes, limits: Limits = DEFAULT_LIMITS, *, region: Region | None = None) -> Picture:
         """Decode a file, or only a region of its picture: the same pixels, with no other strips read than it needs.
@@ -128,12 +133,12 @@ class Codec:
         Raises FileFormatError, LimitExceeded, ModelError, or UsageError for a region outside the picture.
         """
         header, _ = read_header(data, limits)
-        self._check_file(header, len(data), limits)
         coded = _coded_region(header, region)
-        rows = latent_rows(self._architecture, coded.rows, header.coded_height)
-        file = unpack(data, limits, strips=header.strips_of(range(rows.start * STRIDE, rows.stop * STRIDE)))
-        strips = file.payload
+        self._check_file(header, len(data), limits, coded)
         with self._at_work():
+            rows = latent_rows(self._architecture, coded.rows, header.coded_height)
+            file = unpack(data, limits, strips=header.strips_of(range(rows.start * STRIDE, rows.stop * STRIDE)))
+            strips = file.payload
             pixels = self._show(header, lambda index: self._read_strip(strips[index], index, header), coded)
         picture = _picture(_undo(pixels, header.transform), file.chunks)
         return replace(picture, alpha=_alpha(header, file.chunks, region))
@@ -145,7 +150,8 @@ class Codec:
         """
         found = recover(data, limits)
         header = found.header
-        self._check_file(header, len(data), limits)
+        whole = _coded_region(header, None)
+        self._check_file(header, len(data), limits, whole)
         lost = []
 
         def read(index: int) -> Int32:
@@ -157,9 +163,9 @@ class Codec:
             return np.zeros((self._architecture.channels, *_latents_of_strip(header, index)), np.int32)
 
         with self._at_work():
-            pixels = self._show(header, read, _coded_region(header, None))
+            pixels = self._show(header, read, whole)
         if len(lost) == header.num_strips:
-            raise CorruptFile("the file is damaged: none of its strips is intact; get another copy")
+            raise CorruptFile("the file is damaged: no strip of it is intact and in its place; get another copy")
         for index in lost:
             rows = header.rows_of_strip(index)
             pixels[rows.start : rows.stop] = _GREY
@@ -176,7 +182,7 @@ class Codec:
         with damage_named(self.bundle.path), self._libraries.limit(limits=self.threads, user_api="blas"):
             yield
 
-    def _check_file(self, header: Header, size: int, limits: Limits) -> None:
+    def _check_file(self, header: Header, size: int, limits: Limits, shown: Region) -> None:
         """Refuse what this codec cannot decode, or not within the limits, before any work."""
         _check_supported(header)
         if header.fingerprint != self.bundle.fingerprint:
@@ -184,7 +190,8 @@ class Codec:
                 f"the file was made with model {header.fingerprint.hex()}, not with {self.bundle.id} "
                 f"({self.bundle.fingerprint.hex()}); decode it with that one"
             )
-        memory.check(memory.to_decode(header, size, self.bundle.manifest.sizes), limits.max_memory)
+        pixels = shown.width * shown.height
+        memory.check(memory.to_decode(header, size, self.bundle.manifest.sizes, pixels), limits.max_memory)
 
     def _prepare(self, picture: Picture, once: bool = False) -> "_Prepared":
         """Arrange for everything that does not depend on the step; `once` if only one step will be tried."""

@@ -127,18 +127,23 @@ def allow_pixels(max_pixels: int) -> None:
     Image.MAX_IMAGE_PIXELS = max_pixels
 
 
-def read_picture(data: bytes, max_pixels: int, *, as_is: bool = False) -> Picture:
+def read_picture(
+    data: bytes, max_pixels: int, *, as_is: bool = False, admit: Callable[[int, int], None] | None = None
+) -> Picture:
     """Decode an image file (one of `FORMATS`) to an upright 8-bit picture.
 
     The picture is RGB, and transparency is refused; `as_is` keeps grey pictures grey, and transparency. Palette
     and CMYK pictures become RGB, 1-bit pictures grey, 16 bits per sample 8, with a note; of an animation the first
     frame is taken, with a note. Raises ImageError for data that is no such file, is damaged or has samples of
-    another kind, and LimitExceeded before decoding more than `max_pixels`.
+    another kind, and LimitExceeded before decoding more than `max_pixels`. `admit` is called with
+    width and height before the pixels are decoded, and may raise.
     """
     kind, opener = _recognise(data)
     with _pillow_errors(f"the {kind} picture is damaged"):
         image = opener(BytesIO(data))
         _check(kind, image, max_pixels)
+        if admit is not None:
+            admit(image.width, image.height)
         if kind == "TIFF" and _is_cut(data):
             raise ImageError("the TIFF picture is damaged (its tags point beyond the end of the file)")
         animated = getattr(image, "is_animated", False)

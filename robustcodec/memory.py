@@ -1,6 +1,7 @@
-"""The memory that encoding and decoding take at most, known from the size of a picture before any work.
+"""The memory that encoding and decoding take at most, known from a picture's size before any work.
 
-docs/reliability.md has the formulas and what was measured.
+The numbers are bytes of a whole process that does nothing else. docs/reliability.md has the formulas in words, and
+what was measured against them.
 """
 
 from collections.abc import Sequence
@@ -8,15 +9,51 @@ from collections.abc import Sequence
 from robustcodec.container import Header
 from robustcodec.errors import LimitExceeded
 
+USUAL_SIZES = (128, 192)
+"""Channel counts of the models that come with the package."""
 
-def to_decode(header: Header, size: int, sizes: Sequence[int]) -> int:
-    """Give the bytes that decoding a file of `size` bytes takes; `sizes` are the channel counts of its model."""
-    return 0
+_PROCESS = 150 << 20
+"""Python, numpy, Pillow and ONNX Runtime."""
+
+_TILE_SIDE = 1024 + 2 * 64
+"""Pixels that a network sees at once in each direction, the halo of any architecture included."""
+
+_TILE, _TILE_RGB = 2, 40
+"""Bytes for each pixel of a tile that one network takes: for each of its channels N, and for the picture's own."""
+
+_STRIP = 48
+"""Bytes for each latent of a strip while it is coded."""
+
+_RGB, _PILLOW, _ALPHA = 3, 4, 5
+"""Bytes for each pixel: of a picture here, and in Pillow, and more of all kinds if it has alpha."""
 
 
-def to_encode(width: int, height: int, rows: int, sizes: Sequence[int], *, searches: bool, measures: bool) -> int:
-    """Give the bytes that encoding a picture in strips of `rows` rows (0: one strip) takes."""
-    return 0
+def to_decode(header: Header, size: int, sizes: Sequence[int], pixels: int | None = None) -> int:
+    """Give the bytes that decoding a file of `size` bytes takes, and writing the picture as PNG.
+
+    `sizes` are the channel counts of its model; `pixels` are those of a region, if no more is wanted.
+    """
+    width, height = header.coded_width, header.coded_height
+    shown = width * height if pixels is None else pixels
+    picture = shown * _RGB * (1 + (header.transform != 0)) + width * height * _ALPHA * header.alpha
+    strip = _strip(width, header.strip_rows or height, sizes)
+    file = shown * (_PILLOW + _RGB + _ALPHA * header.alpha)
+    return _process(sizes) + size + picture + _tile(width, height, sizes) + max(strip, file)
+
+
+def to_encode(
+    width: int, height: int, rows: int, sizes: Sequence[int], *, searches: bool, measures: bool, alpha: bool = False
+) -> int:
+    """Give the bytes that reading a picture file and encoding it in strips of `rows` rows (0: one strip) takes.
+
+    `searches` says that a target other than a quality is to be met, `measures` that the result is decoded, too, and
+    `alpha` that the picture has transparency.
+    """
+    pixels = width * height
+    networks = _tile(width, height, sizes) * (1 + measures) + _strip(width, rows or height, sizes)
+    kept = 4 * _latents(width, height, sizes) * searches + _RGB * pixels * measures
+    source = _RGB * pixels  # PNG of noise is as large
+    return _process(sizes) + source + (_RGB + _ALPHA * alpha) * pixels + max(networks + kept, _PILLOW * pixels)
 
 
 def check(needed: int, max_memory: int | None) -> None:
@@ -25,3 +62,22 @@ def check(needed: int, max_memory: int | None) -> None:
         raise LimitExceeded(
             f"this may take {needed:,} bytes of memory but {max_memory:,} are allowed; raise the limit if you trust it"
         )
+
+
+def _process(sizes: Sequence[int]) -> int:
+    n, m = sizes[0], sizes[-1]
+    weights = 200 * n * n + 68 * n * m  # the number of them in a hyper model
+    return _PROCESS + 16 * weights
+
+
+def _tile(width: int, height: int, sizes: Sequence[int]) -> int:
+    columns, rows = (min(-(-side // 16) * 16, _TILE_SIDE) for side in (width, height))
+    return (_TILE * sizes[0] + _TILE_RGB) * columns * rows
+
+
+def _strip(width: int, rows: int, sizes: Sequence[int]) -> int:
+    return _STRIP * _latents(width, rows, sizes)
+
+
+def _latents(width: int, height: int, sizes: Sequence[int]) -> int:
+    return sizes[-1] * -(-width // 16) * -(-height // 16)

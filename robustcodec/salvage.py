@@ -52,15 +52,13 @@ def recover(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Recovered:
     """
     header, offset = read_header(data, limits)
     parts = list(_parts(data, offset))
-    strips: list[bytes | None] = [None] * header.num_strips
-    for index, content in [*_from_start(header, parts), *_from_end(header, parts)]:
-        if 0 <= index < header.num_strips:
-            strips[index] = content
+    placed = _placed(header, parts)
+    strips = tuple(placed.get(index) for index in range(header.num_strips))
     others = [part for part in parts if isinstance(part, _Found) and part.kind in (ChunkType.ICC, *_BEHIND)]
     kept = {part.kind: part for part in others}
     if sum(len(part.data) for part in kept.values()) > limits.max_metadata:
         kept = {}
-    return Recovered(header, tuple(strips), tuple(Chunk(ChunkType(kind), part.data) for kind, part in kept.items()))
+    return Recovered(header, strips, tuple(Chunk(ChunkType(kind), part.data) for kind, part in kept.items()))
 
 
 _BEHIND = (ChunkType.ALPHA, ChunkType.EXIF, ChunkType.XMP)
@@ -70,6 +68,7 @@ _KINDS = frozenset(ChunkType)
 def _parts(data: bytes, offset: int) -> Iterator[_Part]:
     """Chunks and gaps from an offset to the last chunk, or to the end."""
     effort = _EFFORT * len(data)
+    found: _Found | None = None
     while offset < len(data):
         found, end = _chunk(data, offset)
         if found is not None:
@@ -84,6 +83,8 @@ def _parts(data: bytes, offset: int) -> Iterator[_Part]:
         else:
             yield _Gap(one=False)
             offset, effort = _next_chunk(data, offset + 1, effort)
+    if found is not None:
+        yield _Gap(one=False)
 
 
 def _chunk(data: bytes, offset: int) -> tuple[_Found | None, int]:
@@ -121,6 +122,19 @@ def _next_chunk(data: bytes, offset: int, effort: int) -> tuple[int, int]:
         if _chunk(data, at)[0] is not None:
             return at, effort
     return len(data), effort
+
+
+def _placed(header: Header, parts: list[_Part]) -> dict[int, bytes]:
+    """Strips by their index; none if their number fits no place that they could have."""
+    first, last = dict(_from_start(header, parts)), dict(_from_end(header, parts))
+    if _Gap(one=False) in parts:
+        fits = max(first, default=-1) < min(last, default=header.num_strips)
+    else:
+        kinds = [part.kind for part in parts if isinstance(part, _Found)]
+        gaps = len(parts) - len(kinds)
+        strips = kinds.count(ChunkType.STRIP)
+        fits = strips <= header.num_strips <= strips + gaps
+    return first | last if fits else {}
 
 
 def _from_start(header: Header, parts: list[_Part]) -> Iterator[tuple[int, bytes]]:

@@ -446,7 +446,7 @@ def test_sizes(text: str, size: int) -> None:
     assert options.parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "K", "0", "-5", "nan", "inf", "1e99", "5G", "1KK", "x", "0.1"])
+@pytest.mark.parametrize("text", ["", "K", "0", "-5", "nan", "inf", "1e99", "5T", "1KK", "x", "0.1"])
 def test_wrong_sizes(text: str) -> None:
     with pytest.raises(UsageError, match="no size"):
         options.parse_size(text)
@@ -481,6 +481,9 @@ class FakeCodec:
 
     seen: list[Picture] = field(default_factory=list)
     bundle: object = field(default_factory=lambda: type("Bundle", (), {"id": "fake"}))
+
+    def memory_to_encode(self, width: int, height: int, target: object, measure: bool) -> int:
+        return 1
 
     def encode(self, picture: Picture, target: object, *, limits: object, measure: bool) -> FakeEncoded:
         self.seen.append(picture)

@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one file: fields for the report (see `_describe`), remarks, and whether it was written."""
+    """What became of one file: fields for the report (see `_describe`), remarks, and whether it was written.
+
+    `failure` says what is wrong with a result that was written nevertheless; the file counts as failed.
+    """
 
     fields: Mapping[str, object]
     notes: tuple[str, ...] = ()
     written: bool = True
+    failure: str | None = None
 
 
 Work = Callable[[Job], Result]
@@ -48,6 +52,11 @@ class Outcome:
     error: str | None = None
     seconds: float = 0.0
 
+    @property
+    def failed(self) -> bool:
+        """Whether there is no result, or a faulty one."""
+        return self.error is not None or self.result.failure is not None
+
 
 def process(task: Task, plan: Plan, console: Console, *, processes: int) -> None:
     """Do all jobs of a plan and report each; exits with 1 if some failed."""
@@ -63,7 +72,7 @@ def process(task: Task, plan: Plan, console: Console, *, processes: int) -> None
         _report(outcome, console)
         console.progress(len(outcomes), len(plan.jobs))
     _summarise(outcomes, plan, console)
-    if plan.unread or any(outcome.error for outcome in outcomes):
+    if plan.unread or any(outcome.failed for outcome in outcomes):
         raise typer.Exit(FAILED)
 
 
@@ -174,7 +183,11 @@ def _report(outcome: Outcome, console: Console) -> None:
         console.note(f"{verb}{_name(job.source)} -> {_name(job.target)}: {_describe(fields, outcome.seconds)}")
     for note in outcome.result.notes:
         console.note(f"{_name(job.source)}: {note}")
-    console.row(names | named(job.target, "output") | dict(fields) | {"seconds": round(outcome.seconds, 4)})
+    row = names | named(job.target, "output") | dict(fields) | {"seconds": round(outcome.seconds, 4)}
+    if outcome.result.failure is not None:
+        console.error(attributed(_name(job.source), outcome.result.failure))
+        row["error"] = outcome.result.failure
+    console.row(row)
 
 
 def _summarise(outcomes: Sequence[Outcome], plan: Plan, console: Console) -> None:
@@ -183,7 +196,7 @@ def _summarise(outcomes: Sequence[Outcome], plan: Plan, console: Console) -> Non
         console.note("nothing to do: no file of a known kind was found")
     if count < 2 or console.json:
         return
-    done = [outcome.result.fields for outcome in outcomes if outcome.error is None]
+    done = [outcome.result.fields for outcome in outcomes if not outcome.failed]
     size = sum(value for fields in done if isinstance(value := fields.get("bytes"), int))
     failed = len(outcomes) - len(done) + len(plan.unread)
     console.note(f"{len(done)} done ({size:,} bytes), {len(plan.skipped)} skipped, {failed} failed")

@@ -22,7 +22,7 @@ from robustcodec.files import (
 )
 
 if TYPE_CHECKING:
-    from robustcodec.codec import Codec
+    from robustcodec.codec import Codec, Salvaged
 
 _WRITABLE = {suffix: format for suffix, format in PICTURE_FORMATS.items() if format != "GIF"}
 _WITH_QUALITY = ("AVIF", "JPEG", "WebP")
@@ -38,6 +38,9 @@ class DecodeTask:
     model: str | None = None
     threads: int | None = None
     max_pixels: int = options.MAX_PIXELS
+    max_memory: int | None = None
+    region: tuple[int, int, int, int] | None = None
+    salvage: bool = False
 
     def prepare(self) -> Work:
         """Start without a model: each is loaded when the first file asks for it."""
@@ -51,13 +54,20 @@ def decode_file(codecs: "dict[bytes, Codec]", task: DecodeTask, job: Job) -> Res
     from robustcodec.container import Limits, read_header
     from robustcodec.images import losses, shrink, write_picture
     from robustcodec.metrics import bits_per_pixel
+    from robustcodec.tiling import Region
 
     data = read_input(job.source, options.byte_limit(task.max_pixels))
-    limits = Limits(max_pixels=task.max_pixels)
+    limits = Limits(max_pixels=task.max_pixels, max_memory=task.max_memory)
     header, _ = read_header(data, limits)
     if header.fingerprint not in codecs:
         codecs[header.fingerprint] = codec_for_file(data, task.model, task.threads)
-    picture = codecs[header.fingerprint].decode(data, limits)
+    codec = codecs[header.fingerprint]
+    failure = None
+    if task.salvage:
+        salvaged = codec.salvage(data, limits)
+        picture, failure = salvaged.picture, describe_loss(salvaged)
+    else:
+        picture = codec.decode(data, limits, region=None if task.region is None else Region(*task.region))
     if task.max_side is not None:
         picture = shrink(picture, task.max_side)
     write_output(job.target, write_picture(picture, task.format, task.quality))
@@ -69,7 +79,20 @@ def decode_file(codecs: "dict[bytes, Codec]", task: DecodeTask, job: Job) -> Res
         "bpp": bits_per_pixel(len(data), header.width, header.height),
         "format": task.format,
     }
-    return Result(fields, notes=(*picture.notes, *losses(picture, task.format)))
+    return Result(fields, notes=(*picture.notes, *losses(picture, task.format)), failure=failure)
+
+
+def describe_loss(salvaged: "Salvaged") -> str | None:
+    """Say which rows or columns of a salvaged picture are lost, None if none are."""
+    if not salvaged.lost:
+        return None
+    across = all(region.width == salvaged.picture.width for region in salvaged.lost)
+    spans = [region.rows if across else region.columns for region in salvaged.lost]
+    ranges = ", ".join(f"{span.start} to {span.stop - 1}" for span in sorted(spans, key=lambda span: span.start))
+    return (
+        f"the file is damaged: {'rows' if across else 'columns'} {ranges} are lost and grey, and up to 32 beside them "
+        "inexact; get another copy if you can"
+    )
 
 
 def decode(
@@ -93,6 +116,12 @@ def decode(
     threads: options.Threads = None,
     jobs: options.Jobs = 1,
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
+    max_memory: options.MaxMemory = None,
+    region: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y,W,H", help="Decode only these pixels, and read no more than they need."),
+    ] = None,
+    salvage: Annotated[bool, typer.Option("--salvage", help="Decode what is intact of damaged files.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Decode robustcodec files to pictures.
@@ -106,6 +135,8 @@ def decode(
       robustcodec decode -r small -o previews --max-side 256 --format jpeg
     """
     options.check_json(json, output)
+    if salvage and region is not None:
+        raise UsageError("--salvage and --region exclude each other; give one of them")
     suffix = choose_suffix(output, format)
     if quality is not None and _WRITABLE[suffix] not in _WITH_QUALITY:
         raise UsageError(f"--quality is for {', '.join(_WITH_QUALITY)}; {_WRITABLE[suffix]} keeps every pixel")
@@ -119,6 +150,9 @@ def decode(
         model=model,
         threads=threads_each(threads, jobs),
         max_pixels=options.pixel_limit(max_pixels),
+        max_memory=options.memory_limit(max_memory),
+        region=parse_region(region),
+        salvage=salvage,
     )
     process(task, plan, Console(quiet=quiet, json=json), processes=jobs)
 
@@ -139,3 +173,16 @@ def choose_suffix(output: str | None, format: str | None) -> str:
         names = ", ".join(sorted({name.lower() for name in _WRITABLE.values()}))
         raise UsageError(f"{wanted} is no format that can be written; --format takes {names}")
     return suffix
+
+
+def parse_region(text: str | None) -> tuple[int, int, int, int] | None:
+    """Numbers of a region such as 0,128,640,480. Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        x, y, width, height = (int(number) for number in text.split(","))
+        if min(x, y) < 0 or min(width, height) < 1:
+            raise ValueError
+    except ValueError:
+        raise UsageError(f"{clean_name(text)} is no region; give --region X,Y,WIDTH,HEIGHT in pixels") from None
+    return x, y, width, height

@@ -27,6 +27,7 @@ class EncodeTask:
     target: Target
     threads: int | None = None
     max_pixels: int = options.MAX_PIXELS
+    max_memory: int | None = None
     measure: bool = False
     strip: bool = False
     strip_all: bool = False
@@ -44,13 +45,18 @@ class EncodeTask:
 
 def encode_file(codec: "Codec", task: EncodeTask, job: Job) -> Result:
     """Encode one picture."""
+    from robustcodec import memory
     from robustcodec.container import Limits
     from robustcodec.images import read_picture
     from robustcodec.metrics import bits_per_pixel, psnr
 
     data = read_input(job.source, options.byte_limit(task.max_pixels))
-    picture = _stripped(read_picture(data, task.max_pixels, as_is=True), task)
-    limits = Limits(max_pixels=task.max_pixels)
+    limits = Limits(max_pixels=task.max_pixels, max_memory=task.max_memory)
+
+    def admit(width: int, height: int) -> None:
+        memory.check(codec.memory_to_encode(width, height, task.target, task.measure), limits.max_memory)
+
+    picture = _stripped(read_picture(data, limits.max_pixels, as_is=True, admit=admit), task)
     encoded = codec.encode(picture, task.target, limits=limits, measure=task.measure)
     if not task.dry_run:
         write_output(job.target, encoded.data)
@@ -95,6 +101,7 @@ def encode(
     threads: options.Threads = None,
     jobs: options.Jobs = 1,
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
+    max_memory: options.MaxMemory = None,
     quiet: options.Quiet = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say which model is used.")] = False,
 ) -> None:
@@ -121,6 +128,7 @@ def encode(
         target=target,
         threads=threads_each(threads, jobs),
         max_pixels=options.pixel_limit(max_pixels),
+        max_memory=options.memory_limit(max_memory),
         measure=psnr,
         strip=strip,
         strip_all=strip_all,

@@ -1,6 +1,6 @@
 """The command `info`: what robustcodec files say about themselves, without any model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -8,13 +8,16 @@ import typer
 
 from robustcodec.cli import options
 from robustcodec.cli.console import FAILED, Console, attributed, emit, named
-from robustcodec.errors import RobustcodecError
+from robustcodec.errors import ModelError, RobustcodecError
 from robustcodec.files import clean_name, read_input
 
 
 def info(
     inputs: Annotated[list[str], typer.Argument(metavar="IN...", help="Files, or - for standard input.")],
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the bytes of each section.")] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("-v", "--verbose", help="Show the bytes of each section, and the memory that decoding takes."),
+    ] = False,
     json: options.Json = False,
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
 ) -> None:
@@ -40,6 +43,7 @@ def info(
 
 def describe(path: Path | None, max_pixels: int) -> dict[str, object]:
     """All that a file says about itself, for JSON."""
+    from robustcodec import memory
     from robustcodec.container import MAJOR_VERSION, ChunkType, Limits, unpack
     from robustcodec.metrics import bits_per_pixel
 
@@ -62,8 +66,20 @@ def describe(path: Path | None, max_pixels: int) -> dict[str, object]:
         "icc": header.icc,
         "exif": file.get(ChunkType.EXIF) is not None,
         "xmp": file.get(ChunkType.XMP) is not None,
+        "memory": memory.to_decode(header, len(data), _sizes(header.fingerprint)),
         "sections": file.sections,
     }
+
+
+def _sizes(fingerprint: bytes) -> Sequence[int]:
+    """Channel counts of a file's model, if it is installed; else those of ours."""
+    from robustcodec.bundle import find_for
+    from robustcodec.memory import USUAL_SIZES
+
+    try:
+        return find_for(fingerprint).manifest.sizes
+    except ModelError:
+        return USUAL_SIZES
 
 
 def _lines(name: str, fields: dict[str, object], verbose: bool) -> Iterator[str]:
@@ -79,5 +95,6 @@ def _lines(name: str, fields: dict[str, object], verbose: bool) -> Iterator[str]
     )
     sections = fields["sections"]
     if verbose and isinstance(sections, dict):
+        yield f"  memory to decode: at most {fields['memory']:,} bytes"
         for section, size in sections.items():
             yield f"  {section}: {size:,} bytes"

@@ -28,6 +28,16 @@ MaxPixels = Annotated[
     int, typer.Option(min=0, help="Refuse pictures with more pixels before decoding them; 0: no limit.")
 ]
 
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Refuse what may take more memory, such as 900M or 2G, before any work."),
+]
+
+
+def memory_limit(max_memory: str | None) -> int | None:
+    """The limit in bytes that an option's value means, None for no limit."""
+    return None if max_memory is None else parse_size(max_memory)
+
 
 def pixel_limit(max_pixels: int) -> int:
     """The limit in pixels that an option's value means."""
@@ -42,10 +52,10 @@ def byte_limit(max_pixels: int) -> int:
 def parse_size(text: str) -> int:
     """Bytes of a size such as 60000, 60K, 1.5M or 1.5MB.
 
-    K and M are 1000 and 1000000, so that the file fits whichever meaning its reader has. Raises UsageError.
+    K, M and G are powers of 1000, so that the file fits whichever meaning its reader has. Raises UsageError.
     """
     number = text.strip().upper().removesuffix("B")
-    factor = {"K": 1000, "M": 1000**2}.get(number[-1:], 1)
+    factor = {"K": 1000, "M": 1000**2, "G": 1000**3}.get(number[-1:], 1)
     try:
         size = float(number if factor == 1 else number[:-1]) * factor
         if not 1 <= size < 2**48:

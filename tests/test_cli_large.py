@@ -1,0 +1,110 @@
+"""The options for large and damaged pictures, on real files: --max-memory, --region, --salvage."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from regenerate import sample
+from typer.testing import CliRunner, Result
+
+from robustcodec import codec as codec_module
+from robustcodec import memory
+from robustcodec.cli import app
+from robustcodec.codec import Codec
+from robustcodec.container import Limits, unpack
+from robustcodec.errors import RobustcodecError, UsageError
+from robustcodec.images import Picture, read_picture, write_picture
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: Codec, tiny_path: Path) -> Iterator[Path]:
+    """A folder, the current one, with a picture and its file in three strips."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ROBUSTCODEC_MODELS", str(tiny_path))
+    monkeypatch.setattr(codec_module, "STRIP_ABOVE", 1)
+    monkeypatch.setattr(codec_module, "STRIP_ROWS", 64)
+    pixels = sample(150, 90, 2)
+    Path("a.png").write_bytes(write_picture(Picture(pixels=pixels), "PNG"))
+    Path("a.rbc").write_bytes(codec.encode(Picture(pixels=pixels)).data)
+    yield tmp_path
+    assert not list(tmp_path.glob(".robustcodec*"))
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
+
+
+def decoded(name: str) -> np.ndarray:
+    return read_picture(Path(name).read_bytes(), max_pixels=1 << 20).pixels
+
+
+def test_a_region_is_decoded(here: Path, codec: Codec) -> None:
+    done = run("decode", "a.rbc", "-o", "b.png", "--region", "10,70,50,9", "--json")
+    assert done.exit_code == 0, done.output
+    whole = codec.decode(Path("a.rbc").read_bytes()).pixels
+    assert np.array_equal(decoded("b.png"), whole[70:79, 10:60])
+    row = json.loads(done.stdout)
+    assert (row["width"], row["height"]) == (50, 9)
+    assert row["bpp"] == row["bytes"] * 8 / (90 * 150)
+
+
+@pytest.mark.parametrize("text", ["", "1,2,3", "1,2,3,4,5", "a,0,1,1", "-1,0,1,1", "0,0,0,1", "1.5,0,1,1"])
+def test_what_is_no_region_is_refused(here: Path, text: str) -> None:
+    done = run("decode", "a.rbc", "--region", text)
+    assert isinstance(done.exception, UsageError) and "is no region" in str(done.exception)
+
+
+def test_options_that_do_not_go_together(here: Path) -> None:
+    done = run("decode", "a.rbc", "--region", "0,0,1,1", "--salvage")
+    assert isinstance(done.exception, UsageError) and "exclude each other" in str(done.exception)
+    done = run("decode", "a.rbc", "--region", "0,0,91,1", "-o", "c.png")
+    assert done.exit_code == 1 and "does not lie within the picture of 90x150" in done.stderr
+
+
+def test_what_is_left_of_a_damaged_file(here: Path, codec: Codec) -> None:
+    data = bytearray(Path("a.rbc").read_bytes())
+    at = bytes(data).index(unpack(bytes(data)).payload[1])
+    data[at + 30] ^= 4
+    Path("bad.rbc").write_bytes(data)
+    assert run("decode", "bad.rbc").exit_code == 1
+    assert not Path("bad.png").exists()
+    done = run("decode", "--salvage", "bad.rbc", "a.rbc", "--json", "-o", "out/")
+    message = (
+        "the file is damaged: rows 64 to 127 are lost and grey, and up to 32 beside them inexact; "
+        "get another copy if you can"
+    )
+    assert done.exit_code == 1
+    assert f"robustcodec: error: bad.rbc: {message}" in done.stderr.splitlines()
+    bad, good = (json.loads(line) for line in done.stdout.splitlines())
+    assert bad["error"] == message and "error" not in good
+    assert (decoded("out/bad.png")[64:128] == 128).all()
+    assert np.array_equal(decoded("out/a.png"), codec.decode(Path("a.rbc").read_bytes()).pixels)
+    assert run("decode", "--salvage", "a.rbc").exit_code == 0
+
+
+def test_memory_has_a_limit(here: Path, codec: Codec) -> None:
+    data = Path("a.rbc").read_bytes()
+    to_decode = memory.to_decode(unpack(data).header, len(data), codec.bundle.manifest.sizes)
+    to_encode = codec.memory_to_encode(90, 150)
+    for command, needed, output in (("decode", to_decode, "b.png"), ("encode", to_encode, "b.rbc")):
+        source = "a.rbc" if command == "decode" else "a.png"
+        done = run(command, source, "-o", output, "--max-memory", str(needed - 1))
+        assert done.exit_code == 1
+        assert f"this may take {needed:,} bytes of memory but {needed - 1:,} are allowed" in done.stderr
+        assert not Path(output).exists()
+        assert run(command, source, "-o", output, "--max-memory", str(needed)).exit_code == 0
+    done = run("info", "-v", "a.rbc")
+    assert f"  memory to decode: at most {to_decode:,} bytes" in done.stdout.splitlines()
+    assert json.loads(run("info", "--json", "a.rbc").stdout)["memory"] == to_decode
+
+
+def test_memory_is_limited_before_pixels_are_decoded(here: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def admit(width: int, height: int) -> None:
+        raise RobustcodecError(f"{width}x{height}")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)
+    with pytest.raises(RobustcodecError, match=r"^90x150$"):
+        read_picture(Path("a.png").read_bytes(), 1 << 20, admit=admit)
+    assert Limits().max_memory is None

@@ -1,0 +1,98 @@
+"""The memory that is promised: never less than a process really takes, nor more than twice as much."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from regenerate import sample
+
+from robustcodec import memory
+from robustcodec.bundle import open_bundle
+from robustcodec.codec import Codec
+from robustcodec.container import Header, Limits, Payload, unpack
+from robustcodec.errors import LimitExceeded
+from robustcodec.images import Picture, write_picture
+from robustcodec.rate import FileSize, Psnr, Quality
+
+ROOT = Path(__file__).parent.parent
+MODELS = {"tiny": ROOT / "tests" / "data" / "tiny" / "hyper-tiny", "ordinary": ROOT / "weights" / "hyper-base"}
+Pixels = NDArray[np.uint8]
+
+PEAK = """
+import resource, runpy, sys
+sys.argv = ["robustcodec", *sys.argv[1:]]
+try:
+    runpy.run_module("robustcodec", run_name="__main__")
+except SystemExit as end:
+    assert not end.code, end.code
+unit = 1 if sys.platform == "darwin" else 1024
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+"""
+
+
+def peak(*arguments: str) -> int:
+    """Bytes that a command had in memory at most."""
+    pytest.importorskip("resource")
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "ROBUSTCODEC_MODELS": str(MODELS["tiny"])}
+    command = [sys.executable, "-c", PEAK, *arguments, "--quiet", "--threads", "2"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("model", "height", "width"), [("tiny", 16, 16), ("tiny", 1400, 1500), ("ordinary", 40, 50), ("ordinary", 600, 400)]
+)
+def test_the_formula_bounds_what_is_taken(tmp_path: Path, model: str, height: int, width: int) -> None:
+    path = MODELS[model]
+    codec = Codec(open_bundle(path), threads=1)
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    picture, file, decoded = (str(tmp_path / name) for name in ("a.png", "a.rbc", "b.png"))
+    Path(picture).write_bytes(write_picture(Picture(pixels=noise), "PNG"))
+    options = ("-o", file, "-m", str(path))
+    for target, measure, extra in (
+        (Quality(4), False, ()),
+        (FileSize(1 << 24), True, ("--psnr", "--target-size", str(1 << 24))),
+    ):
+        stated = codec.memory_to_encode(width, height, target, measure)
+        assert stated / 2 < peak("encode", picture, *options, *extra) < stated
+    data = Path(file).read_bytes()
+    stated = memory.to_decode(unpack(data).header, len(data), codec.bundle.manifest.sizes)
+    assert stated / 2 < peak("decode", file, "-o", decoded, "-m", str(path)) < stated
+
+
+def test_large_pictures_need_little_more_than_their_pixels() -> None:
+    """100 megapixels in less than 2 GiB, whatever is asked for; wide ones too."""
+    for width, height, rows in ((12_000, 8_400, 1024), (100_000, 1_000, 128), (1_000, 100_000, 1024)):
+        header = Header(width=width, height=height, payload=Payload.NETWORK, step=8, strip_rows=rows)
+        assert 500e6 < memory.to_decode(header, 100_000_000, memory.USUAL_SIZES) < 2**31
+        for searches, measures in ((False, False), (True, False)):
+            needed = memory.to_encode(width, height, rows, memory.USUAL_SIZES, searches=searches, measures=measures)
+            assert 500e6 < needed < 2**31
+
+
+def test_a_region_of_a_large_picture_takes_less() -> None:
+    header = Header(width=20_000, height=13_000, payload=Payload.NETWORK, step=8, strip_rows=832)
+    whole, part = (memory.to_decode(header, 1, memory.USUAL_SIZES, pixels) for pixels in (None, 1000))
+    assert whole > 2.5e9 and part < 1.3e9
+
+
+@pytest.mark.parametrize("target", [Quality(4), FileSize(3000), Psnr(28)])
+def test_memory_is_refused_before_it_is_taken(
+    codec: Codec, monkeypatch: pytest.MonkeyPatch, target: Quality | FileSize | Psnr
+) -> None:
+    picture = Picture(pixels=sample(128, 160, 3))
+    needed = codec.memory_to_encode(160, 128, target)
+    data = codec.encode(picture, target, limits=Limits(max_memory=needed)).data
+    stated = memory.to_decode(unpack(data).header, len(data), codec.bundle.manifest.sizes)
+    assert codec.decode(data, Limits(max_memory=stated)).width == 160
+    monkeypatch.setattr(codec, "_architecture", None)
+    with pytest.raises(LimitExceeded, match=f"{needed:,} bytes of memory but {needed - 1:,} are allowed"):
+        codec.encode(picture, target, limits=Limits(max_memory=needed - 1))
+    for refused in (codec.decode, codec.salvage):
+        with pytest.raises(LimitExceeded, match=f"{stated:,} bytes"):
+            refused(data, Limits(max_memory=stated - 1))
