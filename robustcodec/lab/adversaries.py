@@ -38,7 +38,9 @@ def adversary_of(hardening: Hardening) -> Adversary:
         psnr, bpp = hardening.attacks(batch.x.shape[0])
         # the qualities of crops go by their position, so which are attacked must not
         order = _uniform(batch, batch.x.shape[0]).argsort()
-        energy = hardening.epsilon * (hardening.least + (1 - hardening.least) * _uniform(batch, psnr + bpp))
+        energy = (
+            batch.strength * hardening.epsilon * (hardening.least + (1 - hardening.least) * _uniform(batch, psnr + bpp))
+        )
         x_new = batch.x.clone()
         start = 0
         for count, objective, steps in ((psnr, distortion, hardening.psnr_steps), (bpp, rate, hardening.bpp_steps)):
@@ -63,9 +65,9 @@ def _attack(attacker: Attacker) -> Attack:
     if attacker is Attacker.NORMALISED:
         return normalised_steps
     # only here: it needs ONNX Runtime, which a machine that trains and no more may lack
-    from robustcodec.lab.paper_adversary import paper_attack
+    from robustcodec.lab.search_adversary import search_attack
 
-    return paper_attack
+    return search_attack(attacker)
 
 
 def distortion(network: Hyper, noisy: Tensor, clean: Tensor, step: Tensor) -> Tensor:

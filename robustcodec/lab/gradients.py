@@ -60,7 +60,7 @@ def _recording(network: Hyper, eager: Gradients, announce: Callable[[str], None]
 
     def record_or_replay(batch: Batch) -> dict[str, Tensor]:
         nonlocal kind, compute
-        found = (batch.x.shape, batch.rounding, *(parameter.requires_grad for parameter in parameters))
+        found = (batch.x.shape, batch.rounding, batch.strength, *(parameter.requires_grad for parameter in parameters))
         if found != kind:
             kind, compute = found, eager
             try:
@@ -81,7 +81,8 @@ def _recording(network: Hyper, eager: Gradients, announce: Callable[[str], None]
 def _record(parameters: list[torch.nn.Parameter], eager: Gradients, batch: Batch) -> Gradients:
     """Record the computation on fixed buffers, into which later batches are copied."""
     generator = torch.Generator(batch.x.device)
-    fixed = Batch(batch.x.clone(), batch.step.clone(), batch.lagrangian.clone(), generator, batch.rounding)
+    x, step, lagrangian = batch.x.clone(), batch.step.clone(), batch.lagrangian.clone()
+    fixed = Batch(x, step, lagrangian, generator, batch.rounding, batch.strength)
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

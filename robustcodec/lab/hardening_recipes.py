@@ -96,8 +96,13 @@ def paper(pictures: int) -> Plan:
 
 
 def paper_ma2023() -> Plan:
-    """Ma2023 as its code trains: 2,000 steps at 1e-4, all 8 crops attacked, 300 steps each."""
-    hardening = Hardening(method=Method.MA2023, least=1.0, attacker=Attacker.PAPER, psnr_share=1.0, psnr_steps=300)
+    """Ma2023 as its code trains: 2,000 steps at 1e-4, all 8 crops attacked, 300 steps each, the budget rising for 100.
+
+    Its attack takes a batch as one picture, ours each crop on its own.
+    """
+    hardening = Hardening(
+        method=Method.MA2023, least=1.0, ramp=100, attacker=Attacker.MA2023, psnr_share=1.0, psnr_steps=300
+    )
     phase = Phase(share=1.0, rate_from=1e-4, rate_to=1e-4, batch=8, crop=_CROP)
     return Plan(student=Recipe(steps=2000, phases=(phase,), average_horizon=0.0, hardening=hardening))
 

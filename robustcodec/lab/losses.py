@@ -21,6 +21,8 @@ class Batch:
     generator: torch.Generator
     """Source of all further randomness of this training step, on the device that trains."""
     rounding: Rounding
+    strength: float = 1.0
+    """Share of an attack's budget that this training step uses."""
 
     def quantisers(self) -> tuple[Quantiser, Quantiser]:
         """Give the quantisers for rate and for distortion."""

@@ -101,6 +101,10 @@ class Attacker(StrEnum):
     """Steps along the normalised gradient, for several crops at once."""
     PAPER = "paper"
     """The paper's attacks (equations 6 and 7)."""
+    MA2023 = "ma2023"
+    """Ma2023's search, which drives the decoded crop away from the decoded clean one."""
+    CROSSING = "crossing"
+    """Crossings of rounding's thresholds, which gradients do not see. Its steps are rounds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +116,8 @@ class Hardening:
     """Budget: the mean of n^2 over the samples of each crop's noise n, crops in [0, 1]."""
     least: float = 0.2
     """Each attacked crop's own budget is drawn from this share of epsilon to all of it."""
+    ramp: int = 0
+    """Steps of the run over which epsilon rises to its value, linearly from nothing."""
     attacker: Attacker = Attacker.NORMALISED
     psnr_share: float = 0.0
     """Share of a batch's crops that are attacked for distortion."""
@@ -142,6 +148,7 @@ class Hardening:
         _check_range("epsilon", self.epsilon, 1e-9, 1)
         for name in ("least", "psnr_share", "bpp_share"):
             _check_range(name, getattr(self, name), 0, 1)
+        _check_range("ramp", self.ramp, 0, 1e9)
         for name in ("psnr_steps", "bpp_steps"):
             _check_range(name, getattr(self, name), 1, 1e6)
         for name in _WEIGHTS:
@@ -150,14 +157,18 @@ class Hardening:
         for field in dataclasses.fields(self):
             if not self.uses(field.name) and getattr(self, field.name) != field.default:
                 raise TrainingError(f"hardening by {self.method} does not use {field.name}; leave it out")
-        if self.attacker is Attacker.PAPER and self.least != 1:
-            raise TrainingError("the paper's attacks use the whole budget; set least to 1")
+        if self.attacker is not Attacker.NORMALISED and self.least != 1:
+            raise TrainingError(f"attacks by {self.attacker} use the whole budget; set least to 1")
         if self.method is not Method.TEACHER and self.psnr_share + self.bpp_share == 0:
             raise TrainingError(f"hardening by {self.method} attacks crops; set psnr_share or bpp_share above 0")
 
     def uses(self, field: str) -> bool:
         """Whether the method reads a field."""
         return self.method in _USED_BY.get(field, (self.method,))
+
+    def strength(self, step: int) -> float:
+        """Share of epsilon that attacks have at a step, from 1."""
+        return min(1.0, step / self.ramp) if self.ramp else 1.0
 
     def attacks(self, batch: int) -> tuple[int, int]:
         """Give how many crops of a batch are attacked for distortion, and how many for rate."""
@@ -168,7 +179,9 @@ class Hardening:
 _WEIGHTS = ("teacher_smooth", "rate", "smooth", "smooth_bpp", "smooth_latents", "attacked", "stability")
 _ATTACKING = (Method.DISTILLED, Method.MA2023, Method.FAST)
 _USED_BY = {
-    **dict.fromkeys(("epsilon", "least", "attacker", "psnr_share", "psnr_steps", "bpp_share", "bpp_steps"), _ATTACKING),
+    **dict.fromkeys(
+        ("epsilon", "least", "ramp", "attacker", "psnr_share", "psnr_steps", "bpp_share", "bpp_steps"), _ATTACKING
+    ),
     "teacher_smooth": (Method.TEACHER,),
     "smooth": (Method.DISTILLED, Method.FAST),
     "smooth_bpp": (Method.TEACHER, Method.DISTILLED, Method.FAST),

@@ -139,7 +139,8 @@ def draw_batch(recipe: Recipe, phase: Phase, step: int, pool: Pool, device: torc
     generator = torch.Generator(device).manual_seed(recipe.seed * _SEED_STRIDE + step)
     x = pool.draw(phase.batch, phase.crop, generator).contiguous(memory_format=torch.channels_last)
     quality_step, lagrangian = draw_qualities(recipe, phase.batch, generator)
-    return Batch(x, quality_step, lagrangian, generator, phase.rounding)
+    strength = 1.0 if recipe.hardening is None else recipe.hardening.strength(step)
+    return Batch(x, quality_step, lagrangian, generator, phase.rounding, strength)
 
 
 def seconds_per_step(

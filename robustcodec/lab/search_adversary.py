@@ -1,0 +1,90 @@
+"""Whole attacks as adversaries inside training, on a network that still changes: the paper's, Ma2023's, crossings."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from robustcodec.lab.adversaries import Attack, Objective, distortion, frozen
+from robustcodec.lab.attacks.crossing import cross
+from robustcodec.lab.attacks.methods import Method
+from robustcodec.lab.attacks.problem import Best, Problem, Report
+from robustcodec.lab.attacks.switching import Ma2023, Paper
+from robustcodec.lab.attacks.threat import Target, Threat
+from robustcodec.lab.attacks.victim import code
+from robustcodec.lab.entropy_models import escaped
+from robustcodec.lab.networks import Hyper, Quantiser
+from robustcodec.lab.recipe import Attacker
+
+
+@dataclass(frozen=True, eq=False)
+class _Victim:
+    """The network in training, each crop at its own step (B, 1, 1, 1)."""
+
+    network: Hyper
+    step: Tensor
+
+    def analyse(self, x: Tensor) -> Tensor:
+        """Give the latents in units of their step."""
+        return self.network.analyse(x) / self.step
+
+    def synthesise(self, symbols: Tensor, height: int, width: int) -> Tensor:
+        """Give the pictures; crops are of whole latents."""
+        return self.network.synthesise(symbols * self.step)
+
+    def bits(self, latents: Tensor, symbols: Tensor, quantise: Quantiser) -> Tensor:
+        """Give the code lengths, of each symbol at most what an escape code takes."""
+        y_bits, z_bits = self.network.bits_of_each(latents * self.step, symbols, self.step, quantise)
+        return escaped(y_bits, symbols).sum((1, 2, 3)) + escaped(z_bits, torch.ones(())).sum((1, 2, 3))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crossing:
+    """The part of `strong` that no gradient finds, from the clean crops: `rounds` choices of thresholds to cross."""
+
+    rounds: int
+
+    def search(self, problem: Problem, report: Report) -> Tensor:
+        """Give the best noise (B, 3, H, W) of all rounds."""
+        best = Best.none(problem.x)
+        cross(problem, torch.zeros_like(problem.x), best, self.rounds, report)
+        return best.noise
+
+
+_METHODS: Mapping[Attacker, Callable[[int], Method]] = MappingProxyType(
+    {
+        Attacker.PAPER: lambda steps: Paper(steps=steps),
+        Attacker.MA2023: lambda steps: Ma2023(steps=steps),
+        Attacker.CROSSING: lambda steps: Crossing(rounds=steps),
+    }
+)
+
+
+def search_attack(attacker: Attacker) -> Attack:
+    """Give one of these attacks in the form of `normalised_steps`; all crops have the largest budget of `energy`."""
+    method = _METHODS[attacker]
+
+    def attack(
+        network: Hyper,
+        x: Tensor,
+        step: Tensor,
+        objective: Objective,
+        energy: Tensor,
+        steps: int,
+        generator: torch.Generator,
+    ) -> Tensor:
+        target = Target.PSNR if objective is distortion else Target.BPP
+        seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
+        with frozen(network), torch.autocast(x.device.type, enabled=False):
+            victim = _Victim(network, step.reshape(-1, 1, 1, 1))
+            with torch.no_grad():
+                clean = code(victim, x, x)
+            problem = Problem(
+                victim, x, Threat(target), float(energy.max()), clean, torch.Generator().manual_seed(seed)
+            )
+            noise = method(steps).search(problem, lambda *_: None)
+        return (x + noise).clamp(0, 1)
+
+    return attack
