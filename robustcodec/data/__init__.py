@@ -10,3 +10,6 @@ MIME = Path(__file__).parent / "robustcodec.xml"
 
 MAGIC = Path(__file__).parent / "robustcodec.magic"
 """The format for file(1)."""
+
+COMPLETIONS = Path(__file__).parent / "completions"
+"""A folder with what completes the command line: `robustcodec.bash`, `_robustcodec` for zsh, `robustcodec.fish`."""
