@@ -81,7 +81,10 @@ def test_what_is_left_of_a_damaged_file(here: Path, codec: Codec) -> None:
     assert bad["error"] == message and "error" not in good
     assert (decoded("out/bad.png")[64:128] == 128).all()
     assert np.array_equal(decoded("out/a.png"), codec.decode(Path("a.rbc").read_bytes()).pixels)
-    assert run("decode", "--salvage", "a.rbc").exit_code == 0
+    assert run("decode", "--salvage", "a.rbc", "-o", "c.png").exit_code == 0
+    Path("longer.rbc").write_bytes(Path("a.rbc").read_bytes() + b"x")
+    done = run("decode", "--salvage", "longer.rbc", "-o", "c.png")
+    assert done.exit_code == 1 and "longer.rbc: its pixels are intact but the file should end after" in done.stderr
 
 
 def test_memory_has_a_limit(here: Path, codec: Codec) -> None:

@@ -10,7 +10,7 @@ import typer
 from robustcodec.cli import options
 from robustcodec.cli.batch import Result, Work, process, threads_each
 from robustcodec.cli.console import Console
-from robustcodec.errors import UsageError
+from robustcodec.errors import FileFormatError, UsageError
 from robustcodec.files import (
     ENCODED_SUFFIX,
     PICTURE_FORMATS,
@@ -23,6 +23,7 @@ from robustcodec.files import (
 
 if TYPE_CHECKING:
     from robustcodec.codec import Codec, Salvaged
+    from robustcodec.container import Limits
 
 _WRITABLE = {suffix: format for suffix, format in PICTURE_FORMATS.items() if format != "GIF"}
 _WITH_QUALITY = ("AVIF", "JPEG", "WebP")
@@ -65,7 +66,7 @@ def decode_file(codecs: "dict[bytes, Codec]", task: DecodeTask, job: Job) -> Res
     failure = None
     if task.salvage:
         salvaged = codec.salvage(data, limits)
-        picture, failure = salvaged.picture, describe_loss(salvaged)
+        picture, failure = salvaged.picture, describe_loss(salvaged) or other_damage(data, limits)
     else:
         picture = codec.decode(data, limits, region=None if task.region is None else Region(*task.region))
     if task.max_side is not None:
@@ -93,6 +94,17 @@ def describe_loss(salvaged: "Salvaged") -> str | None:
         f"the file is damaged: {'rows' if across else 'columns'} {ranges} are lost and grey, and up to 32 beside them "
         "inexact; get another copy if you can"
     )
+
+
+def other_damage(data: bytes, limits: "Limits") -> str | None:
+    """Say what is wrong with a file whose pixels are all there, None if nothing is."""
+    from robustcodec.container import unpack
+
+    try:
+        unpack(data, limits)
+    except FileFormatError as error:
+        return f"its pixels are intact but {error}"
+    return None
 
 
 def decode(
