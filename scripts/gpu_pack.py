@@ -17,7 +17,7 @@ from robustcodec.lab.crops import Encoding, count_crops, pack_crops, sample_tile
 from robustcodec.lab.data import centre_crops, picture_files, read_pictures
 from robustcodec.lab.parcels import INDEX, MIB, read_parcel, write_parcel
 from robustcodec.lab.recipe import Recipe
-from robustcodec.lab.slices import Plan, averaged_weights, new_run, next_slice
+from robustcodec.lab.slices import Plan, averaged_weights, check_teacher, new_run, next_slice
 
 _PACKAGE = Path(__file__).resolve().parents[1] / "robustcodec"
 _VALIDATION_MOST = 12 * MIB
@@ -44,6 +44,7 @@ def _arguments() -> argparse.Namespace:
     new.add_argument("--data", type=Path, required=True, help="folder of training pictures")
     new.add_argument("--validation", type=Path, required=True, help="folder of validation pictures")
     new.add_argument("--init", type=Path, required=True, help="run, bundle or checkpoint to begin with")
+    new.add_argument("--teacher", type=Path, help="run, bundle or checkpoint that a distilled run learns from")
     new.add_argument("--recipe", type=Path, required=True, help="recipe; its steps are set from measured speed")
     new.add_argument("--slices", type=int, default=3, help="slices that the recipe is spread over")
     new.add_argument("--steps", type=int, help="steps of the whole run (default: as many as fit into the slices)")
@@ -77,14 +78,18 @@ def _new(arguments: argparse.Namespace) -> None:
             f"{arguments.init} has {network.n}, {network.m} channels, the recipe {recipe.channels[0]}, "
             f"{recipe.channels[1]}; change one of them"
         )
+    teacher = None
+    if arguments.teacher is not None:
+        teacher = network_of(load_weights(arguments.teacher), str(arguments.teacher)).state_dict()
+    plan = Plan(recipe=recipe, slices=arguments.slices, parent=str(arguments.init), steps=arguments.steps)
+    check_teacher(recipe, teacher)
     tiles = sample_tiles(read_pictures(picture_files(arguments.data), print), arguments.crop, recipe.seed)
     crops = pack_crops(tiles, Encoding(format=arguments.format), int(arguments.crops_size * MIB))
     middles = centre_crops(read_pictures(picture_files(arguments.validation), print), min(256, arguments.crop))
     lossless = ((middles * 255).round().byte().permute(0, 2, 3, 1).numpy()[i] for i in range(len(middles)))
     validation = pack_crops(lossless, Encoding(format="PNG"), _VALIDATION_MOST)
     print(f"{count_crops(crops)} crops for training, {count_crops(validation)} of {len(middles)} for validation")
-    plan = Plan(recipe=recipe, slices=arguments.slices, parent=str(arguments.init), steps=arguments.steps)
-    _write(arguments, new_run(plan, network.state_dict(), crops, validation))
+    _write(arguments, new_run(plan, network.state_dict(), crops, validation, teacher))
 
 
 def _next(arguments: argparse.Namespace) -> None:

@@ -104,7 +104,7 @@ def harden(
 
     console = Console(quiet=quiet, json=False)
     source = find_weights(init)
-    plan = _only(_plan(recipe, method, data), stage)
+    plan = _only(_plan(recipe, method, data, validation), stage)
     if recipe in _NAMED:
         plan = fitted(plan, channels_of(load_weights(source), source), qualities_of(source))
     plan = with_options(
@@ -173,15 +173,17 @@ def _crops(measure: str) -> int:
     return int(measure)
 
 
-def _plan(recipe: str, method: HardeningMethod, data: Path) -> "Plan":
+def _plan(recipe: str, method: HardeningMethod, data: Path, validation: Path | None) -> "Plan":
     """The plan that a name or a file stands for."""
     from robustcodec.lab import hardening_recipes as recipes
-    from robustcodec.lab.data import picture_files
+    from robustcodec.lab.train import split_files
 
     if recipe == _FAST:
         return recipes.fast() if method is HardeningMethod.OURS else recipes.fast_ma2023()
     if recipe == _PAPER:
-        return recipes.paper(len(picture_files(data))) if method is HardeningMethod.OURS else recipes.paper_ma2023()
+        if method is HardeningMethod.MA2023:
+            return recipes.paper_ma2023()
+        return recipes.paper(len(split_files(data, validation)[0]))
     if method is not HardeningMethod.OURS:
         raise UsageError("a recipe from a file has its own method; leave --method out")
     return recipes.Plan.load(Path(recipe))

@@ -31,7 +31,7 @@ from robustcodec.lab.hardening_request import Request
 from robustcodec.lab.progress import Reporter
 from robustcodec.lab.recipe import Method, Recipe
 from robustcodec.lab.resistance import Comparison, compare, held_out, manifest_entries
-from robustcodec.lab.runs import Run, Settings, default_device
+from robustcodec.lab.runs import Run, Settings, default_device, digest
 from robustcodec.lab.train import Announce, Order, check_order, split_pictures, train, validation_crops
 from robustcodec.lab.training import Stop, reported_quality, seconds_per_step, validate
 
@@ -70,6 +70,7 @@ def harden(request: Request, announce: Announce, stop: Stop = lambda: False) -> 
     for name, recipe in stages:
         if Run(request.run / name).exists:
             check_order(Run(request.run / name), _order(request, recipe))
+    request = dataclasses.replace(request, start=_digest_of_start(request))
     request.save()
     for name, recipe in stages:
         folder = request.run / name
@@ -81,6 +82,15 @@ def harden(request: Request, announce: Announce, stop: Stop = lambda: False) -> 
         return _finish(request, Run(request.run / stages[-1][0]), announce, stop)
     except _Stopped:
         return None
+
+
+def _digest_of_start(request: Request) -> str:
+    """Digest of the weights that are hardened, as they were when the folder was begun."""
+    if Request.exists(request.run):
+        kept = Request.load(request.run)
+        if kept.start is not None and kept.init.resolve() == request.init.resolve():
+            return kept.start
+    return digest(load_weights(request.init))
 
 
 def _order(request: Request, recipe: Recipe) -> Order:
@@ -108,6 +118,11 @@ def _finish(request: Request, run: Run, announce: Announce, stop: Stop) -> Harde
         exported = export_run(run.folder, folder, _id(request.run), variant, None, announce)
         return Hardened(bundle=exported.bundle, points=exported.points, choice=None, comparisons=())
 
+    if digest(load_weights(request.init)) != request.start:
+        raise TrainingError(
+            f"{request.init} holds other weights than when {request.run} was begun, so there is nothing to compare "
+            "with; put them back, or give the whole command with --measure none"
+        )
     training, validation = split_pictures(settings)
     group = held_out(validation, request.crops)
     choice = _choose(request, settings, sources, group, announce, stop)

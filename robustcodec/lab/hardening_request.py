@@ -34,6 +34,8 @@ class Request:
     hours: float | None = None
     j_limit: float = J_LIMIT
     crops: int = CROPS
+    start: str | None = None
+    """Digest of the weights of `init` when the folder was begun: numbers before and after are of these."""
 
     def save(self) -> None:
         """Write the request into its folder, which is made. Raises TrainingError or OutputError."""
@@ -49,8 +51,14 @@ class Request:
             "hours": self.hours,
             "j_limit": self.j_limit,
             "crops": self.crops,
+            "start": self.start,
         }
         write_atomically(self.run / _NAME, (json.dumps(document, indent=2) + "\n").encode())
+
+    @classmethod
+    def exists(cls, run: Path) -> bool:
+        """Whether a folder holds a request."""
+        return (run / _NAME).is_file()
 
     @classmethod
     def load(cls, run: Path) -> "Request":
@@ -67,6 +75,7 @@ class Request:
                 hours=document["hours"],
                 j_limit=document["j_limit"],
                 crops=document["crops"],
+                start=document["start"],
             )
         except FileNotFoundError as error:
             raise TrainingError(

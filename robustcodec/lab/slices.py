@@ -6,6 +6,7 @@ validation.tar            validation crops
 progress.json             steps, seconds and slices done
 weights.safetensors       weights, average.safetensors their average: float16
 log.jsonl                 the log so far
+teacher.safetensors       weights that the run learns from, if it does: float16
 
 A slice leaves the last four, and the plan. If the machine and its working folder were kept, the next slice goes on
 from the exact state there; else with a fresh optimiser from what was brought along.
@@ -15,18 +16,21 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
 from robustcodec.errors import TrainingError
+from robustcodec.lab.checkpoints import network_of
 from robustcodec.lab.crops import unpack_crops
 from robustcodec.lab.data import Pool, centre_crops
-from robustcodec.lab.hardening import loss_of
+from robustcodec.lab.hardening import loss_of, needs_teacher
+from robustcodec.lab.losses import Loss
 from robustcodec.lab.networks import Hyper
 from robustcodec.lab.recipe import Recipe
 from robustcodec.lab.runs import LOG, Run, Settings, State, default_device
@@ -34,7 +38,7 @@ from robustcodec.lab.training import Progress, fit, seconds_per_step
 
 _PLAN, _PROGRESS = "plan.json", "progress.json"
 _CROPS, _VALIDATION = "crops.tar", "validation.tar"
-_WEIGHTS, _AVERAGE = "weights.safetensors", "average.safetensors"
+_WEIGHTS, _AVERAGE, _TEACHER = "weights.safetensors", "average.safetensors", "teacher.safetensors"
 _LEFT = (_PLAN, _PROGRESS, _WEIGHTS, _AVERAGE, LOG)
 """What a slice leaves."""
 _PACKED = (*_LEFT, _CROPS, _VALIDATION)
@@ -99,10 +103,18 @@ class Standing:
             raise TrainingError(f"{_PROGRESS} cannot be read ({error}); pack the run again") from error
 
 
-def new_run(plan: Plan, weights: Mapping[str, Tensor], crops: bytes, validation: bytes) -> dict[str, bytes]:
-    """Gather the files of a run that begins: archives of crops, and the weights it begins with."""
+def new_run(
+    plan: Plan,
+    weights: Mapping[str, Tensor],
+    crops: bytes,
+    validation: bytes,
+    teacher: Mapping[str, Tensor] | None = None,
+) -> dict[str, bytes]:
+    """Gather the files of a run that begins: archives of crops, the weights it begins with, and its teacher's."""
+    check_teacher(plan.recipe, teacher)
     half = _half(weights)
     return {
+        **({} if teacher is None else {_TEACHER: _half(teacher)}),
         _PLAN: plan.to_json(),
         _CROPS: crops,
         _VALIDATION: validation,
@@ -111,6 +123,14 @@ def new_run(plan: Plan, weights: Mapping[str, Tensor], crops: bytes, validation:
         _AVERAGE: half,
         LOG: b"",
     }
+
+
+def check_teacher(recipe: Recipe, teacher: Mapping[str, Tensor] | None) -> None:
+    """Raise TrainingError if a recipe that learns from a teacher has none, or one that does not has one."""
+    if needs_teacher(recipe.hardening) and teacher is None:
+        raise TrainingError("the recipe learns from a teacher; name one with --teacher")
+    if teacher is not None and not needs_teacher(recipe.hardening):
+        raise TrainingError("the recipe learns from no teacher; leave --teacher out")
 
 
 def next_slice(pack: Mapping[str, bytes], outcome: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -154,11 +174,11 @@ def train_slice(
         raise TrainingError(
             f"with {slices_left} slices left there is nothing to train; this one counts, so say 1 or more"
         )
-    lacking = [name for name in _PACKED if name not in pack]
-    if lacking:
-        raise TrainingError(f"the pack lacks {', '.join(lacking)}; name the folder that gpu_pack.py wrote")
+    _check_pack(pack, _PACKED)
     plan = Plan.from_json(pack[_PLAN])
     recipe = plan.recipe
+    if needs_teacher(recipe.hardening):
+        _check_pack(pack, (_TEACHER,))
     run, standing = _begin(pack, plan, work, announce)
     state = run.load()
     if state is None:
@@ -174,7 +194,7 @@ def train_slice(
     announce(f"{len(pool.heights)} training crops and {len(validation)} for validation on {device}")
     network = Hyper(*recipe.channels).to(device)
     network.load_state_dict(state.weights)
-    loss = loss_of(recipe.hardening, None)  # no teacher travels in a pack
+    loss = _loss(pack, recipe, device)
     if plan.steps is None:
         budget = min(_MEASURE_SECONDS, (until - time.monotonic()) / 10)
         seconds = seconds_per_step(recipe, network, loss, pool, budget, record=record)
@@ -201,6 +221,19 @@ def train_slice(
         save_every=_SAVE_SECONDS,
         record=record,
     )
+
+
+def _check_pack(pack: Mapping[str, bytes], names: Iterable[str]) -> None:
+    lacking = [name for name in names if name not in pack]
+    if lacking:
+        raise TrainingError(f"the pack lacks {', '.join(lacking)}; name the folder that gpu_pack.py wrote")
+
+
+def _loss(pack: Mapping[str, bytes], recipe: Recipe, device: torch.device) -> Loss:
+    if not needs_teacher(recipe.hardening):
+        return loss_of(recipe.hardening, None)
+    teacher = network_of(_whole(pack[_TEACHER]), "the teacher of the pack")
+    return loss_of(recipe.hardening, teacher.to(device).to(memory_format=torch.channels_last))
 
 
 def finish_slice(pack: Mapping[str, bytes], work: Path) -> dict[str, bytes]:

@@ -184,8 +184,13 @@ def _crops(files: list[Path], announce: Announce) -> Tensor:
 
 def split_pictures(settings: Settings) -> tuple[list[Path], list[Path]]:
     """Give the files a run trains on and those it is validated on, which are held out of the data by default."""
-    files = picture_files(Path(settings.data))
-    if settings.validation is not None:
-        return files, picture_files(Path(settings.validation))
+    return split_files(Path(settings.data), None if settings.validation is None else Path(settings.validation))
+
+
+def split_files(data: Path, validation: Path | None) -> tuple[list[Path], list[Path]]:
+    """Give the files to train on and those to validate on, of one folder or of two."""
+    files = picture_files(data)
+    if validation is not None:
+        return files, picture_files(validation)
     every = max(_HELD_OUT_ONE_IN, len(files) // _HELD_OUT_MOST)
     return [file for index, file in enumerate(files) if index % every] or files, files[::every]

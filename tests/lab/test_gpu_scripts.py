@@ -1,5 +1,6 @@
 """The scripts for a lent GPU, end to end at toy size on a CPU, and their parts."""
 
+import dataclasses
 import io
 import json
 import os
@@ -20,7 +21,7 @@ from robustcodec.lab import gradients, slices, training
 from robustcodec.lab.crops import Encoding, pack_crops, sample_tiles, unpack_crops
 from robustcodec.lab.networks import Hyper
 from robustcodec.lab.parcels import read_parcel, write_parcel
-from robustcodec.lab.recipe import Phase, Recipe
+from robustcodec.lab.recipe import Hardening, Method, Phase, Recipe
 from robustcodec.lab.runs import Run, State
 from robustcodec.lab.slices import Plan, Standing, averaged_weights, finish_slice, new_run, next_slice, train_slice
 
@@ -259,6 +260,32 @@ def test_folders_that_are_mixed_up_are_refused(clock: Clock, tmp_path: Path) -> 
         averaged_weights(outcome)
 
 
+def test_a_teacher_travels_along(clock: Clock, tmp_path: Path) -> None:
+    """A slice of stage II holds the rate at what the packed teacher pays."""
+    hardening = Hardening(method=Method.DISTILLED, psnr_share=0.5, psnr_steps=1)
+    recipe = dataclasses.replace(RECIPE, hardening=hardening)
+    plan = Plan(recipe=recipe, slices=1, parent="a test", steps=1)
+    torch.manual_seed(0)
+    weights = Hyper(8, 12).state_dict()
+    teacher = {name: tensor * 1.5 for name, tensor in weights.items()}
+    crops = pack_crops(pictures(3), Encoding(format="PNG"), 10**6)
+    distances = []
+    for name, learnt in (("itself", weights), ("another", teacher)):
+        pack = new_run(plan, weights, crops, crops, learnt)
+        train_for(5.0, clock, pack, tmp_path / name)
+        (record,) = (record for record in Run(tmp_path / name).records() if "distance" in record)
+        distances.append(record["distance"])
+        assert "teacher.safetensors" in next_slice(pack, finish_slice(pack, tmp_path / name))
+    assert abs(distances[0] - distances[1]) > 0.01
+    with pytest.raises(TrainingError, match="name one with --teacher"):
+        new_run(plan, weights, crops, crops)
+    with pytest.raises(TrainingError, match="leave --teacher out"):
+        new_run(dataclasses.replace(plan, recipe=RECIPE), weights, crops, crops, teacher)
+    del pack["teacher.safetensors"]
+    with pytest.raises(TrainingError, match=r"lacks teacher\.safetensors"):
+        train_for(5.0, clock, pack, tmp_path / "none")
+
+
 def test_archives_without_crops_are_refused() -> None:
     empty = io.BytesIO()
     tarfile.open(fileobj=empty, mode="w").close()
@@ -306,7 +333,7 @@ def test_a_recording_that_fails_or_differs_is_not_used(monkeypatch: pytest.Monke
 
     class Batch:
         def __init__(self) -> None:
-            self.x, self.rounding, self.generator = torch.ones(3, 2), 0, torch.Generator()
+            self.x, self.rounding, self.strength, self.generator = torch.ones(3, 2), 0, 1.0, torch.Generator()
 
     def computing(factor: float) -> gradients.Gradients:
         def compute(batch: object) -> dict[str, torch.Tensor]:

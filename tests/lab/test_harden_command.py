@@ -10,6 +10,7 @@ import pytest
 import torch
 from click.testing import Result
 from regenerate import TINY, sample
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from robustcodec.api import load
@@ -19,6 +20,7 @@ from robustcodec.cli.harden import HardeningMethod, Stage, _only, _plan
 from robustcodec.errors import ModelNotFound, RobustcodecError, TrainingError, UsageError
 from robustcodec.images import Picture, write_picture
 from robustcodec.lab import hardening_recipes as recipes
+from robustcodec.lab.checkpoints import load_weights
 from robustcodec.lab.harden import estimate, find_weights, harden, qualities_of
 from robustcodec.lab.hardening_recipes import Plan, fitted, with_options
 from robustcodec.lab.hardening_request import Request
@@ -93,7 +95,7 @@ def test_a_stopped_hardening_goes_on(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="other settings"):
         harden(dataclasses.replace(request, plan=quick(recipes.fast_ma2023(), 3)), quiet)
     kept = Request.load(tmp_path / "run")
-    assert kept == dataclasses.replace(request, init=TINY.resolve())
+    assert kept == dataclasses.replace(request, init=TINY.resolve(), start=digest(load_weights(TINY)))
     done = harden(kept, quiet)
     assert done is not None and done.bundle.manifest.variant == "ma2023"
 
@@ -107,6 +109,19 @@ def test_attacks_on_the_result_can_be_interrupted(pictures: Path, tmp_path: Path
     assert done.bundle.manifest.attacks == ()
     assert harden(request, quiet, lambda: True) is None
     assert (tmp_path / "run" / "model").exists()
+
+
+def test_nothing_is_compared_with_another_start(pictures: Path, tmp_path: Path) -> None:
+    start = tmp_path / "start.safetensors"
+    weights = load_weights(TINY)
+    save_file(weights, start)
+    plan = quick(recipes.fast(), 1)
+    request = Request(run=tmp_path / "run", data=pictures, validation=None, init=start, plan=plan, crops=0)
+    assert harden(request, quiet) is not None
+    save_file({name: tensor + 1e-3 for name, tensor in weights.items()}, start)
+    with pytest.raises(TrainingError, match="other weights than when"):
+        harden(dataclasses.replace(request, crops=1), quiet)
+    assert harden(request, quiet) is not None
 
 
 def test_the_papers_recipe_is_its_schedule() -> None:
@@ -124,11 +139,21 @@ def test_the_papers_recipe_is_its_schedule() -> None:
     assert (hardening.attacks(3), hardening.attacker, hardening.least) == ((1, 1), Attacker.PAPER, 1.0)
 
 
+def test_an_epoch_is_of_the_pictures_trained_on(pictures: Path, tmp_path: Path) -> None:
+    for name in range(100, 200):
+        shutil.copy(pictures / "0.png", pictures / f"{name}.png")
+    (tmp_path / "other").mkdir()
+    shutil.copy(pictures / "0.png", tmp_path / "other")
+    for validation, count in ((None, 103 - 5), (tmp_path / "other", 103)):
+        plan = _plan("paper", HardeningMethod.OURS, pictures, validation)
+        assert plan == recipes.paper(count)
+
+
 @pytest.mark.parametrize("plan", [recipes.fast(), recipes.fast_ma2023(), recipes.paper(10), recipes.paper_ma2023()])
 def test_a_plan_survives_json(plan: Plan, tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text(plan.to_json())
     assert Plan.load(tmp_path / "plan.json") == plan
-    assert _plan(str(tmp_path / "plan.json"), HardeningMethod.OURS, tmp_path) == plan
+    assert _plan(str(tmp_path / "plan.json"), HardeningMethod.OURS, tmp_path, None) == plan
 
 
 def test_a_wrong_plan_is_refused(tmp_path: Path) -> None:
