@@ -37,6 +37,7 @@ from robustcodec.images import Picture, read_picture, write_picture
 from robustcodec.lab.checkpoints import weights_of_bundle
 from robustcodec.lab.interop import scale_hyperprior, write_for_compressai
 from robustcodec.metrics import psnr
+from robustcodec.processors import usable_threads
 from robustcodec.rate import STEP_UNIT, Quality
 
 THEIR_PROCESS = """
@@ -337,7 +338,7 @@ def size(codec: Codec, model: Any, name: str, picture: Picture, quality: Quality
 def machine() -> dict[str, Any]:
     """What the numbers depend on."""
     return {
-        "processors": networks.usable_threads(),
+        "processors": usable_threads(),
         "architecture": platform.machine(),
         "load": os.getloadavg(),
         "python": platform.python_version(),
@@ -389,7 +390,7 @@ def _options() -> argparse.Namespace:
         "--pictures", type=Path, nargs="+", required=True, help="sides must be multiples of 64, which compress() needs"
     )
     parser.add_argument("--quality", type=float, default=4.0, help="from 1 to 6 [4]")
-    parser.add_argument("--threads", type=int, default=networks.usable_threads(), help="for both [all usable]")
+    parser.add_argument("--threads", type=int, default=usable_threads(), help="for both [all usable]")
     parser.add_argument("--repeats", type=int, default=7, help="pairs per picture [7]")
     parser.add_argument("--json", type=Path, help="write everything measured here")
     return parser.parse_args()

@@ -32,7 +32,8 @@ from robustcodec.container import (
 from robustcodec.errors import CorruptFile, LimitExceeded, ModelError, UnsupportedVersion
 from robustcodec.images import Picture
 from robustcodec.metrics import psnr
-from robustcodec.networks import STRIDE, usable_threads
+from robustcodec.networks import STRIDE
+from robustcodec.processors import usable_threads
 from robustcodec.rate import DEFAULT_TARGET, BitsPerPixel, Psnr, Quality, Target
 from robustcodec.salvage import recover
 from robustcodec.search import finest_step_within, step_for_psnr

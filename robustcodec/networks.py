@@ -1,11 +1,8 @@
 """Runs the real-valued networks in ONNX Runtime, which no other module imports: arrays in, arrays out."""
 
-import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -160,33 +157,3 @@ def _refusals_translated() -> Iterator[None]:
         raise ModelError(
             f"ONNX Runtime cannot run the model ({reason[:200]}); install the model and onnxruntime again"
         ) from error
-
-
-def usable_threads() -> int:
-    """Number of processors this process may use: its affinity, cut by its control group's quota."""
-    affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
-    processors = len(affinity) or os.cpu_count() or 1
-    return max(1, min([processors, *_group_quotas(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]))
-
-
-def _group_quotas(membership: Path, root: Path) -> list[int]:
-    """Processors, rounded up, that the control groups (version 2) of this process grant."""
-    try:
-        entries = membership.read_text().splitlines()
-    except OSError:
-        return []
-    quotas = []
-    for entry in entries:
-        if not entry.startswith("0::/"):
-            continue
-        group = root / entry.removeprefix("0::/")
-        for folder in (group, *group.parents):
-            if not folder.is_relative_to(root):
-                break
-            try:
-                quota, period = (folder / "cpu.max").read_text().split()
-            except (OSError, ValueError):
-                continue  # the root has no such file, nor has a group without this controller
-            if quota != "max":
-                quotas.append(math.ceil(int(quota) / int(period)))
-    return quotas

@@ -9,7 +9,7 @@ import pytest
 
 from robustcodec import graphs, networks
 from robustcodec.errors import ModelDamaged, ModelError
-from robustcodec.networks import load, parameters, usable_threads
+from robustcodec.networks import load, parameters
 
 Tensors = dict[str, np.ndarray]  # type: ignore[type-arg]
 SIZES = (8, 12)
@@ -113,38 +113,6 @@ def test_parameters_are_compressais_transforms() -> None:
     assert shapes["g_a.1.gamma"] == (128, 128, 1, 1)
     assert shapes["h_a.0.weight"] == (128, 192, 3, 3)
     assert {name.split(".")[0] for name in shapes} == {"g_a", "g_s", "h_a"}
-
-
-@pytest.mark.parametrize(
-    ("limits", "expected"),
-    [
-        ({}, []),
-        ({"a/b": "max 100000"}, []),
-        ({"a/b": "150000 100000"}, [2]),
-        ({"a": "50000 100000", "a/b": "400000 100000"}, [4, 1]),
-        ({"a/b": "nonsense"}, []),
-    ],
-)
-def test_quotas_of_control_groups(tmp_path: Path, limits: dict[str, str], expected: list[int]) -> None:
-    membership = tmp_path / "cgroup"
-    membership.write_text("1:cpu:/old\n0::/a/b\n")
-    (tmp_path / "fs/a/b").mkdir(parents=True)
-    for group, limit in limits.items():
-        (tmp_path / "fs" / group / "cpu.max").write_text(limit + "\n")
-    assert networks._group_quotas(membership, tmp_path / "fs") == expected
-    assert networks._group_quotas(tmp_path / "absent", tmp_path / "fs") == []
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="affinity is Linux's")
-def test_threads_keep_to_the_affinity() -> None:
-    code = (
-        "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
-        "from robustcodec.networks import usable_threads; print(usable_threads())"
-    )
-    root = Path(__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "1"
-    assert usable_threads() >= 1
 
 
 STARVED = """

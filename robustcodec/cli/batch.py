@@ -3,7 +3,6 @@
 A file that fails does not stop the others, even if it takes its worker process with it.
 """
 
-import os
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,6 +14,7 @@ import typer
 from robustcodec.cli.console import FAILED, Console, attributed, end_quietly, named
 from robustcodec.errors import RobustcodecError
 from robustcodec.files import Job, Plan, check_streams, clean_name
+from robustcodec.processors import usable_threads
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
@@ -98,8 +98,7 @@ def threads_each(threads: int | None, processes: int) -> int | None:
     """Threads for each of several processes, so that together they use the machine once; None: all of it."""
     if threads is not None or processes == 1:
         return threads
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, usable // processes)
+    return max(1, usable_threads() // processes)
 
 
 def _attempt(work: Work, job: Job) -> Outcome:
