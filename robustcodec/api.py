@@ -42,7 +42,7 @@ class Model:
 
     def encode(
         self,
-        image: "NDArray[np.uint8] | Image",
+        image: "NDArray[np.uint8] | Image | bytes",
         quality: float | None = None,
         *,
         target: BitsPerPixel | FileSize | Psnr | None = None,
@@ -51,8 +51,9 @@ class Model:
         """Encode an image to the bytes of a robustcodec file.
 
         `image` is an array uint8 (height, width, 3) of RGB or (height, width) of grey, 0 to 255, with one channel more
-        of alpha if it is partly transparent, or a Pillow image, which is turned as its EXIF says and whose ICC
-        profile, EXIF and XMP go into the file. `quality` goes from 1
+        of alpha if it is partly transparent, or a Pillow image, or the bytes of a picture file (PNG, JPEG, WebP, AVIF,
+        TIFF, BMP, PPM or GIF, opened as nothing else). The latter two are turned as their EXIF says; ICC profile, EXIF
+        and XMP go into the file. `quality` goes from 1
         (small) to 6 (faithful) and is 4 unless said; `target` asks for a size or a fidelity instead. The same image
         and arguments give the same bytes on one machine.
 
@@ -99,7 +100,7 @@ def load_for(data: bytes, threads: int | None = None) -> Model:
 
 
 def encode(
-    image: "NDArray[np.uint8] | Image",
+    image: "NDArray[np.uint8] | Image | bytes",
     quality: float | None = None,
     *,
     target: BitsPerPixel | FileSize | Psnr | None = None,

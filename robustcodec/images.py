@@ -153,13 +153,15 @@ def read_picture(
     return replace(picture, notes=(*notes, *picture.notes))
 
 
-def to_picture(image: Image.Image | Pixels, max_pixels: int) -> Picture:
-    """Take a picture as it is from a Pillow image, with its metadata, or from an array uint8.
+def to_picture(image: Image.Image | Pixels | bytes, max_pixels: int) -> Picture:
+    """Take a picture as it is from a Pillow image, with its metadata, from an image file's bytes, or an array uint8.
 
     An array has the shape (height, width) of grey, (height, width, 3) of RGB, or one channel more of alpha. A Pillow
     image is treated as `read_picture` treats a file; of an animation the frame it stands at is taken. Raises
     ImageError for other arrays and for what `read_picture` refuses, and LimitExceeded.
     """
+    if isinstance(image, bytes):
+        return read_picture(image, max_pixels, as_is=True)
     if not isinstance(image, Image.Image):
         return _from_array(image)
     kind = image.format or "Pillow"
@@ -237,7 +239,9 @@ def _on_white(picture: Picture) -> Picture:
 
 def _from_array(array: Pixels) -> Picture:
     if not isinstance(array, np.ndarray):
-        raise ImageError(f"a picture cannot be a {type(array).__name__}; give a Pillow image or an array")
+        raise ImageError(
+            f"a picture cannot be a {type(array).__name__}; give a Pillow image, an array or a file's bytes"
+        )
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (2,), (3,), (4,)):
         raise _no_picture(array)
     if not array.size:

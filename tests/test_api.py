@@ -68,6 +68,9 @@ def test_models_by_id_and_fingerprint(model: robustcodec.Model) -> None:
 def test_strided_arrays_and_pillow_images_are_one_picture(model: robustcodec.Model, pixels: Pixels) -> None:
     expected = model.encode(pixels)
     assert model.encode(Image.fromarray(pixels)) == expected
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    assert model.encode(file.getvalue()) == expected
     assert model.encode(pixels[::-1, ::-1][::-1, ::-1]) == expected
     few = Image.fromarray(pixels).quantize(16)
     assert model.encode(few) == model.encode(few.convert("RGB"))
@@ -127,7 +130,7 @@ def _with_profile() -> bytes:
         (np.zeros((4, 4, 1), np.uint8), r"array of uint8 \(4, 4, 1\)"),
         (np.zeros((0, 4, 3), np.uint8), r"array of uint8 \(0, 4, 3\)"),
         (np.zeros(4, np.uint8), r"array of uint8 \(4,\)"),
-        ("photo.png", "cannot be a str; give a Pillow image or an array"),
+        ("photo.png", "cannot be a str; give a Pillow image, an array or a file's bytes"),
         (None, "cannot be a NoneType"),
         (Image.new("RGB", (0, 5)), "no pixels"),
         (Image.new("I", (5, 5)), "32 bits per sample"),
