@@ -151,9 +151,14 @@ def _go_on(context: typer.Context, run: Path, console: Console) -> None:
 def _run(request: "Request", console: Console) -> None:
     from robustcodec.lab.harden import harden as run_stages
     from robustcodec.lab.resistance import table
+    from robustcodec.lab.team import joined
 
-    with Stopper() as stopper:
-        done = run_stages(request, console.note, stopper.asked)
+    with joined() as team, Stopper() as stopper:
+        if not team.first:
+            console = Console(quiet=True)
+        done = run_stages(request, console.note, stopper.asked, team)
+        if done is None and not team.first and stopper.number is None:
+            return
     if done is None:
         console.note(f"stopped; go on with: robustcodec harden -o {request.run}")
         raise typer.Exit(128 + (stopper.number or 0))

@@ -75,6 +75,7 @@ def train(
 
     from robustcodec.lab.progress import Reporter
     from robustcodec.lab.runs import Run
+    from robustcodec.lab.team import joined
     from robustcodec.lab.train import Order
     from robustcodec.lab.train import train as run_training
 
@@ -88,8 +89,12 @@ def train(
         option is not None for option in (validation, channels, start, quality, qualities, init, hours, steps, recipe)
     ):
         raise UsageError("a run is resumed as it was begun: give -o RUN alone, or all options of a new run with --data")
-    with Reporter(run, console.note) as reporter, Stopper() as stopper:
-        finished = run_training(Run(run), order, reporter.report, console.note, stopper.asked)
+    with joined() as team, Reporter(run, console.note) as reporter, Stopper() as stopper:
+        if team.first:
+            report = reporter.report
+        else:
+            console, report = Console(quiet=True), lambda progress: None
+        finished = run_training(Run(run), order, report, console.note, stopper.asked, team)
     if not finished and stopper.number is not None:
         console.note(f"stopped; go on with: robustcodec train -o {run}")
         raise typer.Exit(128 + stopper.number)

@@ -21,7 +21,7 @@ Adversary = Callable[[Hyper, Batch], Tensor]
 Objective = Callable[[Hyper, Tensor, Tensor, Tensor], Tensor]
 """What an attack raises: of noisy and clean crops (B, 3, H, W) at steps (B,) it gives (B,)."""
 
-Attack = Callable[[Hyper, Tensor, Tensor, Objective, Tensor, int, torch.Generator], Tensor]
+Attack = Callable[[Hyper, Tensor, Tensor, Objective, Tensor, int, Tensor], Tensor]
 """An attack on some crops; see `normalised_steps`."""
 
 _START = 0.1
@@ -35,25 +35,32 @@ def adversary_of(hardening: Hardening) -> Adversary:
     attack = _attack(hardening.attacker)
 
     def adversary(network: Hyper, batch: Batch) -> Tensor:
-        psnr, bpp = hardening.attacks(batch.x.shape[0])
+        here = batch.x.shape[0]
+        total = here * batch.part.count
+        psnr, bpp = hardening.attacks(total)
         # the qualities of crops go by their position, so which are attacked must not
-        order = _uniform(batch, batch.x.shape[0]).argsort()
+        order = _uniform(batch, total).argsort() - here * batch.part.index
         energy = (
             batch.strength * hardening.epsilon * (hardening.least + (1 - hardening.least) * _uniform(batch, psnr + bpp))
         )
         x_new = batch.x.clone()
         start = 0
         for count, objective, steps in ((psnr, distortion, hardening.psnr_steps), (bpp, rate, hardening.bpp_steps)):
-            if count:
-                chosen = order[start : start + count]
+            span = slice(start, start + count)
+            random = torch.randn((count, *batch.x.shape[1:]), generator=batch.generator, device=batch.generator.device)
+            mine: Tensor | slice = slice(None)
+            if batch.part.count > 1:  # only then: a GPU cannot record a choice by content
+                mine = (order[span] >= 0) & (order[span] < here)
+            chosen = order[span][mine]
+            if len(chosen):
                 x_new[chosen] = attack(
                     network,
                     batch.x[chosen],
                     batch.step[chosen],
                     objective,
-                    energy[start : start + count],
+                    energy[span][mine],
                     steps,
-                    batch.generator,
+                    random.to(batch.x)[mine],
                 )
             start += count
         return x_new
@@ -93,16 +100,16 @@ def normalised_steps(
     objective: Objective,
     energy: Tensor,
     steps: int,
-    generator: torch.Generator,
+    random: Tensor,
 ) -> Tensor:
     """Raise `objective` by steps along its normalised gradient; give the noisy crops (B, 3, H, W) in [0, 1].
 
-    x (B, 3, H, W) are the clean crops. The mean square of each crop's noise ends at most at its `energy` (B,). Runs
-    in float32; the network's parameters and their gradients stay as they are.
+    x (B, 3, H, W) are the clean crops, `random` standard normal noise of their shape to begin with. The mean square of
+    each crop's noise ends at most at its `energy` (B,). Runs in float32; the network's parameters and their gradients
+    stay as they are.
     """
     radius = energy.sqrt().reshape(-1, 1, 1, 1)
-    noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
-    noise = _into_ball(_START * radius * _unit(noise), radius, x)
+    noise = _into_ball(_START * radius * _unit(random), radius, x)
     with frozen(network), torch.autocast(x.device.type, enabled=False):
         for _ in range(steps):
             noise.requires_grad_()

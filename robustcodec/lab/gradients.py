@@ -82,7 +82,7 @@ def _record(parameters: list[torch.nn.Parameter], eager: Gradients, batch: Batch
     """Record the computation on fixed buffers, into which later batches are copied."""
     generator = torch.Generator(batch.x.device)
     x, step, lagrangian = batch.x.clone(), batch.step.clone(), batch.lagrangian.clone()
-    fixed = Batch(x, step, lagrangian, generator, batch.rounding, batch.strength)
+    fixed = Batch(x, step, lagrangian, generator, batch.rounding, batch.strength, batch.part)
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

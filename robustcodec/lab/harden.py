@@ -32,8 +32,9 @@ from robustcodec.lab.progress import Reporter
 from robustcodec.lab.recipe import Method, Recipe
 from robustcodec.lab.resistance import Comparison, compare, held_out, manifest_entries
 from robustcodec.lab.runs import Run, Settings, default_device, digest
+from robustcodec.lab.team import ALONE, Team
 from robustcodec.lab.train import Announce, Order, check_order, split_pictures, train, validation_crops
-from robustcodec.lab.training import Stop, reported_quality, seconds_per_step, validate
+from robustcodec.lab.training import Report, Stop, reported_quality, seconds_per_step, validate
 
 MODEL, MEASURED = "model", "measured"
 """Names of the bundle and of the measurements inside a run of `harden`."""
@@ -61,23 +62,28 @@ class Hardened:
     comparisons: tuple[Comparison, ...]
 
 
-def harden(request: Request, announce: Announce, stop: Stop = lambda: False) -> Hardened | None:
+def harden(request: Request, announce: Announce, stop: Stop = lambda: False, team: Team = ALONE) -> Hardened | None:
     """Train the stages that are not done yet, choose a checkpoint of the last, export and measure it.
 
-    The same request again goes on where it was interrupted. None if `stop` ended it before. Raises TrainingError.
+    The same request again goes on where it was interrupted. None if `stop` ended it before, and in
+    every process of a `team` but the first, which trains with them and does the rest alone. Raises TrainingError.
     """
     stages = request.plan.stages()
-    for name, recipe in stages:
-        if Run(request.run / name).exists:
-            check_order(Run(request.run / name), _order(request, recipe))
-    request = dataclasses.replace(request, start=_digest_of_start(request))
-    request.save()
+    if team.first:
+        for name, recipe in stages:
+            if Run(request.run / name).exists:
+                check_order(Run(request.run / name), _order(request, recipe))
+        request = dataclasses.replace(request, start=_digest_of_start(request))
+        request.save()
     for name, recipe in stages:
         folder = request.run / name
         announce(f"stage {'I' if name == 'teacher' else 'II'}: {folder}")
         with Reporter(folder, announce) as reporter:
-            if not train(Run(folder), _order(request, recipe), reporter.report, announce, stop):
+            report: Report = reporter.report if team.first else lambda _: None
+            if not train(Run(folder), _order(request, recipe), report, announce, stop, team):
                 return None
+    if not team.first:
+        return None
     try:
         return _finish(request, Run(request.run / stages[-1][0]), announce, stop)
     except _Stopped:

@@ -1,14 +1,29 @@
 """Losses as values: a loss takes a network and a batch and gives what to minimise, with figures for the log."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from robustcodec.lab.networks import Hyper, Quantiser, round_straight_through, uniform_noise
+from robustcodec.lab.networks import Hyper, Quantiser, round_straight_through
 from robustcodec.lab.recipe import Recipe, Rounding
 from robustcodec.rate import high_rate_step, lagrangian
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which rows of each batch are here: part `index`, from 0, of `count` equal ones."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, whole: Tensor) -> Tensor:
+        """Give the rows that are here."""
+        return whole.chunk(self.count)[self.index]
+
+
+WHOLE = Part()
 
 
 @dataclass(frozen=True)
@@ -23,12 +38,23 @@ class Batch:
     rounding: Rounding
     strength: float = 1.0
     """Share of an attack's budget that this training step uses."""
+    part: Part = WHOLE
+    """The batch is this part of one that several processes share."""
+
+    def random(self, draw: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
+        """Draw random numbers for each crop, (B, ...), which do not depend on how a batch is shared out."""
+        device = self.generator.device
+        whole = draw((shape[0] * self.part.count, *shape[1:]), generator=self.generator, device=device)
+        return self.part.of(whole).to(self.x.device)
 
     def quantisers(self) -> tuple[Quantiser, Quantiser]:
         """Give the quantisers for rate and for distortion."""
         if self.rounding is Rounding.ROUND:
             return round_straight_through, round_straight_through
-        noise = uniform_noise(self.generator)
+
+        def noise(values: Tensor) -> Tensor:
+            return values + self.random(torch.rand, values.shape) - 0.5
+
         return noise, (noise if self.rounding is Rounding.NOISE else round_straight_through)
 
 

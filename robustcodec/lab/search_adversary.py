@@ -73,10 +73,10 @@ def search_attack(attacker: Attacker) -> Attack:
         objective: Objective,
         energy: Tensor,
         steps: int,
-        generator: torch.Generator,
+        random: Tensor,
     ) -> Tensor:
         target = Target.PSNR if objective is distortion else Target.BPP
-        seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
+        seed = abs(int(random[0, 0, 0, 0].view(torch.int32)))
         with frozen(network), torch.autocast(x.device.type, enabled=False):
             victim = _Victim(network, step.reshape(-1, 1, 1, 1))
             with torch.no_grad():

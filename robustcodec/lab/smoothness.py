@@ -43,7 +43,7 @@ def smoothness(network: Hyper, batch: Batch, *, bpp: bool = True, latents: bool 
         # bpp = bits / (H W), and a unit of root mean square is a length of (3 H W)^(1/2)
         of_bpp = _gradient_norm(y_bits.sum(), x) * (math.sqrt(x[0].numel()) / (x.shape[2] * x.shape[3]))
     if latents:
-        v = torch.randn(y.shape, generator=batch.generator, device=batch.generator.device).to(y)
+        v = batch.random(torch.randn, y.shape).to(y)
         of_latents = _gradient_norm((v * y).sum(), x) / math.sqrt(x[0].numel())
     return Smoothness(of_bpp, of_latents)
 

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from robustcodec.lab.networks import Hyper
 from robustcodec.lab.recipe import Recipe, Start
 from robustcodec.lab.runs import Run, Settings, State, cpu_copy, default_device, digest
 from robustcodec.lab.start import orthonormal_start
+from robustcodec.lab.team import ALONE, Team
 from robustcodec.lab.training import Report, Stop, fit, seconds_per_step
 
 _VALIDATION_CROP = 256
@@ -45,18 +47,26 @@ class Order:
     teacher: Path | None = None
 
 
-def train(run: Run, order: Order | None, report: Report, announce: Announce, stop: Stop = lambda: False) -> bool:
+def train(
+    run: Run,
+    order: Order | None,
+    report: Report,
+    announce: Announce,
+    stop: Stop = lambda: False,
+    team: Team = ALONE,
+) -> bool:
     """Train to the end of the recipe: the run in the folder if there is one, else a new one as ordered.
 
     An order for a folder that holds a run must be the one that the run was begun with, and so must the pictures.
-    Gives whether the end was reached, which it is not once `stop` says so.
+    Gives whether the end was reached, which it is not once `stop` says so. Every process of a `team` calls this.
     """
     if order is None and not run.exists:
         raise TrainingError(f"{run.folder} holds no run to resume")
     settings = run.settings() if order is None else _settings(order)
     check_size(settings.recipe.arch, settings.recipe.channels)
-    with run.lock():
-        return _train(run, settings, order, report, announce, stop)
+    team.check(settings.recipe)
+    with run.lock() if team.first else nullcontext():
+        return _train(run, settings, order, report, announce, stop, team)
 
 
 def check_order(run: Run, order: Order) -> None:
@@ -64,8 +74,10 @@ def check_order(run: Run, order: Order) -> None:
     _same_settings(run, _settings(order), measured=order.hours is not None)
 
 
-def _train(run: Run, settings: Settings, order: Order | None, report: Report, announce: Announce, stop: Stop) -> bool:
-    begins = not run.exists
+def _train(
+    run: Run, settings: Settings, order: Order | None, report: Report, announce: Announce, stop: Stop, team: Team
+) -> bool:
+    begins = team.agree(not run.exists)
     if order is not None and not begins:
         settings = _same_settings(run, settings, measured=order.hours is not None)
     _check_pictures(run, settings)
@@ -74,13 +86,16 @@ def _train(run: Run, settings: Settings, order: Order | None, report: Report, an
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.recipe.seed)
         network = Hyper(*settings.recipe.channels)
-    if begins and order is not None:
-        settings = _begin(run, settings, order, network, pool, announce)
+    if begins and order is not None and team.first:
+        _begin(run, settings, order, network, pool, announce, team)
+    team.agree(True)  # what follows was written by the first
+    settings = run.settings()
     state = run.load()
     if state is None:
         raise TrainingError(f"{run.folder} has settings but no state; delete it and begin again")
     loss = _loss(run, settings)
-    return fit(run, settings.recipe, state, network.to(default_device()), loss, pool, crops, report, stop=stop)
+    network = network.to(default_device())
+    return fit(run, settings.recipe, state, network, loss, pool, crops, report, stop=stop, team=team)
 
 
 def _loss(run: Run, settings: Settings) -> Loss:
@@ -137,7 +152,9 @@ def _digest(settings: Settings) -> str:
     return sums.hexdigest()
 
 
-def _begin(run: Run, settings: Settings, order: Order, network: Hyper, pool: Pool, announce: Announce) -> Settings:
+def _begin(
+    run: Run, settings: Settings, order: Order, network: Hyper, pool: Pool, announce: Announce, team: Team
+) -> None:
     """Set the first weights, turn hours into steps, and write the run's settings and first state."""
     recipe = settings.recipe
     if needs_teacher(recipe.hardening):
@@ -152,13 +169,13 @@ def _begin(run: Run, settings: Settings, order: Order, network: Hyper, pool: Poo
         crops = pool.draw(_START_CROPS, recipe.phases[0].crop, generator)
         orthonormal_start(network, crops.cpu(), generator)
     if order.hours is not None:
-        seconds = seconds_per_step(recipe, network.to(default_device()), _loss(run, settings), pool)
+        loss = _loss(run, settings)
+        seconds = seconds_per_step(recipe, network.to(default_device()), loss, pool, part=team.part)
         recipe = dataclasses.replace(recipe, steps=max(1, round(order.hours * 3600 / seconds)))
         announce(f"{seconds:.3f} s a step: {recipe.steps} steps in {order.hours:g} hours")
     settings = dataclasses.replace(settings, recipe=recipe)
     weights = network.state_dict()
     run.create(settings, State(0, 0.0, cpu_copy(weights), cpu_copy(weights), {}))
-    return settings
 
 
 def _load_pictures(settings: Settings, announce: Announce) -> tuple[Pool, Tensor]:

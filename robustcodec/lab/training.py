@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +17,11 @@ from torch import Tensor, nn
 from robustcodec.errors import TrainingError
 from robustcodec.lab.data import Pool
 from robustcodec.lab.gradients import gradients_of, use_fast_kernels
-from robustcodec.lab.losses import Batch, Loss, draw_qualities
+from robustcodec.lab.losses import WHOLE, Batch, Loss, Part, draw_qualities
 from robustcodec.lab.networks import Hyper, round_straight_through
 from robustcodec.lab.recipe import Phase, Recipe, Trained
 from robustcodec.lab.runs import Run, State, cpu_copy
+from robustcodec.lab.team import ALONE, Team
 from robustcodec.rate import high_rate_step, score
 
 _LOG_EVERY = 50
@@ -58,6 +60,7 @@ def fit(
     save_every: float | None = None,
     record: bool = True,
     stop: Stop = lambda: False,
+    team: Team = ALONE,
 ) -> bool:
     """Train `network` in place from `state` to the end of the recipe, or to the time `until` (time.monotonic()).
 
@@ -65,8 +68,11 @@ def fit(
     The network and the pool are on the device that trains. Every `save_every` seconds and at the end the run's state
     on disk is replaced by the latest weights and their average. A state without moments, not at step 0, goes on with
     a fresh optimiser. At the recipe's `candidates` the average is kept. `record` lets a GPU replay its steps as CUDA
-    graphs.
+    graphs. Of a `team` the first process alone writes, and says when to stop.
     """
+    team.check(recipe)
+    if not team.first:
+        run = _Onlooker(run.folder)
     device = next(network.parameters()).device
     network = network.to(memory_format=torch.channels_last)
     average = copy.deepcopy(network).requires_grad_(False)
@@ -92,7 +98,8 @@ def fit(
             rate *= min(1.0, (step - optimiser_from) / _FRESH_STEPS)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        step_figures = compute(draw_batch(recipe, phase, step, pool, device))
+        step_figures = compute(draw_batch(recipe, phase, step, pool, device, team.part))
+        team.average_gradients(network)
         norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.clip, foreach=True)
         optimiser.step()
         _update_average(average, network, step, recipe)
@@ -116,7 +123,7 @@ def fit(
             report(Progress(step, recipe.steps, left, figures))
         if step in candidates:
             run.keep_candidate(step, cpu_copy(average.state_dict()))
-        stopped = stop()
+        stopped = team.agree(stop())
         if last or stopped or time.monotonic() - saved > save_every:
             _check_finite((float(parameter.detach().sum()) for parameter in network.parameters()), step)
             run.save(_state(step, spent + time.monotonic() - began, network, average, optimiser))
@@ -124,6 +131,22 @@ def fit(
         if last or stopped:
             return step == recipe.steps
     return True
+
+
+class _Onlooker(Run):
+    """A run that another process writes."""
+
+    def save(self, state: State) -> None:
+        """Leave the state to the other process; so with the rest."""
+
+    def log(self, record: dict[str, Any]) -> None:
+        pass
+
+    def rewind_log(self, step: int) -> None:
+        pass
+
+    def keep_candidate(self, step: int, average: dict[str, Tensor]) -> None:
+        pass
 
 
 def _check_finite(values: Iterable[float], step: int) -> None:
@@ -134,19 +157,30 @@ def _check_finite(values: Iterable[float], step: int) -> None:
         )
 
 
-def draw_batch(recipe: Recipe, phase: Phase, step: int, pool: Pool, device: torch.device) -> Batch:
-    """Draw the batch of a step, which depends on the recipe's seed and the step alone."""
+def draw_batch(recipe: Recipe, phase: Phase, step: int, pool: Pool, device: torch.device, part: Part = WHOLE) -> Batch:
+    """Draw the batch of a step, which depends on the recipe's seed and the step alone, or a part of it."""
     generator = torch.Generator(device).manual_seed(recipe.seed * _SEED_STRIDE + step)
     x = pool.draw(phase.batch, phase.crop, generator).contiguous(memory_format=torch.channels_last)
     quality_step, lagrangian = draw_qualities(recipe, phase.batch, generator)
     strength = 1.0 if recipe.hardening is None else recipe.hardening.strength(step)
-    return Batch(x, quality_step, lagrangian, generator, phase.rounding, strength)
+    x, quality_step, lagrangian = part.of(x), part.of(quality_step), part.of(lagrangian)
+    return Batch(x, quality_step, lagrangian, generator, phase.rounding, strength, part)
 
 
 def seconds_per_step(
-    recipe: Recipe, network: Hyper, loss: Loss, pool: Pool, budget: float = 40.0, *, record: bool = True
+    recipe: Recipe,
+    network: Hyper,
+    loss: Loss,
+    pool: Pool,
+    budget: float = 40.0,
+    *,
+    record: bool = True,
+    part: Part = WHOLE,
 ) -> float:
-    """Measure a step on a copy of the network for `budget` seconds, averaged over its phases by their shares."""
+    """Measure a step on a `part` of each batch, with a copy of the network, for `budget` seconds.
+
+    It is averaged over the phases by their shares.
+    """
     device = next(network.parameters()).device
     use_fast_kernels(device)
     trial = copy.deepcopy(network).to(memory_format=torch.channels_last)
@@ -163,7 +197,7 @@ def seconds_per_step(
         while len(times) < 3 or time.monotonic() < deadline:
             began = time.monotonic()
             for _ in range(together):
-                compute(draw_batch(recipe, phase, 1, pool, device))
+                compute(draw_batch(recipe, phase, 1, pool, device, part))
                 nn.utils.clip_grad_norm_(trial.parameters(), recipe.clip, foreach=True)
                 optimiser.step()
                 _update_average(average, trial, 1, recipe)

@@ -34,6 +34,11 @@ def batch(count: int = 8, seed: int = 3) -> Batch:
     return Batch(x, step, 0.013 / step**2, torch.Generator().manual_seed(seed), Rounding.NOISE)
 
 
+def start(seed: int) -> Tensor:
+    """What an attack on such a batch begins with."""
+    return torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+
+
 HARDENING = Hardening(method=Method.FAST, psnr_share=0.25, bpp_share=0.5, epsilon=EPSILON)
 
 
@@ -41,21 +46,21 @@ HARDENING = Hardening(method=Method.FAST, psnr_share=0.25, bpp_share=0.5, epsilo
 def test_an_attack_raises_its_objective_above_clean_and_above_noise(network: Hyper, objective: Objective) -> None:
     clean = batch()
     energy = torch.full((8,), EPSILON)
-    noisy = normalised_steps(network, clean.x, clean.step, objective, energy, 4, torch.Generator().manual_seed(1))
+    noisy = normalised_steps(network, clean.x, clean.step, objective, energy, 4, start(1))
     noise = torch.randn(clean.x.shape, generator=torch.Generator().manual_seed(2)) * EPSILON**0.5
     with torch.no_grad():
         before, after, random = (
             objective(network, x, clean.x, clean.step) for x in (clean.x, noisy, (clean.x + noise).clamp(0, 1))
         )
     assert (after > before).all() and (after > random).all()
-    more = normalised_steps(network, clean.x, clean.step, objective, energy, 16, torch.Generator().manual_seed(1))
+    more = normalised_steps(network, clean.x, clean.step, objective, energy, 16, start(1))
     assert objective(network, more, clean.x, clean.step).mean() > after.mean()
 
 
 def test_every_crop_keeps_its_budget(network: Hyper) -> None:
     clean = batch()
     energy = torch.linspace(1e-5, EPSILON, 8)
-    noisy = normalised_steps(network, clean.x, clean.step, distortion, energy, 3, torch.Generator().manual_seed(1))
+    noisy = normalised_steps(network, clean.x, clean.step, distortion, energy, 3, start(1))
     spent = (noisy - clean.x).double().square().mean((1, 2, 3))
     assert (spent <= energy * (1 + 1e-5)).all()
     assert (spent > energy * 0.5).all()

@@ -1,0 +1,76 @@
+"""Several processes that train one network: each has its part of every batch, and gradients are averaged over all.
+
+They are started by torchrun, or anything that sets what it sets; the first one writes, on a disk that all of them see.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import distributed, nn
+
+from robustcodec.errors import TrainingError
+from robustcodec.lab.losses import WHOLE, Part
+from robustcodec.lab.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes, as one of them sees them. All must call the methods, in the same order."""
+
+    part: Part = WHOLE
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and speaks for all."""
+        return self.part.index == 0
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise TrainingError if a batch cannot be shared out evenly."""
+        for phase in recipe.phases:
+            if phase.batch % self.part.count:
+                raise TrainingError(
+                    f"a batch of {phase.batch} crops cannot be shared out evenly among {self.part.count} processes; "
+                    "start another number of them, or change the recipe's batch"
+                )
+
+    def average_gradients(self, network: nn.Module) -> None:
+        """Replace each gradient by its mean over all processes."""
+        if self.part.count == 1:
+            return
+        gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        distributed.all_reduce(flat)
+        flat /= self.part.count
+        parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+        for gradient, mean in zip(gradients, parts, strict=True):
+            gradient.copy_(mean.view(gradient.shape))
+
+    def agree(self, flag: bool) -> bool:
+        """Give the first process's flag to all."""
+        if self.part.count == 1:
+            return flag
+        flags = [flag]
+        distributed.broadcast_object_list(flags)
+        return flags[0]
+
+
+ALONE = Team()
+
+
+@contextmanager
+def joined() -> Iterator[Team]:
+    """Join the processes that were started together; a process that was started alone is its own team."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1 or "RANK" not in os.environ:
+        yield ALONE
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield Team(Part(distributed.get_rank(), count))
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,90 @@
+"""Several processes train what one trains with the whole batch."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from regenerate import sample
+from torch import distributed
+
+from robustcodec.errors import TrainingError
+from robustcodec.images import Picture, write_picture
+from robustcodec.lab.adversaries import adversary_of
+from robustcodec.lab.data import Pool
+from robustcodec.lab.losses import Part
+from robustcodec.lab.networks import Hyper
+from robustcodec.lab.recipe import Hardening, Method, Phase, Recipe
+from robustcodec.lab.runs import Run
+from robustcodec.lab.smoothness import smoothness
+from robustcodec.lab.team import ALONE, Team
+from robustcodec.lab.train import Order, train
+from robustcodec.lab.training import draw_batch
+
+HARDENING = Hardening(method=Method.FAST, psnr_share=0.25, bpp_share=0.5, smooth=1e-3, stability=0.1, bpp_steps=2)
+RECIPE = Recipe(
+    steps=3,
+    channels=(8, 12),
+    quality_low=1.0,
+    quality_high=6.0,
+    validations=1,
+    phases=(Phase(share=1.0, rate_from=1e-4, rate_to=1e-4, batch=4, crop=64),),
+    hardening=HARDENING,
+)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_parts_of_a_batch_make_up_the_whole(count: int) -> None:
+    """Crops, qualities, noise, attacks and projections."""
+    torch.manual_seed(0)
+    network = Hyper(8, 12)
+    pool = Pool.of([sample(96, 80, 1)], 64, torch.device("cpu"))
+
+    def look(part: Part) -> list[torch.Tensor]:
+        batch = draw_batch(RECIPE, RECIPE.phases[0], 7, pool, torch.device("cpu"), part)
+        attacked = adversary_of(HARDENING)(network, batch)
+        smooth = smoothness(network, batch)
+        coded = network(batch.x, batch.step, *batch.quantisers())
+        found = [batch.x, batch.step, batch.lagrangian, attacked, smooth.bpp, smooth.latents, coded.bits, coded.x_hat]
+        return [tensor.detach() for tensor in found]
+
+    parts = [look(Part(index, count)) for index in range(count)]
+    for whole, *pieces in zip(look(Part()), *parts, strict=True):
+        assert torch.allclose(torch.cat(pieces), whole, rtol=1e-4, atol=1e-6)
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
+    with pytest.raises(TrainingError, match="batch of 4 crops cannot be shared out evenly among 3"):
+        Team(Part(0, 3)).check(RECIPE)
+    ALONE.check(RECIPE)
+
+
+@pytest.mark.skipif(not distributed.is_available() or not distributed.is_gloo_available(), reason="needs gloo")
+@pytest.mark.parametrize("hardening", [None, HARDENING])
+def test_two_processes_train_what_one_does(hardening: Hardening | None, tmp_path: Path, tiny_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for seed in range(3):
+        (folder / f"{seed}.png").write_bytes(write_picture(Picture(pixels=sample(96, 80, seed)), "PNG"))
+    recipe = dataclasses.replace(RECIPE, hardening=hardening)
+    (tmp_path / "recipe.json").write_text(recipe.to_json())
+    one, two = Run(tmp_path / "one"), Run(tmp_path / "two")
+    train(one, Order(recipe=recipe, data=folder, init=tiny_path), lambda _: None, lambda _: None)
+    command = ["train", "--data", folder, "--init", tiny_path, "--recipe", tmp_path / "recipe.json", "-o", two.folder]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    done = subprocess.run([*launcher, "robustcodec", *map(str, command)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("step 3/3") == one_report(one)
+    before, after = one.load(), two.load()
+    assert before is not None and after is not None and after.step == 3
+    assert [record["step"] for record in two.records()] == [record["step"] for record in one.records()]
+    start = torch.cat([tensor.flatten() for tensor in before.weights.values()])
+    difference = start - torch.cat([tensor.flatten() for tensor in after.weights.values()])
+    assert float(difference.norm() / start.norm()) < 1e-5
+
+
+def one_report(run: Run) -> int:
+    """Lines that one process reports at the last step."""
+    return sum(record["step"] == 3 for record in run.records())
