@@ -45,7 +45,7 @@ def peak(*arguments: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("model", "height", "width"), [("tiny", 16, 16), ("tiny", 1400, 1500), ("ordinary", 40, 50), ("ordinary", 600, 400)]
+    ("model", "height", "width"), [("tiny", 16, 16), ("tiny", 2100, 2100), ("ordinary", 40, 50), ("ordinary", 600, 400)]
 )
 def test_the_formula_bounds_what_is_taken(tmp_path: Path, model: str, height: int, width: int) -> None:
     path = MODELS[model]

@@ -42,18 +42,21 @@ STAGES = ("header", "chunks", "coder", "latents", "synthesis", "picture")
 
 @dataclass
 class Tally:
-    """Counts of distinct inputs by the stage where they ended, and what was found."""
+    """Kind and stage of each distinct input, by its hash, and what was found."""
 
-    stages: Counter[tuple[str, str]] = field(default_factory=Counter)
-    hashes: set[int] = field(default_factory=set)
+    inputs: dict[int, tuple[str, str]] = field(default_factory=dict)
     findings: list[tuple[str, bytes]] = field(default_factory=list)
     slowest: float = 0.0
     memory: int = 0
 
+    @property
+    def stages(self) -> Counter[tuple[str, str]]:
+        """How many inputs of each kind ended in each stage."""
+        return Counter(self.inputs.values())
+
     def add(self, other: "Tally") -> None:
-        """Take in another one's counts; an input that both had counts twice."""
-        self.stages += other.stages
-        self.hashes |= other.hashes
+        """Take in what another one has; an input that both have counts once."""
+        self.inputs |= other.inputs
         self.findings += other.findings
         self.slowest, self.memory = max(self.slowest, other.slowest), max(self.memory, other.memory)
 
@@ -117,9 +120,8 @@ class Harness:
     def examine(self, tried: Mutant, draw: random.Random, tally: Tally) -> None:
         """Decode one file and judge what happens."""
         digest = int.from_bytes(blake2b(tried.data, digest_size=8).digest(), "little")
-        if digest in tally.hashes:
+        if digest in tally.inputs:
             return
-        tally.hashes.add(digest)
         self.stages.reached = "header"
         start = time.perf_counter()
         fault = None
@@ -136,7 +138,7 @@ class Harness:
         tally.memory = max(tally.memory, peak_memory())
         if fault is None and tally.memory > MEMORY:
             fault = f"{tally.memory:,} bytes of memory"
-        tally.stages[tried.kind, self.stages.reached] += 1
+        tally.inputs[digest] = sys.intern(tried.kind), sys.intern(self.stages.reached)
         if fault is not None:
             tally.findings.append((f"{tried.kind}: {fault}", tried.data))
 
@@ -187,9 +189,8 @@ def run_bundles(batch: str, count: int) -> Tally:
         folder.mkdir()
         for _ in range(count):
             digest = int.from_bytes(write_mutant(draw, folder)[:8], "little")
-            if digest in tally.hashes:
+            if digest in tally.inputs:
                 continue
-            tally.hashes.add(digest)
             stage, start = "manifest", time.perf_counter()
             try:
                 with time_limit():
@@ -212,7 +213,7 @@ def run_bundles(batch: str, count: int) -> Tally:
                 fault = f"model: {type(error).__name__}: {error} {_where(error)}"
                 tally.findings.append((fault, _archive(folder)))
             tally.slowest = max(tally.slowest, time.perf_counter() - start)
-            tally.stages["model", stage] += 1
+            tally.inputs[digest] = "model", stage
     tally.memory = peak_memory()
     return tally
 

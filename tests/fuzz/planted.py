@@ -60,10 +60,10 @@ def inputs_until_found(seed: int = 0) -> tuple[int, str] | None:
     from mutate import mutant
 
     harness, draw, tally = Harness(), random.Random(f"planted {seed}"), Tally()
-    while len(tally.hashes) < MOST:
+    while len(tally.inputs) < MOST:
         harness.examine(mutant(draw, harness.sound), draw, tally)
         if tally.findings:
-            return len(tally.hashes), tally.findings[0][0]
+            return len(tally.inputs), tally.findings[0][0]
     return None
 
 

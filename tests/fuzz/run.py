@@ -60,19 +60,19 @@ def run(seed: str, files: int, models: int, jobs: int) -> Tally:
 
 def report(tally: Tally, seconds: float) -> str:
     """Tables of what was counted."""
-    lines = []
+    lines, counted = [], tally.stages
     for title, stages, kinds in (
-        ("files", STAGES, sorted({kind for kind, _ in tally.stages} - {"model"})),
-        ("models", MODEL_STAGES, ["model"] if any(kind == "model" for kind, _ in tally.stages) else []),
+        ("files", STAGES, sorted({kind for kind, _ in counted} - {"model"})),
+        ("models", MODEL_STAGES, ["model"] if any(kind == "model" for kind, _ in counted) else []),
     ):
         if not kinds:
             continue
         lines += [f"| {title} | all | {' | '.join(stages)} |", "|---" * (len(stages) + 2) + "|"]
         for kind in kinds:
-            counts = [tally.stages[kind, stage] for stage in stages]
+            counts = [counted[kind, stage] for stage in stages]
             lines.append(f"| {kind} | {sum(counts):,} | {' | '.join(f'{count:,}' for count in counts)} |")
         lines.append("")
-    files = {key: count for key, count in tally.stages.items() if key[0] != "model"}
+    files = {key: count for key, count in counted.items() if key[0] != "model"}
     repaired = {key: count for key, count in files.items() if key[0] != "bytes"}
     if repaired:
         total = sum(repaired.values())
@@ -83,7 +83,7 @@ def report(tally: Tally, seconds: float) -> str:
             f"the entropy coder, {shown / total:.0%} the synthesis."
         )
     lines.append(
-        f"{len(tally.hashes):,} distinct inputs in {seconds:,.0f} s; the slowest took {tally.slowest:.2f} s; "
+        f"{len(tally.inputs):,} distinct inputs in {seconds:,.0f} s; the slowest took {tally.slowest:.2f} s; "
         f"at most {tally.memory / 1e6:,.0f} MB; {len(tally.findings)} findings."
     )
     return "\n".join([*lines, *sorted({what for what, _ in tally.findings})])
