@@ -226,6 +226,15 @@ def test_bad_pictures(here: Path, run: Run, png: bytes, rbc: bytes) -> None:
     assert Path("out/a.rbc").read_bytes() == rbc
 
 
+def test_a_huge_profile_is_refused_until_it_is_stripped(here: Path, run: Run) -> None:
+    profile = bytearray(20_000_000)
+    profile[16:20], profile[36:40] = b"RGB ", b"acsp"
+    Image.new("RGB", (9, 9)).save("profile.tif", icc_profile=bytes(profile))
+    (said,) = errors(run("encode", "profile.tif"))
+    assert "carries 20000000 bytes of metadata but 16777216 are allowed; strip it" in said
+    assert run("encode", "profile.tif", "--strip-all").returncode == 0
+
+
 def floats() -> bytes:
     file = BytesIO()
     Image.new("F", (3, 2)).save(file, "TIFF")
