@@ -259,7 +259,7 @@ def test_an_order_for_an_existing_run_must_be_the_same(uninterrupted: Run, pictu
 def test_hours_become_steps_once(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = []
 
-    def seconds(*_: object) -> float:
+    def seconds(*_: object, **__: object) -> float:
         measured.append(1)
         return 3.6
 
