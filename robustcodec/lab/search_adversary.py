@@ -81,9 +81,9 @@ def search_attack(attacker: Attacker) -> Attack:
             victim = _Victim(network, step.reshape(-1, 1, 1, 1))
             with torch.no_grad():
                 clean = code(victim, x, x)
-            problem = Problem(
-                victim, x, Threat(target), float(energy.max()), clean, torch.Generator().manual_seed(seed)
-            )
+            # a crop to learn from need not keep the other figure where it was
+            threat = Threat(target, bounded=False)
+            problem = Problem(victim, x, threat, float(energy.max()), clean, torch.Generator().manual_seed(seed))
             noise = method(steps).search(problem, lambda *_: None)
         return (x + noise).clamp(0, 1)
 
