@@ -10,7 +10,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from robustcodec.lab.entropy_models import escaped
 from robustcodec.lab.losses import Batch
 from robustcodec.lab.networks import Hyper
 from robustcodec.lab.recipe import Attacker, Hardening
@@ -87,9 +86,7 @@ def rate(network: Hyper, noisy: Tensor, clean: Tensor, step: Tensor) -> Tensor:
     """Bits per pixel (B,) of the noisy crops at the steps (B,), if nothing were rounded, escape codes included."""
     y = network.analyse(noisy)
     step = step.reshape(-1, 1, 1, 1)
-    symbols = y / step
-    y_bits, z_bits = network.bits_of_each(y, symbols, step, lambda values: values)
-    bits = escaped(y_bits, symbols).sum((1, 2, 3)) + escaped(z_bits, torch.ones(())).sum((1, 2, 3))
+    bits = network.bits_in_file(y, y / step, step, lambda values: values)
     return bits / (noisy.shape[2] * noisy.shape[3])
 
 

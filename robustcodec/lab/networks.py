@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robustcodec.lab.entropy_models import FactorizedPrior, gaussian_bits, lower_bound
+from robustcodec.lab.entropy_models import FactorizedPrior, escaped, gaussian_bits, lower_bound
 from robustcodec.lab.gdn import normalise
 
 Quantiser = Callable[[Tensor], Tensor]
@@ -163,6 +163,11 @@ class Hyper(nn.Module):
         """Bits (B,) of y's symbols and of z."""
         y_bits, z_bits = self.bits_of_each(y, symbols, step, quantise)
         return y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3))
+
+    def bits_in_file(self, y: Tensor, symbols: Tensor, step: Tensor, quantise: Quantiser) -> Tensor:
+        """Bits (B,) of y's symbols and z together, of each at most what an escape code takes; see `escaped`."""
+        y_bits, z_bits = self.bits_of_each(y, symbols, step, quantise)
+        return escaped(y_bits, symbols).sum((1, 2, 3)) + escaped(z_bits, torch.ones(())).sum((1, 2, 3))
 
     def bits_of_each(self, y: Tensor, symbols: Tensor, step: Tensor, quantise: Quantiser) -> tuple[Tensor, Tensor]:
         """Bits of each of y's symbols (B, M, h, w) and of each element of z (B, N, h/4, w/4)."""

@@ -14,7 +14,6 @@ from robustcodec.lab.attacks.problem import Best, Problem, Report
 from robustcodec.lab.attacks.switching import Ma2023, Paper
 from robustcodec.lab.attacks.threat import Target, Threat
 from robustcodec.lab.attacks.victim import code
-from robustcodec.lab.entropy_models import escaped
 from robustcodec.lab.networks import Hyper, Quantiser
 from robustcodec.lab.recipe import Attacker
 
@@ -36,8 +35,7 @@ class _Victim:
 
     def bits(self, latents: Tensor, symbols: Tensor, quantise: Quantiser) -> Tensor:
         """Give the code lengths, of each symbol at most what an escape code takes."""
-        y_bits, z_bits = self.network.bits_of_each(latents * self.step, symbols, self.step, quantise)
-        return escaped(y_bits, symbols).sum((1, 2, 3)) + escaped(z_bits, torch.ones(())).sum((1, 2, 3))
+        return self.network.bits_in_file(latents * self.step, symbols, self.step, quantise)
 
 
 @dataclass(frozen=True, kw_only=True)

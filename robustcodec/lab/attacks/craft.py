@@ -19,7 +19,7 @@ from robustcodec.images import Picture
 from robustcodec.lab.attacks.budget import LEVELS, to_levels
 from robustcodec.lab.attacks.methods import METHODS
 from robustcodec.lab.attacks.problem import Problem
-from robustcodec.lab.attacks.threat import Attack, Threat
+from robustcodec.lab.attacks.threat import Attack
 from robustcodec.lab.attacks.victim import HyperVictim, code
 from robustcodec.lab.checkpoints import load_weights, network_of
 from robustcodec.lab.runs import default_device
@@ -163,6 +163,3 @@ def _gradient_stats(problem: Problem) -> list[GradientStats]:
     flat = gradient.flatten(1)
     zero, broken = (flat == 0).float().mean(1), (~flat.isfinite()).float().mean(1)
     return [GradientStats(float(z), float(b)) for z, b in zip(zero, broken, strict=True)]
-
-
-__all__ = ["Attack", "Crafted", "GradientStats", "Threat", "check", "craft"]

@@ -1,6 +1,5 @@
 """A codec as an attacker sees it: differentiable, with latents in units of their quantisation step."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustcodec.lab.entropy_models import escaped
 from robustcodec.lab.networks import Hyper, Quantiser, round_straight_through
 
 _LATENT_STRIDE = 16
@@ -48,8 +46,7 @@ class HyperVictim:
     def bits(self, latents: Tensor, symbols: Tensor, quantise: Quantiser) -> Tensor:
         """Bits of y and z, of each at most what an escape code takes."""
         step = torch.full((latents.shape[0], 1, 1, 1), self.step, device=latents.device)
-        y_bits, z_bits = self.network.bits_of_each(latents * step, symbols, step, quantise)
-        return escaped(y_bits, symbols).sum((1, 2, 3)) + escaped(z_bits, torch.ones(())).sum((1, 2, 3))
+        return self.network.bits_in_file(latents * step, symbols, step, quantise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,17 +68,9 @@ def unrounded(latents: Tensor) -> Tensor:
     return latents
 
 
-Gradient = Callable[[Tensor], Tensor]
-
-
 def code(victim: Victim, adversarial: Tensor, clean: Tensor, quantise: Quantiser = round_straight_through) -> Figures:
     """Code pictures (B, 3, H, W); with the default quantiser the figures are those of the real codec's estimate."""
     latents = victim.analyse(adversarial)
-    return code_latents(victim, latents, clean, quantise)
-
-
-def code_latents(victim: Victim, latents: Tensor, clean: Tensor, quantise: Quantiser) -> Figures:
-    """Code latents: everything that follows the analysis."""
     height, width = clean.shape[2:]
     symbols = quantise(latents)
     x_hat = victim.synthesise(symbols, height, width).clamp(0, 1)
