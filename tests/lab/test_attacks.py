@@ -35,11 +35,6 @@ BPP_FREE = Threat(Target.BPP, bounded=False)
 CPU = torch.device("cpu")  # where the same seed gives the same bytes
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def read_back(pixels: Pixels) -> Pixels:
     """Through a PNG file, read with Pillow alone."""
     return np.asarray(Image.open(io.BytesIO(write_picture(Picture(pixels=pixels), "PNG"))).convert("RGB"))

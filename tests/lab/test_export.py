@@ -1,7 +1,6 @@
 """Export: what is shipped is what was trained, in integers that are proved exact and cost next to nothing."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,6 @@ from robustcodec.metrics import bits_per_pixel, psnr  # noqa: E402
 from robustcodec.rate import Quality, score  # noqa: E402
 
 PICTURES = [sample(128, 128, seed) for seed in range(3)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

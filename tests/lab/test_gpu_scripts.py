@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -61,15 +60,6 @@ class Clock:
     def monotonic(self) -> float:
         self.now += 0.01
         return self.now
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Layers this small only wait when they are spread over threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -365,7 +355,7 @@ def test_what_is_refused_is_not_tried_again(tmp_path: Path) -> None:
     write_parcel(tmp_path / "pack", small_pack(2))
     places = ["--pack", tmp_path / "pack", "--out", tmp_path / "out", "--work", tmp_path / "work"]
     command = [sys.executable, SCRIPTS / "gpu_slice.py", *places, "--slices-left", "0"]
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS.parent), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS.parent)}
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 1 and not (tmp_path / "work").exists()
     assert "with 0 slices left" in result.stdout and "nothing was trained" in result.stdout
@@ -388,7 +378,7 @@ def test_end_to_end(tmp_path: Path) -> None:
 
     def run(*command: object) -> str:
         path = os.pathsep.join([str(absent), str(SCRIPTS.parent)])
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": path}
         arguments = [sys.executable, "-W", "ignore", *map(str, command)]
         result = subprocess.run(arguments, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, result.stdout + result.stderr
