@@ -11,7 +11,7 @@ import sys
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
@@ -55,11 +55,23 @@ class Unread:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do, in the order of the inputs, what is left alone because its result exists, and what was not seen."""
+    """What to do, in the order of the inputs, what is left alone because its result exists, and what was not seen.
+
+    `elsewhere` counts the files that are left to other shards.
+    """
 
     jobs: tuple[Job, ...]
     skipped: tuple[Job, ...]
     unread: tuple[Unread, ...] = ()
+    elsewhere: int = 0
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The share of one of `count` commands that divide the same files among them: `index` is 1 to `count`."""
+
+    index: int
+    count: int
 
 
 def plan_outputs(
@@ -105,6 +117,24 @@ def plan_outputs(
         jobs=tuple(job for job in jobs if keep or not _exists(job.target)),
         skipped=tuple(job for job in jobs if not keep and _exists(job.target)),
         unread=tuple(unread),
+    )
+
+
+def share(plan: Plan, shard: Shard) -> Plan:
+    """Leave of a plan what one shard does: every `count`-th file by name, whether its result exists or not.
+
+    So the shards of the same inputs have all files among them, each once, whenever and wherever they run. Raises
+    UsageError for standard input and output, which only one process has.
+    """
+    jobs = (*plan.jobs, *plan.skipped)
+    if any(job.source is None or job.target is None for job in jobs):
+        raise UsageError("--shard divides files, and standard input or output is none; name files or folders")
+    ours = set(sorted(jobs, key=lambda job: str(job.source))[shard.index - 1 :: shard.count])
+    return replace(
+        plan,
+        jobs=tuple(job for job in plan.jobs if job in ours),
+        skipped=tuple(job for job in plan.skipped if job in ours),
+        elsewhere=len(jobs) - len(ours),
     )
 
 

@@ -153,6 +153,24 @@ def test_folders_in_several_processes(here: Path, run: Run, png: bytes, rbc: byt
     assert (again.returncode, again.stderr.count(b"exists already, skipped")) == (0, 2)
 
 
+def test_shards_do_a_folder_among_them(here: Path, run: Run, png: bytes, rbc: bytes) -> None:
+    for name in ("album/1.png", "album/deep/2.png", "album/deep/3.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(png)
+    Path("album/deep/3.png").write_bytes(png[:500])
+    parts = [run("encode", "-r", "album", "-o", "small", "--shard", f"{index}/4", "--json") for index in (1, 2, 3, 4)]
+    assert [(done.returncode, len(rows(done))) for done in parts] == [(0, 1), (0, 1), (1, 1), (0, 0)]
+    assert b"nothing to do: all 3 files are of other shards" in parts[3].stderr
+    merged = [json.loads(line) for line in b"".join(done.stdout for done in parts).splitlines()]
+    assert [row["input"] for row in merged] == ["album/1.png", "album/deep/2.png", "album/deep/3.png"]
+    assert Path("small/1.rbc").read_bytes() == Path("small/deep/2.rbc").read_bytes() == rbc
+    again = [run("encode", "-r", "album", "-o", "small", "--shard", f"{index}/2", "--json") for index in (1, 2)]
+    assert [[row.get("skipped") for row in rows(done)] for done in again] == [[True, None], [True]]
+    done = [run("decode", "-r", "small", "-o", "big", "--shard", f"{index}/2") for index in (1, 2)]
+    assert [each.returncode for each in done] == [0, 0]
+    assert sorted(map(str, Path("big").rglob("*.png"))) == ["big/1.png", "big/deep/2.png"]
+
+
 def test_targets_and_dry_run(here: Path, run: Run, rbc: bytes) -> None:
     (row,) = rows(run("encode", "a.png", "--target-size", "280", "--json", "--dry-run"))
     assert 277 <= row["bytes"] <= 280  # type: ignore[operator]

@@ -19,7 +19,7 @@ from robustcodec.cli import batch, decode, encode, options
 from robustcodec.cli.batch import Outcome, Result, Work, process, threads_each
 from robustcodec.cli.console import Console, named
 from robustcodec.errors import ImageError, ModelNotFound, UsageError
-from robustcodec.files import Job, Plan, Unread, plan_outputs, read_input, write_output
+from robustcodec.files import Job, Plan, Shard, Unread, plan_outputs, read_input, write_output
 from robustcodec.images import Picture, write_picture
 from robustcodec.rate import BitsPerPixel, FileSize, Psnr, Quality
 
@@ -347,7 +347,9 @@ def test_reports_and_exit_code(here: Path, capsys: pytest.CaptureFixture[str]) -
     assert errors == "robustcodec: error: b.fail: the picture is bad\n"
 
     process(Copy(), Plan((), ()), Console(), processes=4)
-    assert "nothing to do" in capsys.readouterr().err
+    assert "nothing to do: no file of a known kind was found" in capsys.readouterr().err
+    process(Copy(), copy_plan("f.ok"), Console(), processes=1, shard=Shard(2, 3))
+    assert capsys.readouterr().err == "nothing to do: all 1 files are of other shards\n"
 
 
 def test_folders_that_were_not_seen_fail_the_command_after_the_others(
@@ -450,6 +452,19 @@ def test_sizes(text: str, size: int) -> None:
 def test_wrong_sizes(text: str) -> None:
     with pytest.raises(UsageError, match="no size"):
         options.parse_size(text)
+
+
+@pytest.mark.parametrize(("text", "shard"), [(None, None), ("1/1", Shard(1, 1)), ("03/16", Shard(3, 16))])
+def test_shards(text: str | None, shard: Shard | None) -> None:
+    assert options.parse_shard(text) == shard
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "/", "0/3", "4/3", "-1/3", "1/3/5", "1 / 3", "²/3", "1/0", f"1/{'9' * 5000}"]
+)
+def test_wrong_shards(text: str) -> None:
+    with pytest.raises(UsageError, match="is no shard; give --shard I/N with I from 1 to N"):
+        options.parse_shard(text)
 
 
 @pytest.mark.parametrize("value", [0.99, 6.01, 90, float("nan")])

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from robustcodec import files
 from robustcodec.errors import LimitExceeded, OutputError, UsageError
-from robustcodec.files import Job, Unread, clean_name, plan_outputs, read_input, write_atomically, write_output
+from robustcodec.files import (
+    Job,
+    Shard,
+    Unread,
+    clean_name,
+    plan_outputs,
+    read_input,
+    share,
+    write_atomically,
+    write_output,
+)
 
 PICTURES = files.PICTURE_FORMATS
 
@@ -114,6 +124,32 @@ def test_what_may_not_be_looked_at_is_left_to_its_reader(here: Path, monkeypatch
 
     monkeypatch.setattr(Path, "stat", refuse)
     assert plan("in", recursive=True)[1:] == plan("in/deep/d.webp") == [("in/deep/d.webp", "in/deep/d.rbc")]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_shards_have_all_files_among_them_once(here: Path, count: int) -> None:
+    """Whatever the order of the inputs, and while others write their results."""
+    expected = ["a.png", "b.JPG", "in/c.png", "in/deep/d.webp"]
+    written: list[str] = []
+    for index in range(1, count + 1):
+        inputs = ["in", "b.JPG", "a.png"] if index % 2 else ["a.png", "in", "b.JPG", "a.png"]
+        whole = plan_outputs(inputs, "out", suffix=".rbc", found=PICTURES, recursive=True)
+        part = share(whole, Shard(index, count))
+        assert part.skipped == ()
+        assert sorted(str(job.source) for job in part.jobs) == expected[index - 1 :: count]
+        assert len(part.jobs) + part.elsewhere == len(expected)
+        for job in part.jobs:
+            write_output(job.target, b"done")
+            written.append(str(job.source))
+        again = share(plan_outputs(inputs, "out", suffix=".rbc", found=PICTURES, recursive=True), Shard(index, count))
+        assert (again.jobs, set(again.skipped)) == ((), set(part.jobs))
+    assert sorted(written) == expected
+
+
+@pytest.mark.parametrize(("inputs", "output"), [(["-"], "x.rbc"), (["a.png"], "-")])
+def test_streams_are_not_divided(here: Path, inputs: list[str], output: str) -> None:
+    with pytest.raises(UsageError, match="standard input or output is none"):
+        share(plan_outputs(inputs, output, suffix=".rbc", found=PICTURES), Shard(1, 2))
 
 
 def test_existing_derived_names_are_skipped(here: Path) -> None:

@@ -13,7 +13,7 @@ import typer
 
 from robustcodec.cli.console import FAILED, Console, attributed, end_quietly, named
 from robustcodec.errors import RobustcodecError
-from robustcodec.files import Job, Plan, check_streams, clean_name
+from robustcodec.files import Job, Plan, Shard, check_streams, clean_name, share
 from robustcodec.processors import usable_threads
 
 if TYPE_CHECKING:
@@ -58,8 +58,10 @@ class Outcome:
         return self.error is not None or self.result.failure is not None
 
 
-def process(task: Task, plan: Plan, console: Console, *, processes: int) -> None:
-    """Do all jobs of a plan and report each; exits with 1 if some failed."""
+def process(task: Task, plan: Plan, console: Console, *, processes: int, shard: Shard | None = None) -> None:
+    """Do all jobs of a plan, or of one shard of it, and report each; exits with 1 if some failed."""
+    if shard is not None:
+        plan = share(plan, shard)
     check_streams(plan)
     note_skipped(plan, console)
     for each in plan.unread:
@@ -192,7 +194,10 @@ def _report(outcome: Outcome, console: Console) -> None:
 def _summarise(outcomes: Sequence[Outcome], plan: Plan, console: Console) -> None:
     count = len(outcomes) + len(plan.skipped) + len(plan.unread)
     if count == 0:
-        console.note("nothing to do: no file of a known kind was found")
+        others = (
+            f"all {plan.elsewhere} files are of other shards" if plan.elsewhere else "no file of a known kind was found"
+        )
+        console.note(f"nothing to do: {others}")
     if count < 2 or console.json:
         return
     done = [outcome.result.fields for outcome in outcomes if not outcome.failed]

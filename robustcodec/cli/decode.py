@@ -127,6 +127,7 @@ def decode(
     overwrite: options.Overwrite = False,
     threads: options.Threads = None,
     jobs: options.Jobs = 1,
+    shard: options.ShardOption = None,
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
     max_memory: options.MaxMemory = None,
     region: Annotated[
@@ -147,6 +148,7 @@ def decode(
       robustcodec decode -r small -o previews --max-side 256 --format jpeg
     """
     options.check_json(json, output)
+    part = options.parse_shard(shard)
     if salvage and region is not None:
         raise UsageError("--salvage and --region exclude each other; give one of them")
     suffix = choose_suffix(output, format)
@@ -166,7 +168,7 @@ def decode(
         region=parse_region(region),
         salvage=salvage,
     )
-    process(task, plan, Console(quiet=quiet, json=json), processes=jobs)
+    process(task, plan, Console(quiet=quiet, json=json), processes=jobs, shard=part)
 
 
 def choose_suffix(output: str | None, format: str | None) -> str:

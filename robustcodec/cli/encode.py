@@ -100,6 +100,7 @@ def encode(
     overwrite: options.Overwrite = False,
     threads: options.Threads = None,
     jobs: options.Jobs = 1,
+    shard: options.ShardOption = None,
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
     max_memory: options.MaxMemory = None,
     quiet: options.Quiet = False,
@@ -112,6 +113,7 @@ def encode(
     """
     target = choose_target(quality, target_bpp, target_size, target_psnr)
     options.check_json(json, output)
+    part = options.parse_shard(shard)
     plan = plan_outputs(
         inputs,
         output,
@@ -136,7 +138,7 @@ def encode(
     )
     if verbose:
         console.note(f"model: {task.bundle}")
-    process(task, plan, console, processes=jobs)
+    process(task, plan, console, processes=jobs, shard=part)
 
 
 def choose_target(

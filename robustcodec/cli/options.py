@@ -1,11 +1,13 @@
 """Options that several commands share, and how their values are read."""
 
+import re
 from typing import Annotated
 
 import typer
 
 from robustcodec.errors import UsageError
 
+from robustcodec.files import Shard, clean_name
 MAX_PIXELS = 1 << 28
 UNLIMITED_PIXELS = 1 << 56  # more than the format can say
 
@@ -25,6 +27,10 @@ Recursive = Annotated[
     bool, typer.Option("-r", "--recursive", help="Take folders as inputs and keep their tree under -o.")
 ]
 MaxPixels = Annotated[
+ShardOption = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="Do the I-th of N parts of the files, I from 1; for clusters."),
+]
     int, typer.Option(min=0, help="Refuse pictures with more pixels before decoding them; 0: no limit.")
 ]
 
@@ -69,3 +75,13 @@ def check_json(json: bool, output: str | None) -> None:
     """Raise UsageError if both the result and the report would go to standard output."""
     if json and output == "-":
         raise UsageError("--json and -o - both write to standard output; give -o a file")
+def parse_shard(text: str | None) -> Shard | None:
+    """The shard that a text such as 3/16 means. Raises UsageError."""
+    if text is None:
+        return None
+    numbers = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
+    if numbers is None or not 1 <= int(numbers[1]) <= int(numbers[2]):
+        raise UsageError(f"{clean_name(text)} is no shard; give --shard I/N with I from 1 to N, such as 3/16")
+    return Shard(int(numbers[1]), int(numbers[2]))
+
+
