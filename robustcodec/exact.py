@@ -312,7 +312,7 @@ def scale_index(t: Float64, thresholds: NDArray[np.int64], step: int) -> NDArray
     limits = (-(-thresholds * step // STEP_UNIT)).astype(np.float64)
     result = np.empty(t.shape, np.uint8)
     for channel, limit in enumerate(limits):
-        result[channel] = np.searchsorted(limit, t[channel], side="right")
+        result[channel] = limit.searchsorted(t[channel], side="right")
     return result
 
 

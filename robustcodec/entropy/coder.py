@@ -178,10 +178,11 @@ def _bit_length(distance: NDArray[np.int32]) -> NDArray[np.int32]:
 
 def _put_distances(encoder: Encoder, below: NDArray[np.bool_], distance: NDArray[np.int32]) -> None:
     m = _bit_length(distance)
+    longest = int(m.max())
     encoder.put(below.astype(np.int32), COIN)
-    for r in range(1, _LONGEST):
+    for r in range(1, min(longest + 1, _LONGEST)):
         encoder.put((m > r)[m >= r].astype(np.int32), COIN)
-    for p in reversed(range(_LONGEST - 1)):
+    for p in reversed(range(longest - 1)):
         encoder.put(distance[m > p + 1] >> p & 1, COIN)
 
 
@@ -190,9 +191,11 @@ def _take_distances(decoder: Decoder, count: int) -> tuple[NDArray[np.bool_], ND
     m = np.ones(count, np.int32)
     for r in range(1, _LONGEST):
         growing = m == r
+        if not growing.any():
+            break
         m[growing] += decoder.take(int(np.count_nonzero(growing)), COIN)
     distance = np.ones(count, np.int32)
-    for p in reversed(range(_LONGEST - 1)):
+    for p in reversed(range(int(m.max()) - 1)):
         longer = m > p + 1
         distance[longer] = distance[longer] << 1 | decoder.take(int(np.count_nonzero(longer)), COIN)
     return below, distance

@@ -1,7 +1,5 @@
 """The range coder of `pure`, run by constriction: the same messages, about nine times faster."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import constriction
@@ -52,9 +50,13 @@ class Decoder:
         if count and not self._size:
             raise truncated()
         model = _model(self._models, table)
-        with _refusals():
+        try:
             symbols: NDArray[np.int32] = self._coder.decode(model, count)
             self._again.encode(symbols, model)
+        except BaseException as error:
+            if _is_refusal(error):
+                raise not_canonical() from None
+            raise
         # Ending a message takes one or two words, so the symbols of a whole one never need more than this.
         if self._again.num_words() > self._size + 1:
             raise truncated()
@@ -77,15 +79,9 @@ def _model(models: dict[Table, Any], table: Table) -> Any:
     return models[table]
 
 
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Turn what constriction raises for an impossible message into CorruptFile."""
-    try:
-        yield
-    except AssertionError:
-        raise not_canonical() from None
-    except BaseException as error:
-        # A panic in Rust is no Exception, and its class cannot be imported.
-        if type(error).__name__ != "PanicException":
-            raise
-        raise not_canonical() from None
+def _is_refusal(error: BaseException) -> bool:
+    """Whether constriction raised it for an impossible message.
+
+    A panic in Rust is no Exception, and its class cannot be imported.
+    """
+    return isinstance(error, AssertionError) or type(error).__name__ == "PanicException"
