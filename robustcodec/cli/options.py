@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from robustcodec.errors import UsageError
-
 from robustcodec.files import Shard, clean_name
+
 MAX_PIXELS = 1 << 28
 UNLIMITED_PIXELS = 1 << 56  # more than the format can say
 
@@ -26,11 +26,11 @@ Overwrite = Annotated[
 Recursive = Annotated[
     bool, typer.Option("-r", "--recursive", help="Take folders as inputs and keep their tree under -o.")
 ]
-MaxPixels = Annotated[
 ShardOption = Annotated[
     str | None,
     typer.Option("--shard", metavar="I/N", help="Do the I-th of N parts of the files, I from 1; for clusters."),
 ]
+MaxPixels = Annotated[
     int, typer.Option(min=0, help="Refuse pictures with more pixels before decoding them; 0: no limit.")
 ]
 
@@ -71,10 +71,6 @@ def parse_size(text: str) -> int:
     return int(size)
 
 
-def check_json(json: bool, output: str | None) -> None:
-    """Raise UsageError if both the result and the report would go to standard output."""
-    if json and output == "-":
-        raise UsageError("--json and -o - both write to standard output; give -o a file")
 def parse_shard(text: str | None) -> Shard | None:
     """The shard that a text such as 3/16 means. Raises UsageError."""
     if text is None:
@@ -85,3 +81,7 @@ def parse_shard(text: str | None) -> Shard | None:
     return Shard(int(numbers[1]), int(numbers[2]))
 
 
+def check_json(json: bool, output: str | None) -> None:
+    """Raise UsageError if both the result and the report would go to standard output."""
+    if json and output == "-":
+        raise UsageError("--json and -o - both write to standard output; give -o a file")
