@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,19 +30,23 @@ from robustcodec.container import (
     read_header,
     unpack,
 )
-from robustcodec.errors import CorruptFile, LimitExceeded, ModelError, UnsupportedVersion
+from robustcodec.errors import CorruptFile, LimitExceeded, ModelError
 from robustcodec.images import Picture
 from robustcodec.metrics import psnr
 from robustcodec.networks import STRIDE
+from robustcodec.plain import arrangement, read_classical, read_lossless, write_classical, write_lossless
 from robustcodec.processors import usable_threads
-from robustcodec.rate import DEFAULT_TARGET, BitsPerPixel, Psnr, Quality, Target
+from robustcodec.rate import DEFAULT_TARGET, BitsPerPixel, Psnr, Quality, Step, Target
 from robustcodec.salvage import recover
 from robustcodec.search import finest_step_within, step_for_psnr
-from robustcodec.strips import Strip, prepare_strip, read_strip, write_strip
+from robustcodec.strips import Strip, code_strip, prepare_strip, read_strip
 from robustcodec.tiling import Region
 from robustcodec.transforms import analyse, latent_rows, latents_of, synthesise
 
 Pixels = NDArray[np.uint8]
+
+_Content: TypeAlias = NDArray[Any]
+"""What a strip holds: latents int32 (M, h, w) in units of 1/1024, or pixels uint8 (h, w, 1 or 3)."""
 
 STRIP_ABOVE = 1 << 22
 """Pixels above which a picture is cut into strips, so that a file does not depend on the machine's memory."""
@@ -63,10 +68,13 @@ _UNLIMITED = Limits(max_pixels=MAX_SIDE**2, max_metadata=1 << 62)
 
 @dataclass(frozen=True)
 class Encoded:
-    """A file and how it was made: its quality (1 to 6), its step R and, if asked for, what a decoder will show."""
+    """A file and how it was made: its quality (1 to 6), its step R and, if asked for, what a decoder will show.
+
+    Files whose payload is not the network's have no quality, and a step of 0.
+    """
 
     data: bytes
-    quality: float
+    quality: float | None
     step: int
     reconstruction: Pixels | None
 
@@ -101,17 +109,20 @@ class Codec:
         *,
         limits: Limits = DEFAULT_LIMITS,
         measure: bool = False,
+        transform: int = 0,
     ) -> Encoded:
         """Encode a picture; `measure` also gives the reconstruction, which decoding will give exactly.
 
-        Raises LimitExceeded, or TargetError for a target that the model cannot reach on this picture.
+        `transform` (0 to 7) is the flip or rotation under which it is coded; readers see it as it was. Raises
+        LimitExceeded, or TargetError for a target that the model cannot reach on this picture.
         """
         _check_size(picture, limits)
         alpha = picture.alpha is not None
         needed = self.memory_to_encode(picture.width, picture.height, target, measure, alpha)
         memory.check(needed, limits.max_memory)
         with self._at_work():
-            step, data, shown = self._meet(target, self._prepare(picture, isinstance(target, Quality)), measure)
+            prepared = self._prepare(picture, isinstance(target, Quality | Step), transform)
+            step, data, shown = self._meet(target, prepared, measure)
         return Encoded(data, self.bundle.manifest.quality(step), step, shown)
 
     def memory_to_encode(
@@ -123,7 +134,7 @@ class Codec:
             height,
             strip_rows(width, height),
             self.bundle.manifest.sizes,
-            searches=not isinstance(target, Quality),
+            searches=not isinstance(target, Quality | Step),
             measures=measure or isinstance(target, Psnr),
             alpha=alpha,
         )
@@ -131,14 +142,18 @@ class Codec:
     def decode(self, data: bytes, limits: Limits = DEFAULT_LIMITS, *, region: Region | None = None) -> Picture:
         """Decode a file, or only a region of its picture: the same pixels, with no other strips read than it needs.
 
-        Raises FileFormatError, LimitExceeded, ModelError, or UsageError for a region outside the picture.
+        A file whose payload is not the network's needs no model, and any codec decodes it. Raises FileFormatError,
+        LimitExceeded, ModelError, or UsageError for a region outside the picture.
         """
         header, _ = read_header(data, limits)
         coded = _coded_region(header, region)
         self._check_file(header, len(data), limits, coded)
         with self._at_work():
-            rows = latent_rows(self._architecture, coded.rows, header.coded_height)
-            file = unpack(data, limits, strips=header.strips_of(range(rows.start * STRIDE, rows.stop * STRIDE)))
+            rows = range(coded.rows.start, coded.rows.stop)
+            if header.payload is Payload.NETWORK:
+                latents = latent_rows(self._architecture, coded.rows, header.coded_height)
+                rows = range(latents.start * STRIDE, latents.stop * STRIDE)
+            file = unpack(data, limits, strips=header.strips_of(rows))
             strips = file.payload
             pixels = self._show(header, lambda index: self._read_strip(strips[index], index, header), coded)
         picture = _picture(_undo(pixels, header.transform), file.chunks)
@@ -155,12 +170,14 @@ class Codec:
         self._check_file(header, len(data), limits, whole)
         lost = []
 
-        def read(index: int) -> Int32:
+        def read(index: int) -> _Content:
             content = found.strips[index]
             if content is not None:
                 with suppress(CorruptFile):
                     return self._read_strip(content, index, header)
             lost.append(index)
+            if header.payload is not Payload.NETWORK:
+                return np.zeros((len(header.rows_of_strip(index)), header.coded_width, _channels(header)), np.uint8)
             return np.zeros((self._architecture.channels, *_latents_of_strip(header, index)), np.int32)
 
         with self._at_work():
@@ -185,8 +202,7 @@ class Codec:
 
     def _check_file(self, header: Header, size: int, limits: Limits, shown: Region) -> None:
         """Refuse what this codec cannot decode, or not within the limits, before any work."""
-        _check_supported(header)
-        if header.fingerprint != self.bundle.fingerprint:
+        if header.payload is Payload.NETWORK and header.fingerprint != self.bundle.fingerprint:
             raise ModelError(
                 f"the file was made with model {header.fingerprint.hex()}, not with {self.bundle.id} "
                 f"({self.bundle.fingerprint.hex()}); decode it with that one"
@@ -194,54 +210,65 @@ class Codec:
         pixels = shown.width * shown.height
         memory.check(memory.to_decode(header, size, self.bundle.manifest.sizes, pixels), limits.max_memory)
 
-    def _prepare(self, picture: Picture, once: bool = False) -> "_Prepared":
+    def _prepare(self, picture: Picture, once: bool = False, transform: int = 0) -> "_Prepared":
         """Arrange for everything that does not depend on the step; `once` if only one step will be tried."""
-        rows = strip_rows(picture.width, picture.height)
-        strips = _Strips(self._architecture, picture.pixels, rows or picture.height, keep=not once)
+        pixels = _transformed(picture.pixels, transform)
+        height, width = pixels.shape[:2]
+        rows = strip_rows(width, height)
+        strips = _Strips(self._architecture, pixels, rows or height, keep=not once)
         alpha = None if picture.alpha is None else encode_alpha(picture.alpha)
-        return _Prepared(picture, rows, strips if rows else tuple(strips), alpha)
+        return _Prepared(picture, rows, strips if rows else tuple(strips), alpha, transform)
 
     def _write(self, prepared: "_Prepared", step: int) -> bytes:
         """Code a picture's latents at a step."""
-        picture = prepared.picture
-        header = Header(
-            width=picture.width,
-            height=picture.height,
-            payload=Payload.NETWORK,
-            grey=picture.grey,
-            alpha=prepared.alpha is not None,
-            icc=picture.icc is not None,
-            metadata=picture.exif is not None or picture.xmp is not None,
-            strip_rows=prepared.strip_rows,
+        return self._code(prepared, step).data
+
+    def _code(self, prepared: "_Prepared", step: int) -> "_Written":
+        """Code a picture's latents at a step; keep those of a single strip, to be shown."""
+        header = _header(
+            prepared.picture,
+            Payload.NETWORK,
+            prepared.transform,
+            prepared.strip_rows,
             step=step,
             fingerprint=self.bundle.fingerprint,
         )
-        side = [(ChunkType.ALPHA, prepared.alpha), (ChunkType.EXIF, picture.exif), (ChunkType.XMP, picture.xmp)]
-        chunks = [
-            *([Chunk(ChunkType.ICC, picture.icc)] if picture.icc is not None else []),
-            *(Chunk(ChunkType.STRIP, write_strip(self._architecture, strip, step)) for strip in prepared.strips),
-            *(Chunk(kind, data) for kind, data in side if data is not None),
-        ]
-        return pack(header, chunks)
+        kept: list[Int32] = []
 
-    def _read_strip(self, data: bytes, index: int, header: Header) -> Int32:
-        return read_strip(self._architecture, data, *_latents_of_strip(header, index), header.step)
+        def code(strip: Strip) -> bytes:
+            data, y_hat = code_strip(self._architecture, strip, step)
+            if not prepared.strip_rows:
+                kept.append(y_hat)
+            return data
 
-    def _show(self, header: Header, read: Callable[[int], Int32], region: Region) -> Pixels:
-        """Synthesise a region of the coded picture; `read` gives the latents of a strip."""
+        return _Written(_pack(header, map(code, prepared.strips), prepared.picture, prepared.alpha), tuple(kept))
+
+    def _read_strip(self, data: bytes, index: int, header: Header) -> _Content:
+        """Read what a strip holds: latents, or pixels of a payload that needs no model."""
+        if header.payload is Payload.NETWORK:
+            return read_strip(self._architecture, data, *_latents_of_strip(header, index), header.step)
+        read = read_classical if header.payload is Payload.CLASSICAL else read_lossless
+        return read(data, len(header.rows_of_strip(index)), header.coded_width, _channels(header))
+
+    def _show(self, header: Header, read: Callable[[int], _Content], region: Region) -> Pixels:
+        """Give the pixels of a region of the coded picture; `read` gives what a strip holds."""
+        if header.payload is not Payload.NETWORK:
+            return _joined(header, read, region)
         rows = _Rows(read, latents_of(header.strip_rows or header.coded_height))
         height, width = header.coded_height, header.coded_width
         return synthesise(self._architecture, rows, height, width, region, grey=header.grey)
 
-    def _reconstruct(self, data: bytes) -> Pixels:
-        """Decode a file that was just written."""
-        file = unpack(data, _UNLIMITED)
-        header, strips = file.header, file.payload
-        return _rgb(
-            self._show(
+    def _reconstruct(self, written: "_Written") -> Pixels:
+        """Show what a file that was just written decodes to, upright."""
+        header, _ = read_header(written.data, _UNLIMITED)
+        if written.latents:
+            pixels = self._show(header, written.latents.__getitem__, _coded_region(header, None))
+        else:
+            strips = unpack(written.data, _UNLIMITED).payload
+            pixels = self._show(
                 header, lambda index: self._read_strip(strips[index], index, header), _coded_region(header, None)
             )
-        )
+        return _rgb(_undo(pixels, header.transform))
 
     def _meet(self, target: Target, prepared: "_Prepared", measure: bool) -> tuple[int, bytes, Pixels | None]:
         """Find the step that meets a target; give it, the file and, if it is to be measured, the reconstruction."""
@@ -251,25 +278,27 @@ class Codec:
         if isinstance(target, Psnr):
 
             def decode(step: int) -> tuple[float, tuple[bytes, Pixels]]:
-                data = self._write(prepared, step)
-                shown = self._reconstruct(data)
-                return psnr(picture.pixels, shown), (data, shown)
+                written = self._code(prepared, step)
+                shown = self._reconstruct(written)
+                return psnr(picture.pixels, shown), (written.data, shown)
 
             step, (data, shown) = step_for_psnr(decode, target.decibels, start, _PSNR_TOLERANCE, _SYNTHESES)
             return step, data, shown if measure else None
 
-        def code(step: int) -> tuple[int, bytes]:
-            data = self._write(prepared, step)
-            return len(data), data
+        def code(step: int) -> tuple[int, _Written]:
+            written = self._code(prepared, step)
+            return len(written.data), written
 
-        if isinstance(target, Quality):
+        if isinstance(target, Step):
+            step, written = target.value, self._code(prepared, target.value)
+        elif isinstance(target, Quality):
             step = manifest.step(target.value)
-            data = self._write(prepared, step)
+            written = self._code(prepared, step)
         else:
             pixels = picture.width * picture.height
             size = math.floor(target.value * pixels / 8) if isinstance(target, BitsPerPixel) else target.size
-            step, data = finest_step_within(code, size, start, _SIZE_TOLERANCE)
-        return step, data, self._reconstruct(data) if measure else None
+            step, written = finest_step_within(code, size, start, _SIZE_TOLERANCE)
+        return step, written.data, self._reconstruct(written) if measure else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,6 +309,15 @@ class _Prepared:
     strip_rows: int
     strips: Iterable[Strip]
     alpha: bytes | None = None
+    transform: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Written:
+    """A file, and the latents that it decodes to if it is one strip: large pictures have too many to keep."""
+
+    data: bytes
+    latents: tuple[Int32, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -329,6 +367,31 @@ class _Rows:
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
+def encode_plain(picture: Picture, quality: int | None, limits: Limits = DEFAULT_LIMITS) -> Encoded | None:
+    """Encode a picture without a model: at a quality from 0 to 100, or without loss (None), then in at most 0.1 % and
+    64 bytes more than its samples and metadata have.
+
+    Gives None where a classical codec has no way to hold a picture of this size. Raises LimitExceeded.
+    """
+    _check_size(picture, limits)
+    transform, rows = arrangement(picture.width, picture.height)
+    payload = Payload.LOSSLESS if quality is None else Payload.CLASSICAL
+    pixels = _transformed(picture.pixels[..., :1] if picture.grey else picture.pixels, transform)
+    header = _header(picture, payload, transform, rows)
+    strips = []
+    shown = np.empty(pixels.shape, np.uint8)
+    for index in range(header.num_strips):
+        span = header.rows_of_strip(index)
+        strip = np.ascontiguousarray(pixels[span.start : span.stop])
+        data = write_lossless(strip) if quality is None else write_classical(strip, quality)
+        if data is None:
+            return None
+        shown[span.start : span.stop] = strip if quality is None else read_classical(data, *strip.shape)
+        strips.append(data)
+    alpha = None if picture.alpha is None else encode_alpha(picture.alpha)
+    return Encoded(_pack(header, strips, picture, alpha), None, 0, _rgb(_undo(shown, transform)))
+
+
 def strip_rows(width: int, height: int) -> int:
     """Rows of the strips that a picture of this size is cut into, 0 for none."""
     fitting = max(STRIP_UNIT, MAX_STRIP_PIXELS // width // STRIP_UNIT * STRIP_UNIT)
@@ -337,17 +400,13 @@ def strip_rows(width: int, height: int) -> int:
 
 
 def codec_for_file(data: bytes, model: str | None = None, threads: int | None = None) -> Codec:
-    """Make the codec that a file needs: of the model it names, or of `model` (id, path or fingerprint prefix)."""
+    """Make the codec that a file needs: of the model it names, or of `model` (id, path or fingerprint prefix).
+
+    A file that needs none gets the default model's.
+    """
     header, _ = read_header(data, Limits(max_pixels=MAX_SIDE**2))  # sizes are for `decode` to judge
-    _check_supported(header)
-    return Codec(find_bundle(model) if model is not None else find_for(header.fingerprint), threads)
-
-
-def _check_supported(header: Header) -> None:
-    if header.payload is not Payload.NETWORK:
-        raise UnsupportedVersion(
-            "the file holds a kind of picture that this release cannot decode yet; update robustcodec"
-        )
+    named = model is not None or header.payload is not Payload.NETWORK
+    return Codec(find_bundle(model) if named else find_for(header.fingerprint), threads)
 
 
 def _check_size(picture: Picture, limits: Limits) -> None:
@@ -373,6 +432,59 @@ def _undo(pixels: Pixels, transform: int) -> Pixels:
     if transform & 1:
         pixels = pixels[:, ::-1]
     return pixels
+
+
+def _transformed(pixels: Pixels, transform: int) -> Pixels:
+    """Give the coded picture: flip and transpose as a header says (bits 0, 1 and 2, in that order)."""
+    if transform & 1:
+        pixels = pixels[:, ::-1]
+    if transform & 2:
+        pixels = pixels[::-1]
+    return pixels.transpose(1, 0, 2) if transform & 4 else pixels
+
+
+def _header(
+    picture: Picture, payload: Payload, transform: int, strip_rows: int, step: int = 0, fingerprint: bytes = bytes(8)
+) -> Header:
+    return Header(
+        width=picture.width,
+        height=picture.height,
+        payload=payload,
+        grey=picture.grey,
+        alpha=picture.alpha is not None,
+        icc=picture.icc is not None,
+        metadata=picture.exif is not None or picture.xmp is not None,
+        transform=transform,
+        strip_rows=strip_rows,
+        step=step,
+        fingerprint=fingerprint,
+    )
+
+
+def _pack(header: Header, strips: Iterable[bytes], picture: Picture, alpha: bytes | None) -> bytes:
+    """Write a file of the data of its strips and of what travels with the picture."""
+    side = [(ChunkType.ALPHA, alpha), (ChunkType.EXIF, picture.exif), (ChunkType.XMP, picture.xmp)]
+    chunks = [
+        *([Chunk(ChunkType.ICC, picture.icc)] if picture.icc is not None else []),
+        *(Chunk(header.strip_type, data) for data in strips),
+        *(Chunk(kind, data) for kind, data in side if data is not None),
+    ]
+    return pack(header, chunks)
+
+
+def _joined(header: Header, read: Callable[[int], _Content], region: Region) -> Pixels:
+    """Join the pixels of the strips that a region of the coded picture lies in."""
+    result = np.empty((region.height, region.width, _channels(header)), np.uint8)
+    for index in header.strips_of(range(region.rows.start, region.rows.stop)):
+        rows = header.rows_of_strip(index)
+        first, last = max(rows.start, region.rows.start), min(rows.stop, region.rows.stop)
+        part = read(index)[first - rows.start : last - rows.start, region.columns]
+        result[first - region.y : last - region.y] = part
+    return result
+
+
+def _channels(header: Header) -> int:
+    return 1 if header.grey else 3
 
 
 def _picture(pixels: Pixels, chunks: Sequence[Chunk]) -> Picture:

@@ -162,6 +162,11 @@ class Header:
             )
 
     @property
+    def strip_type(self) -> ChunkType:
+        """Type of the chunks that hold the strips."""
+        return _PAYLOAD_TYPE[self.payload]
+
+    @property
     def coded_width(self) -> int:
         """Columns of the picture that is coded."""
         return self.height if self.transform & 4 else self.width

@@ -218,6 +218,33 @@ def write_picture(picture: Picture, format: str, quality: int | None = None) -> 
     return out.getvalue()
 
 
+def compress(samples: Pixels, format: str, quality: int | None) -> bytes | None:
+    """Encode uint8 (height, width) or (height, width, 3) as bare AVIF or WebP; None where this is not possible.
+
+    `quality` goes from 0 to 100, without chroma subsampling in AVIF; None is without loss (WebP).
+    """
+    height, width = samples.shape[:2]
+    if max(height, width) > (32768 if format == "AVIF" else 16383) or format.upper() not in Image.SAVE:
+        return None
+    options: dict[str, Any] = {"lossless": True, "quality": 50} if quality is None else {"quality": quality}
+    if format == "AVIF":
+        options |= {"subsampling": "4:0:0" if samples.ndim == 2 else "4:4:4", "speed": 8, "max_threads": 1}
+    out = BytesIO()
+    with _pillow_errors(f"the picture cannot be compressed as {format}"):
+        Image.fromarray(samples).save(out, format.upper(), **options)
+    return out.getvalue()
+
+
+def decompress(data: bytes, format: str) -> Pixels:
+    """Decode AVIF or WebP whose headers are known to be in order: uint8 (height, width) or (height, width, 3).
+
+    Raises ImageError if it is damaged, or if Pillow was built without the format.
+    """
+    with _pillow_errors(f"its {format} data cannot be read"):
+        image = _OPENERS[format][1](BytesIO(data))
+        return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+
+
 def losses(picture: Picture, format: str) -> tuple[str, ...]:
     """Sentences that say what of a picture a format cannot hold."""
     found = []

@@ -6,7 +6,7 @@ what was measured against them.
 
 from collections.abc import Sequence
 
-from robustcodec.container import Header
+from robustcodec.container import Header, Payload
 from robustcodec.errors import LimitExceeded
 
 USUAL_SIZES = (128, 192)
@@ -24,6 +24,9 @@ _TILE, _TILE_RGB = 2, 40
 _STRIP = 48
 """Bytes for each latent of a strip while it is coded."""
 
+_PLAIN = 24
+"""Bytes for each pixel of a strip that needs no model, while it is decoded."""
+
 _RGB, _PILLOW, _ALPHA = 3, 4, 5
 """Bytes for each pixel: of a picture here, and in Pillow, and more of all kinds if it has alpha."""
 
@@ -34,6 +37,9 @@ def to_decode(header: Header, size: int, sizes: Sequence[int], pixels: int | Non
     `sizes` are the channel counts of its model; `pixels` are those of a region, if no more is wanted.
     """
     width, height = header.coded_width, header.coded_height
+    if header.payload is not Payload.NETWORK:
+        strip = width * (header.strip_rows or height) * _PLAIN
+        return _PROCESS + size + strip + width * height * (2 * _RGB + _PILLOW + 2 * _ALPHA * header.alpha)
     shown = width * height if pixels is None else pixels
     picture = shown * _RGB * (1 + (header.transform != 0)) + width * height * _ALPHA * header.alpha
     strip = _strip(width, header.strip_rows or height, sizes)

@@ -93,6 +93,17 @@ class Psnr:
         _check_target(self.decibels, 1000, "dB")
 
 
-Target = Quality | BitsPerPixel | FileSize | Psnr
+@dataclass(frozen=True)
+class Step:
+    """Code at the quantisation step R = `value`, in units of 1/1024. Raises UsageError."""
+
+    value: int
+
+    def __post_init__(self) -> None:
+        if not STEP_MIN <= self.value <= STEP_MAX:
+            raise UsageError(f"a step goes from {STEP_MIN} to {STEP_MAX}, not to {self.value}")
+
+
+Target = Quality | BitsPerPixel | FileSize | Psnr | Step
 
 DEFAULT_TARGET = Quality(4.0)

@@ -132,7 +132,7 @@ def _placed(header: Header, parts: list[_Part]) -> dict[int, bytes]:
     else:
         kinds = [part.kind for part in parts if isinstance(part, _Found)]
         gaps = len(parts) - len(kinds)
-        strips = kinds.count(ChunkType.STRIP)
+        strips = kinds.count(header.strip_type)
         fits = strips <= header.num_strips <= strips + gaps
     return first | last if fits else {}
 
@@ -141,7 +141,7 @@ def _from_start(header: Header, parts: list[_Part]) -> Iterator[tuple[int, bytes
     """Strips up to the first gap of unknown size, with their index."""
     for place, part in enumerate(parts):
         if isinstance(part, _Found):
-            if part.kind == ChunkType.STRIP:
+            if part.kind == header.strip_type:
                 yield place - header.icc, part.data
         elif not part.one:
             return
@@ -154,13 +154,13 @@ def _from_end(header: Header, parts: list[_Part]) -> Iterator[tuple[int, bytes]]
     for part in reversed(parts):
         if isinstance(part, _Gap):
             # one missing chunk is a strip if a strip follows it
-            if not part.one or behind is None or behind.kind != ChunkType.STRIP:
+            if not part.one or behind is None or behind.kind != header.strip_type:
                 return
             index -= 1
         else:
             if behind is None and not part.last:
                 return
-            if part.kind == ChunkType.STRIP:
+            if part.kind == header.strip_type:
                 yield index, part.data
                 index -= 1
             behind = part

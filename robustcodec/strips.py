@@ -30,6 +30,11 @@ def prepare_strip(architecture: Architecture, y: Float32) -> Strip:
 
 def write_strip(architecture: Architecture, strip: Strip, step: int) -> bytes:
     """Code a strip's latents at a step."""
+    return code_strip(architecture, strip, step)[0]
+
+
+def code_strip(architecture: Architecture, strip: Strip, step: int) -> tuple[bytes, Int32]:
+    """Code a strip's latents at a step; give the data and what `read_strip` will make of it."""
     encoder = make_encoder()
     encode_group(encoder, strip.z, architecture.side_index(*strip.y.shape[1:]), architecture.z_tables)
 
@@ -45,7 +50,7 @@ def write_strip(architecture: Architecture, strip: Strip, step: int) -> bytes:
         return clamped
 
     latents = _walk(strip.conditions.schedule(step), code)
-    return join_strip(_checksum(strip.z, latents), encoder.finish())
+    return join_strip(_checksum(strip.z, latents), encoder.finish()), latents.y_hat
 
 
 def read_strip(architecture: Architecture, data: bytes, height: int, width: int, step: int) -> Int32:

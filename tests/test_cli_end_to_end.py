@@ -285,7 +285,7 @@ def test_bad_files(here: Path, run: Run, rbc: bytes, png: bytes, tiny_path: Path
     unknown = container.Header(
         width=16, height=16, payload=container.Payload.NETWORK, step=1024, fingerprint=b"12345678"
     )
-    later = container.Header(width=16, height=16, payload=container.Payload.LOSSLESS)
+    exact = container.Header(width=16, height=16, payload=container.Payload.LOSSLESS)
     strip = container.Chunk(container.ChunkType.STRIP, bytes(20))
     bad = {
         "empty": (b"", "an empty file is not a robustcodec file"),
@@ -297,9 +297,9 @@ def test_bad_files(here: Path, run: Run, rbc: bytes, png: bytes, tiny_path: Path
         "extended": (rbc + b"\0", f"should end after {len(rbc)} bytes"),
         "text-mode": (rbc.replace(b"\n", b"\r\n", 1), "transfer in text mode"),
         "newer": (rbc[:4] + b"\x20" + rbc[5:], "made by a newer release of robustcodec"),
-        "later": (
-            container.pack(later, [container.Chunk(container.ChunkType.LOSSLESS, bytes(20))]),
-            "cannot decode yet; update robustcodec",
+        "exact": (
+            container.pack(exact, [container.Chunk(container.ChunkType.LOSSLESS, bytes(20))]),
+            "its picture cannot be read",
         ),
         "unknown": (container.pack(unknown, [strip]), "model 3132333435363738, which is not installed; add"),
         "huge": (container.pack(huge, [strip]), "are allowed; raise the limit"),
@@ -320,7 +320,7 @@ def test_bad_files(here: Path, run: Run, rbc: bytes, png: bytes, tiny_path: Path
 
     without_model = errors(run("info", *files))
     assert [line.split(".rbc")[0] for line in without_model] == [
-        name for name in bad if name not in ("later", "unknown", "latents", "message")
+        name for name in bad if name not in ("exact", "unknown", "latents", "message")
     ]
 
 
