@@ -4,6 +4,7 @@
 `robustcodec --install-completion` sets up.
 """
 
+import inspect
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,10 +32,12 @@ class Option:
 
 @dataclass(frozen=True)
 class Command:
-    """A command, its options, and the commands below it, by name."""
+    """A command: what its help says in a sentence and in full, its arguments and options, the commands below it."""
 
     name: str
     help: str
+    text: str
+    arguments: tuple[tuple[str, str], ...]
     options: tuple[Option, ...]
     below: tuple["Command", ...]
 
@@ -55,6 +58,12 @@ def described(command: typer.core.TyperCommand | typer.core.TyperGroup, name: st
     return Command(
         name=name,
         help=_sentence(command.get_short_help_str(200)),
+        text=inspect.cleandoc(command.help or ""),
+        arguments=tuple(
+            (each.metavar or "", each.help or "")
+            for each in command.params
+            if isinstance(each, typer.core.TyperArgument)
+        ),
         options=(
             *options,
             Option(("-h", "--help"), False, *("Show this message and exit", "Show this message and exit.")),
@@ -76,13 +85,21 @@ def options_page(root: Command) -> Iterator[str]:
         yield ""
         yield f"## {' '.join(('robustcodec', *path))}"
         yield ""
-        yield f"{each.help}."
-        yield ""
-        yield "| option | |"
+        yield from _text(each.text)
+        yield "| | |"
         yield "|---|---|"
+        yield from (f"| `{name}` | {help} |" for name, help in each.arguments)
         for option in each.options:
             names = ", ".join(f"`{name}`" for name in option.names)
             yield f"| {names} | {' '.join(option.full.split()).replace('|', chr(92) + '|')} |"
+
+
+def _text(text: str) -> Iterator[str]:
+    """Lines of a help text, with what Click leaves as it is (behind a backspace) as code."""
+    for paragraph in text.split("\n\n"):
+        as_it_is = paragraph.startswith("\b\n")
+        yield from ["```sh", *inspect.cleandoc(paragraph[2:]).splitlines(), "```"] if as_it_is else [paragraph]
+        yield ""
 
 
 def bash(root: Command) -> Iterator[str]:

@@ -20,10 +20,10 @@ from robustcodec.errors import RobustcodecError
 _HELP = """A learned image codec that holds up when its input is hostile.
 
 \b
-  robustcodec encode photo.png                 writes photo.rbc
+  robustcodec encode photo.png                 # writes photo.rbc
   robustcodec encode photo.png -o photo.bin -q 5
   robustcodec encode -r album -o small --target-bpp 0.4
-  robustcodec decode photo.rbc                 writes photo.png
+  robustcodec decode photo.rbc                 # writes photo.png
   robustcodec decode photo.rbc -o - --format ppm | display -
   robustcodec info photo.rbc
 

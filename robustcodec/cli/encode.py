@@ -110,6 +110,12 @@ def encode(
 
     Without -o, photo.png becomes photo.rbc beside it. Results that exist are skipped, but a file that -o
     names is overwritten.
+
+    \b
+      robustcodec encode photo.png -q 5
+      robustcodec encode photo.png -o photo.bin --target-size 60K
+      robustcodec encode -r album -o small --target-bpp 0.4 --jobs 4
+      cat photo.png | robustcodec encode - -o - > photo.rbc
     """
     target = choose_target(quality, target_bpp, target_size, target_psnr)
     options.check_json(json, output)

@@ -21,7 +21,13 @@ def info(
     json: options.Json = False,
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
 ) -> None:
-    """Show size, format, model and sections of robustcodec files; every checksum is verified."""
+    """Show size, format, model and sections of robustcodec files; every checksum is verified.
+
+    \b
+      robustcodec info photo.rbc
+      robustcodec info -v photo.rbc                # with the bytes of each section, and the memory to decode
+      robustcodec info *.rbc --json
+    """
     console = Console(json=json)
     failed = False
     for name in inputs:

@@ -26,7 +26,12 @@ def list_models(
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show what was measured of each model.")] = False,
     json: options.Json = False,
 ) -> None:
-    """List the models that are found, and where."""
+    """List the models that are found, and where.
+
+    \b
+      robustcodec models list
+      robustcodec models list -v                   # with what was measured of each
+    """
     from robustcodec.bundle import installed_folders, open_bundle
 
     console = Console(json=json)
@@ -72,7 +77,11 @@ def _number(value: object, form: str) -> str:
 
 @app.command()
 def add(path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of a model.")]) -> None:
-    """Check a model and copy it to where it is found from now on."""
+    """Check a model and copy it to where it is found from now on.
+
+    \b
+      robustcodec models add runs/mine/model
+    """
     from robustcodec import bundle
     from robustcodec.architectures import open_architecture
 
@@ -82,7 +91,11 @@ def add(path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of a m
 
 @app.command()
 def remove(id: Annotated[str, typer.Argument(metavar="ID", help="Id of a model that was added.")]) -> None:
-    """Remove a model that was added; files made with it need it to be decoded."""
+    """Remove a model that was added; files made with it need it to be decoded.
+
+    \b
+      robustcodec models remove my-model
+    """
     from robustcodec import bundle
 
     bundle.remove(id)
@@ -93,7 +106,12 @@ def remove(id: Annotated[str, typer.Argument(metavar="ID", help="Id of a model t
 def verify(
     id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Id or path [default: all models].")] = None,
 ) -> None:
-    """Check every byte of a model, the shapes of its arrays, and that its entropy parameters are exact."""
+    """Check every byte of a model, the shapes of its arrays, and that its entropy parameters are exact.
+
+    \b
+      robustcodec models verify
+      robustcodec models verify runs/mine/model
+    """
     from robustcodec import bundle
     from robustcodec.architectures import open_architecture
 

@@ -8,7 +8,12 @@ from robustcodec.files import check_streams, clean_name, plan_outputs, write_out
 
 
 def sample(output: options.Output = None, overwrite: options.Overwrite = False, quiet: options.Quiet = False) -> None:
-    """Write the photograph that comes with robustcodec: sample.png in this folder, 768x512."""
+    """Write the photograph that comes with robustcodec: sample.png in this folder, 768x512.
+
+    \b
+      robustcodec sample
+      robustcodec sample -o pictures/
+    """
     console = Console(quiet=quiet)
     plan = plan_outputs([str(SAMPLE)], output or ".", suffix=SAMPLE.suffix, found=(), overwrite=overwrite)
     check_streams(plan)
