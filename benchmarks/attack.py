@@ -142,7 +142,7 @@ def make_problem(bundle: Bundle, x: Tensor, target: Target) -> Problem:
     victim = HyperVictim(network, bundle.manifest.step(QUALITY) / STEP_UNIT)
     with torch.no_grad():
         clean = code(victim, x, x)
-    return Problem(victim, x, Threat(target), DEFAULT_EPSILON, clean, torch.Generator().manual_seed(0))
+    return Problem(victim, victim, x, Threat(target), DEFAULT_EPSILON, clean, torch.Generator().manual_seed(0))
 
 
 def crops(count: int, size: int | None, device: torch.device) -> Tensor:

@@ -42,7 +42,7 @@ def main() -> None:
     for target in Target:
         with torch.no_grad():
             clean = code(victim, x, x)
-        problem = Problem(victim, x, Threat(target), DEFAULT_EPSILON, clean, torch.Generator())
+        problem = Problem(victim, victim, x, Threat(target), DEFAULT_EPSILON, clean, torch.Generator())
         print(
             f"| {target} attack: choice | A | bpp / clean | PSNR(x, x̂*) change in dB | pictures that keep the bound |"
         )

@@ -19,7 +19,8 @@ from robustcodec.lab import start
 from robustcodec.lab.data import Pool, centre_crops, picture_files, read_pictures
 from robustcodec.lab.losses import rate_distortion
 from robustcodec.lab.networks import Hyper
-from robustcodec.lab.recipe import Phase, Precision, Recipe
+from robustcodec.lab.precision import Precision
+from robustcodec.lab.recipe import Phase, Recipe
 from robustcodec.lab.runs import Run, State, cpu_copy
 from robustcodec.lab.training import fit, validate
 

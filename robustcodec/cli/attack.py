@@ -73,6 +73,7 @@ def attack(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=(1 << 63) - 1, help="Seed of all randomness.")] = 0,
     restarts: Annotated[int, typer.Option(min=1, help="Starts of the method strong; the best result counts.")] = 1,
+    precision: options.Precision = options.Arithmetic.FLOAT32,
     device: Annotated[Device | None, typer.Option(help="Where to search [default: a GPU if there is one].")] = None,
     save_all: Annotated[
         bool, typer.Option("--save-all", help="Write the noise, both decoded pictures and a comparison, too.")
@@ -107,6 +108,7 @@ def attack(
         steps=steps,
         seed=seed,
         restarts=restarts,
+        precision=attacks.Precision(precision),
     )
     check(order, [])
     if restarts > 1 and method != _STRONG:
@@ -188,6 +190,7 @@ class _Task:
             "steps": attack.steps,
             "seed": attack.seed,
             "restarts": attack.restarts,
+            "precision": str(attack.precision),
             "holds": result.holds,
             "shrunk": result.shrunk,
             "before": asdict(result.before),

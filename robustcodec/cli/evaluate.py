@@ -38,6 +38,7 @@ def evaluate(
     epsilon: Annotated[float, typer.Option(help="Budget: mean square of the noise on [0, 1].")] = 5e-4,
     restarts: Annotated[int, typer.Option(min=1, help="Restarts of each attack.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the attacks, and of --recheck's choice.")] = 0,
+    precision: options.Precision = options.Arithmetic.FLOAT32,
     surrogate: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Craft all pictures on this model or checkpoint.")
     ] = None,
@@ -85,7 +86,13 @@ def evaluate(
         from robustcodec.lab.evaluation.subjects import groups_of
 
         wanted = parse_attacks(
-            attacks, epsilon=epsilon, steps=steps, seed=seed, restarts=restarts, methods=_methods(attacks)
+            attacks,
+            epsilon=epsilon,
+            steps=steps,
+            seed=seed,
+            restarts=restarts,
+            precision=precision,
+            methods=_methods(attacks),
         )
         grid = Grid(
             groups=groups_of(data, crop),

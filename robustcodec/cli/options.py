@@ -1,6 +1,7 @@
 """Options that several commands share, and how their values are read."""
 
 import re
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -37,6 +38,18 @@ MaxPixels = Annotated[
 MaxMemory = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="Refuse what may take more memory, such as 900M or 2G, before any work."),
+]
+
+
+class Arithmetic(StrEnum):
+    """What an attack computes its gradients in."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+Precision = Annotated[
+    Arithmetic, typer.Option(help="Arithmetic of the gradients: bfloat16 halves the time on processors that have it.")
 ]
 
 

@@ -102,12 +102,11 @@ def normalised_steps(
     """Raise `objective` by steps along its normalised gradient; give the noisy crops (B, 3, H, W) in [0, 1].
 
     x (B, 3, H, W) are the clean crops, `random` standard normal noise of their shape to begin with. The mean square of
-    each crop's noise ends at most at its `energy` (B,). Runs in float32; the network's parameters and their gradients
-    stay as they are.
+    each crop's noise ends at most at its `energy` (B,). The network's parameters and their gradients stay as they are.
     """
     radius = energy.sqrt().reshape(-1, 1, 1, 1)
     noise = _into_ball(_START * radius * _unit(random), radius, x)
-    with frozen(network), torch.autocast(x.device.type, enabled=False):
+    with frozen(network):
         for _ in range(steps):
             noise.requires_grad_()
             (gradient,) = torch.autograd.grad(objective(network, x + noise, x, step).sum(), noise)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustcodec.lab.losses import Batch, Loss
 from robustcodec.lab.networks import Hyper
-from robustcodec.lab.recipe import Precision
+from robustcodec.lab.precision import Precision
 
 Gradients = Callable[[Batch], dict[str, Tensor]]
 """Leaves a batch's gradients in the network's parameters, instead of any before, and gives the loss's figures."""

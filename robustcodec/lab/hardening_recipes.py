@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from robustcodec.errors import TrainingError
-from robustcodec.lab.recipe import Attacker, Hardening, Method, Phase, Precision, Recipe
+from robustcodec.lab.precision import Precision
+from robustcodec.lab.recipe import Attacker, Hardening, Method, Phase, Recipe
 
 TEACHER_SMOOTH = 2e-3
 """Weight of smooth_loss in stage I: at this `hyper-base` begins with a penalty of 3 % of its J."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from robustcodec.errors import TrainingError
+from robustcodec.lab.precision import Precision
 from robustcodec.rate import HIGHEST, LOWEST
 
 CROP_UNIT = 64
@@ -50,13 +51,6 @@ class Rounding(StrEnum):
     """Noise for the rate, straight-through rounding for the distortion."""
     ROUND = "round"
     """Straight-through rounding for both."""
-
-
-class Precision(StrEnum):
-    """Arithmetic of the transforms while training; latents and code lengths are float32 always."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
 
 
 @dataclass(frozen=True, kw_only=True)

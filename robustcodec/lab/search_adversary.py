@@ -13,7 +13,7 @@ from robustcodec.lab.attacks.methods import Method
 from robustcodec.lab.attacks.problem import Best, Problem, Report
 from robustcodec.lab.attacks.switching import Ma2023, Paper
 from robustcodec.lab.attacks.threat import Target, Threat
-from robustcodec.lab.attacks.victim import code
+from robustcodec.lab.attacks.victim import Rough, code
 from robustcodec.lab.networks import Hyper, Quantiser
 from robustcodec.lab.recipe import Attacker
 
@@ -75,13 +75,15 @@ def search_attack(attacker: Attacker) -> Attack:
     ) -> Tensor:
         target = Target.PSNR if objective is distortion else Target.BPP
         seed = abs(int(random[0, 0, 0, 0].view(torch.int32)))
+        victim = _Victim(network, step.reshape(-1, 1, 1, 1))
+        guide = Rough(victim) if torch.is_autocast_enabled(x.device.type) else victim
         with frozen(network), torch.autocast(x.device.type, enabled=False):
-            victim = _Victim(network, step.reshape(-1, 1, 1, 1))
             with torch.no_grad():
                 clean = code(victim, x, x)
             # a crop to learn from need not keep the other figure where it was
             threat = Threat(target, bounded=False)
-            problem = Problem(victim, x, threat, float(energy.max()), clean, torch.Generator().manual_seed(seed))
+            generator = torch.Generator().manual_seed(seed)
+            problem = Problem(victim, guide, x, threat, float(energy.max()), clean, generator)
             noise = method(steps).search(problem, lambda *_: None)
         return (x + noise).clamp(0, 1)
 

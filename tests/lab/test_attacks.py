@@ -18,7 +18,7 @@ from robustcodec.bundle import Bundle
 from robustcodec.codec import Codec
 from robustcodec.errors import UsageError
 from robustcodec.images import Picture, write_picture
-from robustcodec.lab.attacks import METHODS, Attack, Target, Threat, craft
+from robustcodec.lab.attacks import METHODS, Attack, Precision, Target, Threat, craft
 from robustcodec.lab.attacks.budget import energy, fit_l2, fit_linf, to_levels
 from robustcodec.lab.attacks.controls import channel_offsets
 from robustcodec.lab.attacks.switching import Paper
@@ -71,6 +71,24 @@ def test_budget_and_bound_hold_for_the_file(
                 assert abs(size - size_clean) <= 0.05 * size_clean
             if threat.bounded and threat.target is Target.BPP:
                 assert abs(10 * np.log10(error / error_clean)) <= 1
+
+
+@pytest.mark.parametrize("threat", [PSNR_FREE, BPP_FREE], ids=str)
+@pytest.mark.parametrize("method", ["paper", "pgd", "strong"])
+def test_gradients_in_bfloat16_are_about_as_strong(
+    method: str, threat: Threat, tiny: Bundle, codec: Codec, make_sample: Sample
+) -> None:
+    clean = make_sample(64, 64, 3)
+
+    def figure(precision: Precision) -> float:
+        attack = Attack(threat=threat, method=method, steps=20, precision=precision)
+        (crafted,) = craft(tiny, [clean], attack, device=CPU)
+        assert noise_energy(crafted.pixels, clean) <= EPSILON
+        return coded(codec, clean, crafted.pixels)[threat.target is Target.PSNR]
+
+    before = coded(codec, clean, clean)[threat.target is Target.PSNR]
+    exact, rough = (figure(precision) - before for precision in (Precision.FLOAT32, Precision.BFLOAT16))
+    assert rough == pytest.approx(exact, rel=0.2)
 
 
 @pytest.mark.parametrize("method", METHODS)

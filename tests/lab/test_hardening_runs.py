@@ -17,8 +17,9 @@ from robustcodec.images import Picture, write_picture
 from robustcodec.lab.hardening import loss_of
 from robustcodec.lab.losses import Batch, Loss, Terms
 from robustcodec.lab.networks import Hyper
+from robustcodec.lab.precision import Precision
 from robustcodec.lab.progress import Reporter
-from robustcodec.lab.recipe import Hardening, Method, Phase, Precision, Recipe, Rounding
+from robustcodec.lab.recipe import Hardening, Method, Phase, Recipe, Rounding
 from robustcodec.lab.runs import LOG, Run, State
 from robustcodec.lab.train import Order, train
 from robustcodec.lab.training import Progress

@@ -60,7 +60,7 @@ class BlockDct:
 def problem_of(victim: Victim, x: Tensor, threat: Threat) -> Problem:
     with torch.no_grad():
         clean = code(victim, x, x)
-    return Problem(victim, x, threat, EPSILON, clean, torch.Generator().manual_seed(0))
+    return Problem(victim, victim, x, threat, EPSILON, clean, torch.Generator().manual_seed(0))
 
 
 def silent(step: int, scores: Tensor) -> None:

@@ -22,7 +22,8 @@ from robustcodec.lab import runs
 from robustcodec.lab.data import Pool, centre_crops, read_pictures
 from robustcodec.lab.losses import draw_qualities, rate_distortion
 from robustcodec.lab.networks import Hyper
-from robustcodec.lab.recipe import Phase, Precision, Recipe, Rounding, Start
+from robustcodec.lab.precision import Precision
+from robustcodec.lab.recipe import Phase, Recipe, Rounding, Start
 from robustcodec.lab.runs import Run, Settings, State
 from robustcodec.lab.train import Order, split_pictures, train
 from robustcodec.lab.training import draw_batch, pixels_seen

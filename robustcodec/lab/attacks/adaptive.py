@@ -39,7 +39,7 @@ class Adaptive:
                 period = max(period - max(1, round(_SHORTER * self.steps)), max(1, round(_LAST_PERIOD * self.steps)))
                 look_at += period
             walk.advance(gradient)
-        walk.judge(problem.code(walk.noise, self.quantise))
+        walk.judge(problem.sketch(walk.noise, self.quantise))
         return walk.best
 
 

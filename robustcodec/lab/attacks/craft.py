@@ -20,8 +20,9 @@ from robustcodec.lab.attacks.budget import LEVELS, to_levels
 from robustcodec.lab.attacks.methods import METHODS
 from robustcodec.lab.attacks.problem import Problem
 from robustcodec.lab.attacks.threat import Attack
-from robustcodec.lab.attacks.victim import HyperVictim, code
+from robustcodec.lab.attacks.victim import HyperVictim, Rough, code
 from robustcodec.lab.checkpoints import load_weights, network_of
+from robustcodec.lab.precision import Precision
 from robustcodec.lab.runs import default_device
 from robustcodec.metrics import Pixels, bits_per_pixel, psnr
 from robustcodec.rate import STEP_UNIT, Quality, high_rate_step
@@ -76,7 +77,9 @@ def craft(
     x = torch.stack([torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures]).to(device) / LEVELS
     with torch.no_grad():
         clean = code(victim, x, x)
-    problem = Problem(victim, x, attack.threat, attack.epsilon, clean, torch.Generator().manual_seed(attack.seed))
+    guide = Rough(victim) if attack.precision is Precision.BFLOAT16 else victim
+    generator = torch.Generator().manual_seed(attack.seed)
+    problem = Problem(victim, guide, x, attack.threat, attack.epsilon, clean, generator)
     trace: list[tuple[int, list[float]]] = []
 
     def note(step: int, scores: Tensor) -> None:

@@ -24,7 +24,8 @@ from robustcodec.lab.networks import round_straight_through
 STEPS_PER_ROUND = 6
 """What a round costs, in passes forward and backward through the whole codec."""
 
-_PROBES = 16
+_PROBES = 4
+"""Random signs behind each estimate; it is smoothed over neighbours, and more found nothing stronger."""
 _PROBE_LENGTH = 1e-3
 _BEYOND = 0.03
 """How far behind a threshold latents are put, in steps: rounding the picture to levels takes back less."""
@@ -32,6 +33,8 @@ _PULLS = 8
 """Steps through the analysis for each choice of latents."""
 _NEARLY_ALL = 0.995
 _FOLLOW = 0.25
+_FIRST_SHARE = 0.75
+"""Of the budget, to be spent by the sum of costs at first: what is overspent is lost again when noise is shortened."""
 _BISECTIONS = 12
 _LARGEST_MULTIPLIER = 30.0
 _SAFE = 0.8
@@ -68,7 +71,7 @@ def cross(problem: Problem, base: Tensor, best: Best, rounds: int, report: Repor
     start = _look(problem, base)
     samples = problem.x[0].numel()
     left = (problem.epsilon - energy(base)).clamp(min=0) * samples
-    share = torch.ones_like(left)
+    share = torch.full_like(left, _FIRST_SHARE)
     unforeseen = torch.zeros_like(left)
     noise = base
     paid: tuple[_Prices | None, _Prices | None] = (None, None)
@@ -98,7 +101,7 @@ def _look(problem: Problem, base: Tensor) -> _Start:
             moved = problem.victim.analyse(problem.x + base + _PROBE_LENGTH * _signs(base, problem.generator))
             response += ((moved - latents) / _PROBE_LENGTH).square() / _PROBES
     symbols = latents.round().requires_grad_()
-    x_hat = problem.victim.synthesise(symbols, *problem.x.shape[2:])
+    x_hat = problem.guide.synthesise(symbols, *problem.x.shape[2:])
     curvature = torch.zeros_like(latents)
     for _ in range(_PROBES):
         (column,) = torch.autograd.grad(x_hat, symbols, _signs(base, problem.generator), retain_graph=True)
@@ -110,7 +113,7 @@ def _prices(problem: Problem, start: _Start, symbols: Tensor) -> tuple[_Prices, 
     """Prices of crossing upwards and downwards from the start, given all other symbols as they are."""
     moved = symbols - start.latents.round()
     shown = symbols.clone().requires_grad_()
-    x_hat = problem.victim.synthesise(shown, *problem.x.shape[2:])
+    x_hat = problem.guide.synthesise(shown, *problem.x.shape[2:])
     error = (x_hat.clamp(0, 1) - problem.x).detach()
     (slope,) = torch.autograd.grad(x_hat, shown, error)
     alone = slope - moved * start.curvature

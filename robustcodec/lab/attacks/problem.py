@@ -20,9 +20,13 @@ _MARGIN = 0.9
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Pictures x (B, 3, H, W) in [0, 1] to attack, with the figures of their clean reconstructions."""
+    """Pictures x (B, 3, H, W) in [0, 1] to attack, with the figures of their clean reconstructions.
+
+    `guide` is what searches climb on: the victim, or one like it that costs less.
+    """
 
     victim: Victim
+    guide: Victim
     x: Tensor
     threat: Threat
     epsilon: float
@@ -32,6 +36,10 @@ class Problem:
     def code(self, noise: Tensor, quantise: Quantiser) -> Figures:
         """Code the pictures with noise (B, 3, H, W)."""
         return code(self.victim, self.x + noise, self.x, quantise)
+
+    def sketch(self, noise: Tensor, quantise: Quantiser) -> Figures:
+        """Code the pictures with noise (B, 3, H, W) by the guide."""
+        return code(self.guide, self.x + noise, self.x, quantise)
 
     def score(self, figures: Figures) -> Tensor:
         """What the attacker maximises (B,): MSE(x, x_hat*) in units of epsilon, or bits per pixel."""

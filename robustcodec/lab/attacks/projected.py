@@ -51,7 +51,7 @@ class Projected:
             report(step, score)
             noise = fit(noise + self.stride * radius * direction(gradient, self.norm), problem.x, problem.epsilon)
         with torch.no_grad():
-            score = problem.score(problem.code(noise, self.quantise))
+            score = problem.score(problem.sketch(noise, self.quantise))
         best.offer(noise, score, torch.zeros_like(score))
         return best.noise
 
@@ -61,7 +61,7 @@ def ascend(
 ) -> tuple[Figures, Tensor]:
     """Code the pictures with noise; give the figures, detached, and the gradient of `aim` with respect to noise."""
     noise = noise.detach().requires_grad_()
-    figures = problem.code(noise, quantise)
+    figures = problem.sketch(noise, quantise)
     (gradient,) = torch.autograd.grad(aim(figures).sum(), noise)
     return Figures(figures.x_hat.detach(), figures.bpp.detach(), figures.mse.detach()), gradient
 

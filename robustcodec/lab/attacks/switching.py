@@ -61,7 +61,7 @@ class Paper:
         best = Best.none(problem.x)
         for step in range(1, self.steps + 1):
             shown = _clip(noise, problem.x)
-            figures = problem.code(shown, self.quantise)
+            figures = problem.sketch(shown, self.quantise)
             score = problem.score(figures)
             inside = energy(noise) < problem.epsilon
             loss = 1 - figures.mse if attacks_psnr else -figures.bpp
@@ -105,7 +105,7 @@ class Ma2023:
         best = Best.none(problem.x)
         for step in range(1, self.steps + 1):
             shown = _clip(noise.clamp(-16 / 255, 16 / 255), problem.x)
-            figures = problem.code(shown, unrounded)
+            figures = problem.sketch(shown, unrounded)
             inside = energy(noise) < problem.epsilon
             if problem.threat.target is Target.PSNR:
                 push = 1 - (figures.x_hat - target).square().mean((1, 2, 3))

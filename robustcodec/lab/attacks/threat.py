@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from robustcodec.lab.precision import Precision
+
 DEFAULT_EPSILON = 5e-4
 """The paper's budget: mean of n^2 over all samples of the noise, pictures in [0, 1] (33.0 dB)."""
 
@@ -54,3 +56,4 @@ class Attack:
     steps: int = 200
     seed: int = 0
     restarts: int = 1
+    precision: Precision = Precision.FLOAT32

@@ -104,6 +104,7 @@ _NOTHING: dict[str, Any] = {
     "steps": 0,
     "seed": 0,
     "restarts": 0,
+    "precision": "",
     "surrogate": None,
     "surrogate_fingerprint": None,
 }
@@ -149,7 +150,7 @@ def _best_step(row: Row) -> int:
 
 def _control_beat_attack(batches: Sequence[_Batch]) -> Iterator[str]:
     # steps and restarts mean nothing to a control
-    for attack, control in _pairs(batches, ["method", "steps", "restarts"]):
+    for attack, control in _pairs(batches, ["method", "steps", "restarts", "precision"]):
         white_box = attack.attack.method not in CONTROLS and attack.attack.surrogate is None
         if control.attack.method in CONTROLS and white_box:
             found = _strengths(attack, control)
@@ -158,7 +159,7 @@ def _control_beat_attack(batches: Sequence[_Batch]) -> Iterator[str]:
 
 
 def _one_step_beat_many(batches: Sequence[_Batch]) -> Iterator[str]:
-    for many, one in _pairs(batches, ["method", "steps", "restarts"]):
+    for many, one in _pairs(batches, ["method", "steps", "restarts", "precision"]):
         white_box = many.attack.method not in (*CONTROLS, *ONE_STEP) and many.attack.surrogate is None
         if one.attack.method in ONE_STEP and white_box:
             found = _strengths(many, one)

@@ -97,6 +97,7 @@ def _craft(
         steps=assault.steps,
         seed=assault.seed,
         restarts=assault.restarts,
+        precision=attacks.Precision(assault.precision),
     )
     crafted = attacks.craft(source.weights, [subject.pixels for subject in subjects], order, quality, report)
     expected = estimate(source, [result.pixels for result in crafted], [item.pixels for item in subjects], quality)

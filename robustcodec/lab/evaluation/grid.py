@@ -67,7 +67,14 @@ class Event:
 
 
 def parse_attacks(
-    text: str, *, epsilon: float, steps: int, seed: int, restarts: int = 1, methods: Sequence[str] = ()
+    text: str,
+    *,
+    epsilon: float,
+    steps: int,
+    seed: int,
+    restarts: int = 1,
+    precision: str = "float32",
+    methods: Sequence[str] = (),
 ) -> tuple[Assault, ...]:
     """Read a list such as `psnr,bpp,strong:psnr-free`; `none` is an empty one. Raises UsageError."""
     if text == "none":
@@ -95,6 +102,7 @@ def parse_attacks(
                 steps=steps,
                 seed=seed,
                 restarts=restarts,
+                precision=precision,
             )
         )
     if len(set(attacks)) < len(attacks):

@@ -46,6 +46,7 @@ class Assault:
     restarts: int
     surrogate: str | None = None
     surrogate_fingerprint: str | None = None
+    precision: str = "float32"
 
     @property
     def label(self) -> str:
@@ -55,7 +56,8 @@ class Assault:
     @property
     def options(self) -> str:
         """The other options, as names of files have them."""
-        return f"e{self.epsilon:g}-n{self.steps}-s{self.seed}-r{self.restarts}"
+        precision = "" if self.precision == "float32" else f"-{self.precision}"
+        return f"e{self.epsilon:g}-n{self.steps}-s{self.seed}-r{self.restarts}{precision}"
 
 
 @dataclass(frozen=True, kw_only=True)

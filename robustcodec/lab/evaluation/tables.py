@@ -53,7 +53,7 @@ def as_csv(parts: Sequence[Section]) -> str:
     out = io.StringIO()
     names = [f"{name}{suffix}" for name in FIGURES for suffix in ("", "_error", "_left_out")]
     identity = ("data", "crop", "quality", "model", "fingerprint", "crafted_on", "attack")
-    options = ("epsilon", "steps", "seed", "restarts")
+    options = ("epsilon", "steps", "seed", "restarts", "precision")
     extra = ("pictures", "held", "score", "worst_picture", "worst_picture_psnr", "worst_picture_bpp", "worst_block_min")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*identity, *options, *extra, *names])
@@ -83,7 +83,8 @@ def set_title(section: Section) -> str:
 def budget(attack: Assault) -> str:
     """Steps and budget of an attack."""
     restarts = f", {attack.restarts} restarts" if attack.restarts > 1 else ""
-    return f"N = {attack.steps}{restarts}, ε = {attack.epsilon:g}, seed {attack.seed}"
+    precision = "" if attack.precision == "float32" else f", gradients in {attack.precision}"
+    return f"N = {attack.steps}{restarts}, ε = {attack.epsilon:g}, seed {attack.seed}{precision}"
 
 
 def _grouped(attacks: Sequence[Assault], place: Callable[[Assault], object]) -> list[list[Assault]]:
