@@ -308,7 +308,7 @@ def _is_folder(path: Path) -> bool:
 
 def _may_be_file(path: Path) -> bool:
     try:
-        return path.is_file()
+        return path.is_file() or not path.exists()  # a link that leads nowhere is named by whoever reads it
     except OSError:  # as above
         return True
 
@@ -335,7 +335,12 @@ def _check_collisions(jobs: Sequence[Job]) -> None:
 
 def _place(path: Path | None) -> str | None:
     """Which entry of which folder a path names; the entry itself may be a link, since links are replaced."""
-    return None if path is None else os.path.normcase(path.parent.resolve() / path.name)
+    return None if path is None else os.path.normcase(_resolved(path.parent) / path.name)
+
+
+def _resolved(folder: Path) -> Path:
+    """Where a folder really is; unlike Path.resolve, links that lead round in circles are no error but stay."""
+    return Path(os.path.realpath(folder))
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -355,7 +360,7 @@ def _is_device(path: Path) -> bool:
 
     /dev/stdout and /proc/self/fd/1 may lead to a regular file but must not be replaced themselves.
     """
-    folder = path.parent.resolve()
+    folder = _resolved(path.parent)
     if folder.is_relative_to("/dev") or folder.is_relative_to("/proc"):
         # Shared memory is a file system like any other.
         return not folder.is_relative_to("/dev/shm")

@@ -1,5 +1,6 @@
 """The real command line on real files, each command a process of its own: what it does, and what bad input gets."""
 
+import base64
 import json
 import os
 import shutil
@@ -242,6 +243,78 @@ def test_bad_pictures(here: Path, run: Run, png: bytes, rbc: bytes) -> None:
     assert "missing.png cannot be read: No such file or directory" in found[-1]
     assert sorted(os.listdir("out")) == ["a.rbc"]  # noqa: PTH208
     assert Path("out/a.rbc").read_bytes() == rbc
+
+
+def test_hostile_names(here: Path, run: Run, png: bytes, rbc: bytes) -> None:
+    """Control characters, markup, a line feed and a byte that is no UTF-8: kept in files, never sent to a terminal."""
+    stem = b"x\x1b[2J\xff[red]<b>\n$(id)"
+    name = os.fsdecode(stem + b".png")
+    Path("in").mkdir()
+    Path("in", name).write_bytes(png)
+    Path("in", f"bad{name}").write_bytes(b"x")
+    done = run("encode", "-r", "in", "-o", "out", "--json")
+    (said,) = errors(done)
+    assert said.startswith(r"in/badx\x1b[2J\xff[red]<b>\x0a$(id).png: this is no picture")
+    bad, good = rows(done)
+    assert base64.b64decode(str(good["output_b64"])) == b"out/" + stem + b".rbc"
+    assert good["input"] == "in/x\x1b[2J\\xff[red]<b>\n$(id).png" and "error" in bad
+    assert b"\x1b" not in done.stdout + done.stderr
+    assert Path("out", os.fsdecode(stem + b".rbc")).read_bytes() == rbc
+    done = run("decode", "-r", "out")
+    assert done.returncode == 0 and b"\x1b" not in done.stderr and done.stderr.count(b"\n") == 1
+    assert Path("out", name).exists()
+
+
+def test_links_that_lead_nowhere_or_round_in_circles(here: Path, run: Run, rbc: bytes) -> None:
+    Path("in").mkdir()
+    Path("in/b.png").symlink_to("../a.png")
+    Path("in/gone.png").symlink_to("nowhere")
+    Path("in/round.png").symlink_to("round.png")
+    Path("in/up").symlink_to("..", target_is_directory=True)
+    Path("loop").symlink_to("loop")
+    done = run("encode", "-r", "in", "-o", "out")
+    found = errors(done)
+    assert found == [
+        "in/gone.png cannot be read: No such file or directory",
+        "in/round.png cannot be read: Too many levels of symbolic links",
+    ]
+    assert [path.name for path in Path("out").iterdir()] == ["b.rbc"]
+    for arguments, code, message in (
+        (("encode", "loop"), 1, "loop cannot be read: Too many levels of symbolic links"),
+        (("encode", "loop/a.png"), 1, "loop/a.png cannot be read: Too many levels of symbolic links"),
+        (("encode", "-r", "loop"), 1, "loop cannot be read: Too many levels of symbolic links"),
+        (("encode", "a.png", "-o", "loop/a.rbc"), 2, "loop is no folder, which -o needs there; choose another name"),
+        (("encode", "a.png", "-o", "loop/deep/a.rbc"), 2, "the folder loop/deep does not exist; make it first"),
+    ):
+        assert errors(run(*arguments), code) == [message], arguments
+    assert run("encode", "a.png", "-o", "loop").returncode == 0
+    assert Path("loop").read_bytes() == rbc and not Path("loop").is_symlink()
+    Path("loop").unlink()
+
+
+def test_a_folder_without_pictures(here: Path, run: Run) -> None:
+    Path("in/deep").mkdir(parents=True)
+    Path("in/notes.txt").write_bytes(b"text")
+    for command in ("encode", "decode"):
+        done = run(command, "-r", "in", "-o", "out", "--json")
+        assert (done.returncode, done.stdout) == (0, b"")
+        assert done.stderr == b"nothing to do: no file of a known kind was found\n"
+    assert not Path("out").exists()
+
+
+def test_more_pixels_than_allowed(here: Path, run: Run, png: bytes, rbc: bytes) -> None:
+    """104x72 pixels, 112x80 of them with padding, in both directions."""
+    Path("b.png").write_bytes(png)
+    Path("c.rbc").write_bytes(rbc)
+    (said,) = errors(run("encode", "a.png", "--max-pixels", "7487"))
+    assert "104 x 72 pixels, more than the limit of 7487" in said
+    (said,) = errors(run("encode", "a.png", "--max-pixels", "8959"))
+    assert "has 8960 pixels with padding but 8959 are allowed" in said
+    (said,) = errors(run("decode", "c.rbc", "--max-pixels", "8959"))
+    assert "8959" in said
+    assert names() == ["a.png", "b.png", "c.rbc"]
+    assert run("encode", "a.png", "b.png", "--max-pixels", "8960").returncode == 0
+    assert run("decode", "c.rbc", "--max-pixels", "8960").returncode == 0
 
 
 def test_a_huge_profile_is_refused_until_it_is_stripped(here: Path, run: Run) -> None:
