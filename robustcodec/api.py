@@ -14,11 +14,15 @@ from robustcodec.bundle import find
 from robustcodec.codec import Codec, codec_for_file
 from robustcodec.container import DEFAULT_LIMITS, Limits
 from robustcodec.errors import UsageError
-from robustcodec.images import to_picture, to_pillow
+from robustcodec.images import Picture, to_picture, to_pillow
 from robustcodec.rate import DEFAULT_TARGET, BitsPerPixel, FileSize, Psnr, Quality
+from robustcodec.tiling import Region
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+Rectangle = tuple[int, int, int, int]
+"""A part of a picture in pixels: x, y, width, height."""
 
 
 class Model:
@@ -66,20 +70,39 @@ class Model:
         picture = to_picture(image, limits.max_pixels)
         return self._codec.encode(picture, wanted, limits=limits).data
 
-    def decode(self, data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
+    def decode(
+        self, data: bytes, *, region: Rectangle | None = None, limits: Limits = DEFAULT_LIMITS
+    ) -> NDArray[np.uint8]:
         """Decode a file that this model made to what was encoded, 0 to 255.
 
         That is uint8 (height, width, 3) of RGB, (height, width, 4) with alpha, (height, width) of grey or (height,
-        width, 2) of grey with alpha; `decode_image(data).convert("RGB")` is RGB whatever the file.
+        width, 2) of grey with alpha; `decode_image(data).convert("RGB")` is RGB whatever the file. `region` asks for a
+        part of the picture: the same pixels, and of a large file no more is decoded than it needs.
 
         Raises FileFormatError (NotRobustcodec, UnsupportedVersion, CorruptFile) for data that is no sound file,
-        LimitExceeded, ModelError if another model made it, ModelDamaged.
+        LimitExceeded, ModelError if another model made it, ModelDamaged, UsageError for a region outside the picture.
         """
-        return self._codec.decode(data, limits).samples.copy()
+        return self._decode(data, region, limits).samples.copy()
 
-    def decode_image(self, data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> "Image":
+    def decode_image(self, data: bytes, *, region: Rectangle | None = None, limits: Limits = DEFAULT_LIMITS) -> "Image":
         """Decode like `decode`, to a Pillow image that has the file's ICC profile, EXIF and XMP in its `info`."""
-        return to_pillow(self._codec.decode(data, limits))
+        return to_pillow(self._decode(data, region, limits))
+
+    def salvage(
+        self, data: bytes, *, limits: Limits = DEFAULT_LIMITS
+    ) -> tuple[NDArray[np.uint8], tuple[Rectangle, ...]]:
+        """Decode what is intact of a damaged file, and say which rectangles are lost: none of a sound one.
+
+        What is lost is grey (128), and up to 32 pixels beside it are inexact; the array is as `decode` gives it,
+        without alpha if that is lost. Raises FileFormatError if the header is damaged or nothing is left,
+        LimitExceeded, ModelError, ModelDamaged.
+        """
+        found = self._codec.salvage(data, limits)
+        lost = tuple((part.x, part.y, part.width, part.height) for part in found.lost)
+        return found.picture.samples.copy(), lost
+
+    def _decode(self, data: bytes, region: Rectangle | None, limits: Limits) -> Picture:
+        return self._codec.decode(data, limits, region=None if region is None else Region(*region))
 
 
 def load(model: str | None = None, threads: int | None = None) -> Model:
@@ -110,9 +133,9 @@ def encode(
     return load().encode(image, quality, target=target, limits=limits)
 
 
-def decode(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
+def decode(data: bytes, *, region: Rectangle | None = None, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
     """Decode one file with the model that made it; see `Model.decode`. For several, keep what `load` gives."""
-    return load_for(data).decode(data, limits=limits)
+    return load_for(data).decode(data, region=region, limits=limits)
 
 
 def _checked(threads: int | None) -> int | None:

@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from regenerate import sample
 
 import robustcodec
+from robustcodec import codec as codec_module
 from robustcodec import container
 from robustcodec.codec import Codec
+from robustcodec.container import unpack
+from robustcodec.errors import UsageError
 from robustcodec.images import Picture
 from robustcodec.metrics import psnr
 from robustcodec.rate import Quality
@@ -164,6 +168,29 @@ def test_limits_hold_both_ways(model: robustcodec.Model, pixels: Pixels) -> None
             refuse()
 
 
+def test_regions_and_what_is_left_of_a_damaged_file(model: robustcodec.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec_module, "STRIP_ABOVE", 1)
+    monkeypatch.setattr(codec_module, "STRIP_ROWS", 64)
+    data = model.encode(sample(150, 90, 2))
+    whole = model.decode(data)
+    part = whole[70:79, 10:60]
+    assert np.array_equal(model.decode(data, region=(10, 70, 50, 9)), part)
+    assert np.array_equal(robustcodec.decode(data, region=(10, 70, 50, 9)), part)
+    assert np.array_equal(np.asarray(model.decode_image(data, region=(10, 70, 50, 9))), part)
+    for region in ((60, 0, 31, 1), (-1, 0, 1, 1), (0, 0, 0, 1)):
+        with pytest.raises(UsageError, match="region"):
+            model.decode(data, region=region)
+
+    pixels, lost = model.salvage(data)
+    assert np.array_equal(pixels, whole) and lost == ()
+    at = data.index(unpack(data).payload[1]) + 30
+    pixels, lost = model.salvage(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    assert lost == ((0, 64, 90, 64),) and (pixels[64:128] == 128).all()
+    assert np.array_equal(pixels[:32], whole[:32])
+    with pytest.raises(robustcodec.CorruptFile):
+        model.salvage(data[:40])
+
+
 def test_quality_and_targets_out_of_range(model: robustcodec.Model, pixels: Pixels) -> None:
     with pytest.raises(robustcodec.UsageError, match="exclude each other"):
         model.encode(pixels, 4, target=robustcodec.Psnr(30))
@@ -215,7 +242,7 @@ def test_examples_of_the_documentation(
     Image.fromarray(np.tile(pixels, (2, 2, 1))).save("photo.png")
     text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(examples) == 5
+    assert len(examples) == 6
     names: dict[str, object] = {}
     for example in examples:
         exec(example, names)
