@@ -1,9 +1,10 @@
-"""The memory that encoding and decoding take at most, known from a picture's size before any work.
+"""The memory and arithmetic that encoding and decoding take at most, known from a picture's size before any work.
 
-The numbers are bytes of a whole process that does nothing else. docs/reliability.md has the formulas in words, and
-what was measured against them.
+Memory is in bytes of a whole process that does nothing else. docs/reliability.md has the formulas in words, and what
+was measured against them.
 """
 
+import math
 from collections.abc import Sequence
 
 from robustcodec.container import Header, Payload
@@ -14,6 +15,12 @@ USUAL_SIZES = (128, 192)
 
 _PROCESS = 150 << 20
 """Python, numpy, Pillow and ONNX Runtime."""
+
+_HALO = 2
+"""Latents around a tile of 1024 pixels that a hyper model's synthesis sees."""
+
+_WINDOWS = (36 / 32) ** 2
+"""What the hyper synthesis computes of a large strip, with what its windows see twice."""
 
 _TILE_SIDE = 1024 + 2 * 64
 """Pixels that a network sees at once in each direction, the halo of any architecture included."""
@@ -62,12 +69,31 @@ def to_encode(
     return _process(sizes) + source + (_RGB + _ALPHA * alpha) * pixels + max(networks + kept, _PILLOW * pixels)
 
 
+def multiplications(width: int, height: int, sizes: Sequence[int]) -> int:
+    """Give the multiplications that decoding a picture of this size takes; encoding takes about as many.
+
+    They are those of the networks and the integer layers, of what tiles see twice too. Nothing in a file but its size
+    changes them, so that the time which a file can cost is known, and bounded by a limit on pixels.
+    """
+    n, m = sizes[0], sizes[-1]
+    transposed = 25 * (n * m + 4 * n * n + 16 * n * n + 64 * n * 3)  # for each latent
+    normalised = (4 + 16 + 64) * n * n
+    scales = 25 * n * n + 4 * 25 * n * n + 16 * 9 * n * m  # for each place of the side information
+    places = -(-width // 64) * -(-height // 64)
+    return (transposed + normalised) * _seen(width) * _seen(height) + math.ceil(_WINDOWS * scales * places)
+
+
 def check(needed: int, max_memory: int | None) -> None:
     """Raise LimitExceeded for more memory than is allowed."""
     if max_memory is not None and needed > max_memory:
         raise LimitExceeded(
             f"this may take {needed:,} bytes of memory but {max_memory:,} are allowed; raise the limit if you trust it"
         )
+
+
+def _seen(side: int) -> int:
+    """Latents along one side that the synthesis sees, those around tiles included."""
+    return -(-side // 16) + 2 * _HALO * ((side - 1) // 1024)
 
 
 def _process(sizes: Sequence[int]) -> int:

@@ -100,7 +100,10 @@ def test_memory_has_a_limit(here: Path, codec: Codec) -> None:
         assert run(command, source, "-o", output, "--max-memory", str(needed)).exit_code == 0
     done = run("info", "-v", "a.rbc")
     assert f"  memory to decode: at most {to_decode:,} bytes" in done.stdout.splitlines()
-    assert json.loads(run("info", "--json", "a.rbc").stdout)["memory"] == to_decode
+    work = memory.multiplications(90, 150, codec.bundle.manifest.sizes)
+    assert f"  work to decode: at most {work:,} multiplications" in done.stdout.splitlines()
+    row = json.loads(run("info", "--json", "a.rbc").stdout)
+    assert (row["memory"], row["multiplications"]) == (to_decode, work)
 
 
 def test_memory_is_limited_before_pixels_are_decoded(here: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:

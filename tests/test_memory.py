@@ -1,5 +1,6 @@
 """The memory that is promised: never less than a process really takes, nor more than twice as much."""
 
+import math
 import os
 import subprocess
 import sys
@@ -10,13 +11,15 @@ import pytest
 from numpy.typing import NDArray
 from regenerate import sample
 
-from robustcodec import memory
+from robustcodec import graphs, memory
+from robustcodec.architectures.hyper import layer_specs
 from robustcodec.bundle import open_bundle
 from robustcodec.codec import Codec
 from robustcodec.container import Header, Limits, Payload, unpack
 from robustcodec.errors import LimitExceeded
 from robustcodec.images import Picture, write_picture
 from robustcodec.rate import FileSize, Psnr, Quality
+from robustcodec.tiling import tiles
 
 ROOT = Path(__file__).parent.parent
 MODELS = {"tiny": ROOT / "tests" / "data" / "tiny" / "hyper-tiny", "ordinary": ROOT / "weights" / "hyper-base"}
@@ -56,7 +59,7 @@ def test_the_formula_bounds_what_is_taken(tmp_path: Path, model: str, height: in
     Path(picture).write_bytes(write_picture(Picture(pixels=noise), "PNG"))
     options = ("-o", file, "-m", str(path))
     for target, measure, extra in (
-        (Quality(4), False, ()),
+        (Quality(4), False, ("--on-violation", "off")),
         (FileSize(1 << 24), True, ("--psnr", "--target-size", str(1 << 24))),
     ):
         stated = codec.memory_to_encode(width, height, target, measure)
@@ -80,6 +83,23 @@ def test_a_region_of_a_large_picture_takes_less() -> None:
     header = Header(width=20_000, height=13_000, payload=Payload.NETWORK, step=8, strip_rows=832)
     whole, part = (memory.to_decode(header, 1, memory.USUAL_SIZES, pixels) for pixels in (None, 1000))
     assert whole > 2.5e9 and part < 1.3e9
+
+
+@pytest.mark.parametrize("sizes", [(8, 12), (128, 192)])
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (90, 1000), (1024, 1025), (5000, 3000)])
+def test_work_is_counted_before_it_is_done(sizes: tuple[int, int], width: int, height: int) -> None:
+    """Against every layer's weights, times the places where they are applied, in every tile."""
+    synthesis = graphs.parameters("hyper", sizes, "synthesis")
+    done = 0
+    for tile in tiles(-(-height // 16), -(-width // 16), 64, 2):
+        latents = (tile.rows.stop - tile.rows.start) * (tile.columns.stop - tile.columns.start)
+        for layer, places in ((0, 1), (2, 4), (4, 16), (6, 64)):  # a transposed layer: all weights at each input
+            done += math.prod(synthesis[f"g_s.{layer}.weight"]) * places * latents
+            if layer < 6:
+                done += math.prod(synthesis[f"g_s.{layer + 1}.gamma"]) * 4 * places * latents
+    for spec, places in zip(layer_specs(*sizes), (1, 4, 16), strict=True):
+        done += spec.inputs * spec.outputs * spec.kernel**2 * places * -(-height // 64) * -(-width // 64)
+    assert done <= memory.multiplications(width, height, sizes) < 1.3 * done
 
 
 @pytest.mark.parametrize("target", [Quality(4), FileSize(3000), Psnr(28)])

@@ -56,6 +56,7 @@ def describe(path: Path | None, max_pixels: int) -> dict[str, object]:
     data = read_input(path, options.byte_limit(max_pixels))
     file = unpack(data, Limits(max_pixels=max_pixels))
     header = file.header
+    sizes = _sizes(header.fingerprint)
     return {
         "version": f"{MAJOR_VERSION}.{header.minor}",
         "width": header.width,
@@ -72,7 +73,8 @@ def describe(path: Path | None, max_pixels: int) -> dict[str, object]:
         "icc": header.icc,
         "exif": file.get(ChunkType.EXIF) is not None,
         "xmp": file.get(ChunkType.XMP) is not None,
-        "memory": memory.to_decode(header, len(data), _sizes(header.fingerprint)),
+        "memory": memory.to_decode(header, len(data), sizes),
+        "multiplications": memory.multiplications(header.coded_width, header.coded_height, sizes),
         "sections": file.sections,
     }
 
@@ -102,5 +104,6 @@ def _lines(name: str, fields: dict[str, object], verbose: bool) -> Iterator[str]
     sections = fields["sections"]
     if verbose and isinstance(sections, dict):
         yield f"  memory to decode: at most {fields['memory']:,} bytes"
+        yield f"  work to decode: at most {fields['multiplications']:,} multiplications"
         for section, size in sections.items():
             yield f"  {section}: {size:,} bytes"
