@@ -31,6 +31,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from robustcodec.errors import ModelDamaged, ModelError, ModelNotFound, OutputError, UsageError
+from robustcodec.files import write_atomically
 from robustcodec.rate import HIGHEST, LOWEST, STEP_MAX, STEP_MIN, check_quality
 
 FORMAT = 1
@@ -398,6 +399,19 @@ def remove(model: str) -> Path:
     except OSError as error:
         raise OutputError(f"{error.filename} cannot be removed: {error.strerror}") from error
     return path
+
+
+def write_contract(folder: Path, contract: dict[str, Any] | None) -> Bundle:
+    """Give a model another contract, whole or not at all; its fingerprint and all files made with it stay as they are.
+
+    Raises ModelError for a folder that is no model, OutputError.
+    """
+    with damage_named(folder):
+        document = _json(_read(folder / MANIFEST, _MAX_MANIFEST))
+        _manifest(document)
+    document["contract"] = contract
+    write_atomically(folder / MANIFEST, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
+    return open_bundle(folder)
 
 
 def manifest_document(manifest: Manifest) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from robustcodec.metrics import psnr
 from robustcodec.networks import STRIDE
 from robustcodec.plain import arrangement, read_classical, read_lossless, write_classical, write_lossless
 from robustcodec.processors import usable_threads
-from robustcodec.rate import DEFAULT_TARGET, BitsPerPixel, Psnr, Quality, Step, Target
+from robustcodec.rate import DEFAULT_TARGET, STEP_UNIT, BitsPerPixel, Psnr, Quality, Step, Target
 from robustcodec.salvage import recover
 from robustcodec.search import finest_step_within, step_for_psnr
 from robustcodec.strips import Strip, code_strip, prepare_strip, read_strip
@@ -70,13 +70,15 @@ _UNLIMITED = Limits(max_pixels=MAX_SIDE**2, max_metadata=1 << 62)
 class Encoded:
     """A file and how it was made: its quality (1 to 6), its step R and, if asked for, what a decoder will show.
 
-    Files whose payload is not the network's have no quality, and a step of 0.
+    `largest` is the largest magnitude of its latents. Files whose payload is not the network's have no quality, a step
+    of 0 and no latents.
     """
 
     data: bytes
     quality: float | None
     step: int
     reconstruction: Pixels | None
+    largest: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,8 @@ class Codec:
         memory.check(needed, limits.max_memory)
         with self._at_work():
             prepared = self._prepare(picture, isinstance(target, Quality | Step), transform)
-            step, data, shown = self._meet(target, prepared, measure)
-        return Encoded(data, self.bundle.manifest.quality(step), step, shown)
+            step, written, shown = self._meet(target, prepared, measure)
+        return Encoded(written.data, self.bundle.manifest.quality(step), step, shown, written.largest)
 
     def memory_to_encode(
         self, width: int, height: int, target: Target = DEFAULT_TARGET, measure: bool = False, alpha: bool = False
@@ -234,14 +236,18 @@ class Codec:
             fingerprint=self.bundle.fingerprint,
         )
         kept: list[Int32] = []
+        largest = 0
 
         def code(strip: Strip) -> bytes:
+            nonlocal largest
             data, y_hat = code_strip(self._architecture, strip, step)
+            largest = max(largest, int(y_hat.max()), -int(y_hat.min()))
             if not prepared.strip_rows:
                 kept.append(y_hat)
             return data
 
-        return _Written(_pack(header, map(code, prepared.strips), prepared.picture, prepared.alpha), tuple(kept))
+        data = _pack(header, map(code, prepared.strips), prepared.picture, prepared.alpha)
+        return _Written(data, tuple(kept), largest / STEP_UNIT)
 
     def _read_strip(self, data: bytes, index: int, header: Header) -> _Content:
         """Read what a strip holds: latents, or pixels of a payload that needs no model."""
@@ -270,20 +276,20 @@ class Codec:
             )
         return _rgb(_undo(pixels, header.transform))
 
-    def _meet(self, target: Target, prepared: "_Prepared", measure: bool) -> tuple[int, bytes, Pixels | None]:
+    def _meet(self, target: Target, prepared: "_Prepared", measure: bool) -> tuple[int, "_Written", Pixels | None]:
         """Find the step that meets a target; give it, the file and, if it is to be measured, the reconstruction."""
         manifest, picture = self.bundle.manifest, prepared.picture
         start = manifest.step(4.0)
 
         if isinstance(target, Psnr):
 
-            def decode(step: int) -> tuple[float, tuple[bytes, Pixels]]:
+            def decode(step: int) -> tuple[float, tuple[_Written, Pixels]]:
                 written = self._code(prepared, step)
                 shown = self._reconstruct(written)
-                return psnr(picture.pixels, shown), (written.data, shown)
+                return psnr(picture.pixels, shown), (written, shown)
 
-            step, (data, shown) = step_for_psnr(decode, target.decibels, start, _PSNR_TOLERANCE, _SYNTHESES)
-            return step, data, shown if measure else None
+            step, (written, shown) = step_for_psnr(decode, target.decibels, start, _PSNR_TOLERANCE, _SYNTHESES)
+            return step, written, shown if measure else None
 
         def code(step: int) -> tuple[int, _Written]:
             written = self._code(prepared, step)
@@ -298,7 +304,7 @@ class Codec:
             pixels = picture.width * picture.height
             size = math.floor(target.value * pixels / 8) if isinstance(target, BitsPerPixel) else target.size
             step, written = finest_step_within(code, size, start, _SIZE_TOLERANCE)
-        return step, written.data, self._reconstruct(written) if measure else None
+        return step, written, self._reconstruct(written) if measure else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,6 +324,7 @@ class _Written:
 
     data: bytes
     latents: tuple[Int32, ...]
+    largest: float
 
 
 @dataclass(frozen=True, eq=False)

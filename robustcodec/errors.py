@@ -13,6 +13,7 @@ RobustcodecError
  │   └─ ModelDamaged         a bundle that fails its checks
  ├─ OutputError          the output cannot be written, or its name is refused
  ├─ TargetError          a rate or quality target that the model cannot reach
+ ├─ ContractViolation    a result that does not keep its contract, and was not to be written
  ├─ TrainingError        data, recipe or run folder unfit for training
  └─ MissingExtra         a lab command without robustcodec[lab]
 
@@ -70,6 +71,10 @@ class OutputError(RobustcodecError):
 
 class TargetError(RobustcodecError):
     """The model cannot reach the wanted rate or quality."""
+
+
+class ContractViolation(RobustcodecError):
+    """A result does not keep its contract, and was not to be written."""
 
 
 class TrainingError(RobustcodecError):

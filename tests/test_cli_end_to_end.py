@@ -116,6 +116,7 @@ def test_separate_processes_give_the_encoder_s_reconstruction(
         "model": "hyper-tiny",
         "quality": 4.0,
         "step": 1024,
+        "guard": None,
         "psnr": psnr(pixels, expected.reconstruction),
     }
     done = run("decode", "a.rbc", "-o", "b.png", "--json")

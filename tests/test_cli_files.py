@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -495,7 +496,9 @@ class FakeCodec:
     """Has the shape of `robustcodec.codec.Codec` and keeps the picture that it is given."""
 
     seen: list[Picture] = field(default_factory=list)
-    bundle: object = field(default_factory=lambda: type("Bundle", (), {"id": "fake"}))
+    bundle: object = field(
+        default_factory=lambda: type("Bundle", (), {"id": "fake", "manifest": SimpleNamespace(contract=None)})
+    )
 
     def memory_to_encode(self, width: int, height: int, target: object, measure: bool) -> int:
         return 1

@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 class Result:
     """What became of one file: fields for the report (see `_describe`), remarks, and whether it was written.
 
-    `failure` says what is wrong with a result that was written nevertheless; the file counts as failed.
+    `failure` says what is wrong with a result, written nevertheless or not; the file counts as failed, and `code` is
+    the exit code that it asks for.
     """
 
     fields: Mapping[str, object]
     notes: tuple[str, ...] = ()
     written: bool = True
     failure: str | None = None
+    code: int = FAILED
 
 
 Work = Callable[[Job], Result]
@@ -59,7 +61,7 @@ class Outcome:
 
 
 def process(task: Task, plan: Plan, console: Console, *, processes: int, shard: Shard | None = None) -> None:
-    """Do all jobs of a plan, or of one shard of it, and report each; exits with 1 if some failed."""
+    """Do all jobs of a plan, or of one shard of it, and report each; exits as those that failed ask for."""
     if shard is not None:
         plan = share(plan, shard)
     check_streams(plan)
@@ -74,8 +76,9 @@ def process(task: Task, plan: Plan, console: Console, *, processes: int, shard: 
         _report(outcome, console)
         console.progress(len(outcomes), len(plan.jobs))
     _summarise(outcomes, plan, console)
-    if plan.unread or any(outcome.failed for outcome in outcomes):
-        raise typer.Exit(FAILED)
+    codes = {outcome.result.code for outcome in outcomes if outcome.failed}
+    if plan.unread or codes:
+        raise typer.Exit(FAILED if plan.unread or FAILED in codes else min(codes))
 
 
 def note_skipped(plan: Plan, console: Console) -> None:
@@ -179,7 +182,7 @@ def _report(outcome: Outcome, console: Console) -> None:
         console.error(attributed(_name(job.source), outcome.error))
         console.row(names | {"error": outcome.error})
         return
-    if not console.json:
+    if not console.json and (outcome.result.written or outcome.result.failure is None):
         verb = "" if outcome.result.written else "would write "
         console.note(f"{verb}{_name(job.source)} -> {_name(job.target)}: {_describe(fields, outcome.seconds)}")
     for note in outcome.result.notes:

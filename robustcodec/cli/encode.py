@@ -9,9 +9,10 @@ import typer
 
 from robustcodec.cli import options
 from robustcodec.cli.batch import Result, Work, process, threads_each
-from robustcodec.cli.console import Console
-from robustcodec.errors import UsageError
+from robustcodec.cli.console import CONTRACT, Console
+from robustcodec.errors import ContractViolation, UsageError
 from robustcodec.files import ENCODED_SUFFIX, PICTURE_FORMATS, Job, plan_outputs, read_input, write_output
+from robustcodec.policy import DEFAULT_GUARD, Guard, OnViolation
 from robustcodec.rate import DEFAULT_TARGET, BitsPerPixel, FileSize, Psnr, Quality, Target
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class EncodeTask:
     max_pixels: int = options.MAX_PIXELS
     max_memory: int | None = None
     measure: bool = False
+    guard: Guard = DEFAULT_GUARD
     strip: bool = False
     strip_all: bool = False
     dry_run: bool = False
@@ -45,19 +47,28 @@ class EncodeTask:
 
 def encode_file(codec: "Codec", task: EncodeTask, job: Job) -> Result:
     """Encode one picture."""
-    from robustcodec import memory
+    from robustcodec import guard, memory
     from robustcodec.container import Limits
     from robustcodec.images import read_picture
     from robustcodec.metrics import bits_per_pixel, psnr
 
     data = read_input(job.source, options.byte_limit(task.max_pixels))
     limits = Limits(max_pixels=task.max_pixels, max_memory=task.max_memory)
+    guarded = guard.measures(codec, task.guard)
 
     def admit(width: int, height: int) -> None:
-        memory.check(codec.memory_to_encode(width, height, task.target, task.measure), limits.max_memory)
+        memory.check(codec.memory_to_encode(width, height, task.target, task.measure or guarded), limits.max_memory)
 
     picture = _stripped(read_picture(data, limits.max_pixels, as_is=True, admit=admit), task)
-    encoded = codec.encode(picture, task.target, limits=limits, measure=task.measure)
+    verdict = None
+    if guarded:
+        try:
+            result = guard.encode(codec, picture, task.target, task.guard, limits=limits)
+        except ContractViolation as error:
+            return Result({}, notes=picture.notes, written=False, failure=str(error), code=CONTRACT)
+        encoded, verdict = result.encoded, result.verdict
+    else:
+        encoded = codec.encode(picture, task.target, limits=limits, measure=task.measure)
     if not task.dry_run:
         write_output(job.target, encoded.data)
 
@@ -68,12 +79,15 @@ def encode_file(codec: "Codec", task: EncodeTask, job: Job) -> Result:
         "bpp": bits_per_pixel(len(encoded.data), picture.width, picture.height),
         "model": codec.bundle.id,
         "quality": encoded.quality,
-        "step": encoded.step,
+        "step": encoded.step or None,
+        "guard": verdict and verdict.document(),
     }
-    if encoded.reconstruction is not None:
+    if task.measure and encoded.reconstruction is not None:
         fields["psnr"] = psnr(picture.pixels, encoded.reconstruction)
     larger = len(encoded.data) >= len(data)
     notes = [f"larger than the input, which has {len(data):,} bytes; keep that"] if larger else []
+    if verdict is not None and verdict.status != "ok":
+        notes.append(verdict.sentence())
     return Result(fields, notes=(*picture.notes, *notes), written=not task.dry_run)
 
 
@@ -92,6 +106,15 @@ def encode(
     arch: Annotated[str | None, typer.Option(help="Architecture of the model: hyper or cheng.")] = None,
     variant: Annotated[str | None, typer.Option(help="Variant of the model: robust, base and others.")] = None,
     psnr: Annotated[bool, typer.Option("--psnr", help="Measure the PSNR of the result, too.")] = False,
+    min_psnr: Annotated[float | None, typer.Option(help="Floor in decibels for the guard.")] = None,
+    max_bpp: Annotated[float | None, typer.Option(help="Cap in bits per pixel for the guard.")] = None,
+    on_violation: Annotated[
+        OnViolation, typer.Option(help="What to do about a result that breaks its contract.")
+    ] = OnViolation.WARN,
+    guard_rungs: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Rungs that fallback may take: transform,step,classical,lossless or none."),
+    ] = None,
     strip: Annotated[bool, typer.Option("--strip", help="Drop EXIF and XMP, keep the colour profile.")] = False,
     strip_all: Annotated[bool, typer.Option("--strip-all", help="Drop all metadata.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write nothing.")] = False,
@@ -115,6 +138,7 @@ def encode(
       robustcodec encode photo.png -q 5
       robustcodec encode photo.png -o photo.bin --target-size 60K
       robustcodec encode -r album -o small --target-bpp 0.4 --jobs 4
+      robustcodec encode -r uploads -o safe --min-psnr 30 --on-violation fallback
       cat photo.png | robustcodec encode - -o - > photo.rbc
     """
     target = choose_target(quality, target_bpp, target_size, target_psnr)
@@ -138,6 +162,12 @@ def encode(
         max_pixels=options.pixel_limit(max_pixels),
         max_memory=options.memory_limit(max_memory),
         measure=psnr,
+        guard=Guard(
+            on_violation=on_violation,
+            min_psnr=min_psnr,
+            max_bpp=max_bpp,
+            rungs=options.parse_rungs(guard_rungs),
+        ),
         strip=strip,
         strip_all=strip_all,
         dry_run=dry_run,

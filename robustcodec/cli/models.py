@@ -1,5 +1,6 @@
-"""The commands `models list`, `add`, `remove` and `verify`: which models this machine has."""
+"""The commands `models list`, `add`, `remove`, `verify` and `contract`: which models this machine has."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,13 +9,15 @@ import typer
 
 from robustcodec.cli import options
 from robustcodec.cli.console import FAILED, Console, emit, named
-from robustcodec.errors import ModelError
-from robustcodec.files import clean_name
+from robustcodec.errors import ImageError, ModelError
+from robustcodec.files import PICTURE_FORMATS, clean_name
 
 if TYPE_CHECKING:
     from robustcodec.bundle import Manifest
 
-app = typer.Typer(help="List, add, remove and verify models.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="List, add, remove and verify models, and fit their contracts.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 _FIGURES = (("bpp", "{:.3f} bpp"), ("psnr", "{:.2f} dB"), ("score", "J {:.3f}"), ("gain", "A {:.2f}"))
@@ -129,3 +132,35 @@ def verify(
             console.error(str(error))
     if failed:
         raise typer.Exit(FAILED)
+
+
+@app.command()
+def contract(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of a model, whose manifest is written.")],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder of ordinary pictures.")],
+    most: Annotated[int, typer.Option("--most", min=10, help="Take no more than so many, spread over all.")] = 1000,
+    threads: options.Threads = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Fit what the guard expects of a model to ordinary pictures; files and fingerprint stay as they are.
+
+    Give no pictures that the guard will be tested with, and none that may be hostile.
+
+    \b
+      robustcodec models contract models/my-model --data photos
+    """
+    from robustcodec import bundle
+    from robustcodec.calibration import calibrate
+    from robustcodec.codec import Codec
+
+    console = Console(quiet=quiet)
+    files = sorted(each for each in data.rglob("*") if each.suffix.lower() in PICTURE_FORMATS and each.is_file())
+    if not files:
+        raise ImageError(f"{clean_name(str(data))} holds no pictures; give a folder of some hundred")
+    codec = Codec(bundle.open_bundle(path), threads)
+    found = calibrate(codec, files[:: -(-len(files) // most)], console.note)
+    bundle.write_contract(path, found.document())
+    console.note(
+        f"{codec.bundle.id}: {found.results} results; suspicious are more than {found.psnr.margin:.2f} dB too little, "
+        f"{100 * math.expm1(found.bpp.margin):.0f} % too many bits, or a block {found.block.margin:.2f} dB worse"
+    )

@@ -8,6 +8,7 @@ import typer
 
 from robustcodec.errors import UsageError
 from robustcodec.files import Shard, clean_name
+from robustcodec.policy import Rung
 
 MAX_PIXELS = 1 << 28
 UNLIMITED_PIXELS = 1 << 56  # more than the format can say
@@ -51,6 +52,16 @@ class Arithmetic(StrEnum):
 Precision = Annotated[
     Arithmetic, typer.Option(help="Arithmetic of the gradients: bfloat16 halves the time on processors that have it.")
 ]
+
+
+def parse_rungs(text: str | None) -> tuple[Rung, ...]:
+    """The rungs of the guard's ladder that an option names, all of them if it is not given. Raises UsageError."""
+    if text is None:
+        return tuple(Rung)
+    names = [name.strip() for name in text.split(",") if name.strip() not in ("", "none")]
+    if unknown := [name for name in names if name not in list(Rung)]:
+        raise UsageError(f"{clean_name(unknown[0])} is no rung; give some of {','.join(Rung)}, or none")
+    return tuple(Rung(name) for name in names)
 
 
 def memory_limit(max_memory: str | None) -> int | None:

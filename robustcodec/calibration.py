@@ -1,0 +1,70 @@
+"""Fits the guard's contract of a model to ordinary pictures: codes crops of them, decodes them, and looks."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from robustcodec.codec import Codec
+from robustcodec.container import unpack
+from robustcodec.contract import Contract, Result, fit
+from robustcodec.errors import ImageError, RobustcodecError
+from robustcodec.images import Picture, read_picture
+from robustcodec.metrics import bits_per_pixel, psnr
+from robustcodec.rate import Step
+from robustcodec.statistics import block_errors, describe
+
+CROPS = ((128, 128), (384, 384), (512, 768))
+"""Rows and columns of the crops, one of each picture in turn: small pictures scatter more."""
+
+_PER_PICTURE = 2
+"""Qualities at which each crop is coded."""
+
+
+def calibrate(codec: Codec, files: Sequence[Path], announce: Callable[[str], None] = lambda text: None) -> Contract:
+    """Fit a model's contract to picture files; those that cannot be read are named and left out.
+
+    The same files give the same contract on one machine. Raises ImageError for too few pictures.
+    """
+    found: list[Result] = []
+    for index, path in enumerate(files):
+        try:
+            pixels = read_picture(path.read_bytes(), 1 << 28).pixels
+        except (RobustcodecError, OSError) as error:
+            announce(f"left out {path.name}: {error}")
+            continue
+        found.extend(results(codec, _crop(pixels, index), index))
+        if index % 50 == 49:
+            announce(f"{index + 1} of {len(files)} pictures")
+    try:
+        return fit(found)
+    except ValueError as error:
+        raise ImageError(f"{error}; give a folder of at least {20 // _PER_PICTURE} pictures") from error
+
+
+def results(codec: Codec, pixels: np.ndarray[tuple[int, int, int], np.dtype[np.uint8]], seed: int) -> Iterator[Result]:
+    """Code a picture at some of the model's qualities, and measure it."""
+    picture, statistics = Picture(pixels=pixels), describe(pixels)
+    steps = [point.step for point in codec.bundle.manifest.rates]
+    for step in np.random.default_rng(seed).permutation(steps)[:_PER_PICTURE].tolist():
+        encoded = codec.encode(picture, Step(step), measure=True)
+        assert encoded.reconstruction is not None
+        yield Result(
+            statistics=statistics,
+            step=step,
+            psnr=min(psnr(pixels, encoded.reconstruction), 100.0),
+            bpp=bits_per_pixel(sum(map(len, unpack(encoded.data).payload)), picture.width, picture.height),
+            errors=block_errors(pixels, encoded.reconstruction),
+            latent=encoded.largest,
+        )
+
+
+def _crop(
+    pixels: np.ndarray[tuple[int, int, int], np.dtype[np.uint8]], index: int
+) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
+    """Cut a crop out of a picture, somewhere."""
+    generator = np.random.default_rng(index)
+    wanted = CROPS[index % len(CROPS)]
+    height, width = (min(side, have) for side, have in zip(wanted, pixels.shape[:2], strict=True))
+    top, left = (int(generator.integers(0, pixels.shape[axis] - side + 1)) for axis, side in ((0, height), (1, width)))
+    return np.ascontiguousarray(pixels[top : top + height, left : left + width])

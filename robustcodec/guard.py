@@ -1,0 +1,321 @@
+"""The guard: measures what a file will decode to before it is written, and does better where that breaks a contract.
+
+The contract bounds PSNR between the picture that was handed in and the one that readers get, of the whole and of the
+worst block, and the size; by what the caller asks for, by what the model's own contract expects of such a picture, or
+by both. docs/guard.md says what is promised, and what is not.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from robustcodec.codec import Codec, Encoded, encode_plain
+from robustcodec.container import DEFAULT_LIMITS, Limits, unpack
+from robustcodec.contract import Expectation, read_contract, shortfall
+from robustcodec.errors import ContractViolation, CorruptFile, ImageError
+from robustcodec.images import Picture
+from robustcodec.metrics import bits_per_pixel, psnr, worst_block
+from robustcodec.policy import DEFAULT_GUARD, Guard, OnViolation, Rung
+from robustcodec.rate import DEFAULT_TARGET, STEP_MAX, STEP_MIN, Step, Target
+from robustcodec.statistics import block_errors, describe
+
+MARGIN = 0.02
+"""Decibels that a measured PSNR must lie above its floor: on other machines pixels may differ by a level."""
+
+LOCAL = 10.0
+"""Decibels that the worst block of 64 x 64 may lie below a floor that the caller asked for."""
+
+_CHUNK = 9
+"""Bytes of the container around metadata."""
+
+_EXTREME = 4.0
+"""Latents this many times beyond those of ordinary pictures may decode differently elsewhere."""
+
+_FINER = (0.7, 0.5, 0.35)
+_COARSER = (1.4, 2.0)
+"""Steps that are tried, in multiples of the first."""
+
+
+class Status(StrEnum):
+    """How a result stands."""
+
+    OK = "ok"
+    SUSPICIOUS = "suspicious"
+    """It keeps what the caller asked for, but not what the model's own contract expects."""
+    FALLBACK = "fallback"
+    """A lower rung of the ladder keeps the contract."""
+    VIOLATION = "violation"
+    """What the caller asked for is not kept; on the ladder, not by any rung."""
+
+
+def measures(codec: Codec, guard: Guard) -> bool:
+    """Whether results are decoded: they are not where nothing could come of it."""
+    if guard.on_violation is OnViolation.WARN:
+        contract = read_contract(codec.bundle.manifest.contract)
+        return contract is not None or guard.min_psnr is not None or guard.max_bpp is not None
+    return guard.on_violation is not OnViolation.OFF
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What was measured of a result, what was expected, and how it stands.
+
+    `psnr` and `worst_block` are in dB, infinite for equal pictures; `bpp` is of the whole file. `expected` is None
+    without a contract of the model. `broken` names what is not kept: psnr, block, bpp as the caller asked, size (on
+    the ladder: more than the samples take by themselves), and expected_psnr, expected_block, expected_bpp and
+    expected_latents. `first` is what the plain encoding broke, if `rung`
+    (None: it was good enough, or there is no better) has replaced it. `tries` counts encodings.
+    """
+
+    status: Status
+    psnr: float
+    worst_block: float
+    bpp: float
+    expected: Expectation | None
+    broken: tuple[str, ...] = ()
+    first: tuple[str, ...] = ()
+    rung: Rung | None = None
+    tries: int = 1
+
+    def document(self) -> dict[str, Any]:
+        """Give it as values for JSON."""
+        expected = self.expected and {
+            "psnr": self.expected.psnr,
+            "bpp": self.expected.bpp,
+            "psnr_floor": self.expected.psnr_floor,
+            "bpp_cap": self.expected.bpp_cap,
+        }
+        return {
+            "status": self.status.value,
+            "rung": self.rung and self.rung.value,
+            "psnr": self.psnr,
+            "worst_block": self.worst_block,
+            "bpp": self.bpp,
+            "expected": expected,
+            "broken": list(self.broken),
+            "first": list(self.first),
+            "tries": self.tries,
+        }
+
+    def sentence(self) -> str:
+        """Say what is wrong, or what was done about it."""
+        if self.status is Status.FALLBACK:
+            return f"its plain encoding broke the contract ({_said(self.first)}); kept by the rung {self.rung}"
+        what = {"suspicious": "unlike ordinary pictures", "violation": "contract violated"}.get(self.status, "ok")
+        return f"{what} ({_said(self.broken)}): {self.psnr:.2f} dB, worst block {self.worst_block:.2f} dB, " + (
+            f"{self.bpp:.3f} bpp"
+        )
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A file and the guard's verdict on it."""
+
+    encoded: Encoded
+    verdict: Verdict
+
+
+def encode(
+    codec: Codec,
+    picture: Picture,
+    target: Target = DEFAULT_TARGET,
+    guard: Guard = DEFAULT_GUARD,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Guarded:
+    """Encode a picture, measure what readers will get, and act on it as the guard says.
+
+    The result always has a reconstruction. Raises what `Codec.encode` raises, ContractViolation where the guard says
+    so, and ImageError for a picture of which the model makes nothing finite, where no other rung may be taken.
+    """
+    judge = _Judge(codec, picture, guard)
+    try:
+        first = judge.look(codec.encode(picture, target, limits=limits, measure=True), None)
+    except (CorruptFile, ImageError) as error:
+        if guard.on_violation is not OnViolation.FALLBACK:
+            raise ImageError(
+                "the model makes nothing finite of this picture, which may be meant to do harm; "
+                "--on-violation fallback encodes it without the model"
+            ) from error
+        first = None
+    if first is not None and not first.broken:
+        return first.guarded(Status.OK, ())
+    if guard.on_violation is not OnViolation.FALLBACK:
+        assert first is not None
+        found = first.guarded(first.blame(), ())
+        if guard.on_violation is OnViolation.FAIL:
+            raise ContractViolation(f"nothing was written: {found.verdict.sentence()}")
+        return found
+    best = first
+    for seen in _ladder(judge, first, guard, limits):
+        best = seen if best is None or seen.rank < best.rank else best
+        if not seen.broken:
+            break
+    if best is None:
+        raise ImageError("the model makes nothing finite of this picture, and no other rung was allowed; allow one")
+    if best is first:
+        return best.guarded(best.blame(), (), judge.tries)
+    broken = first.broken if first is not None else ("finite",)
+    return best.guarded(best.blame() if best.broken else Status.FALLBACK, broken, judge.tries)
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """An encoding that was measured."""
+
+    encoded: Encoded
+    rung: Rung | None
+    psnr: float
+    worst_block: float
+    bpp: float
+    expected: Expectation | None
+    broken: tuple[str, ...]
+
+    @property
+    def floors_kept(self) -> bool:
+        return not set(self.broken) - {"size", "bpp", "expected_bpp"}
+
+    @property
+    def rank(self) -> tuple[bool, bool, bool, bool, int]:
+        """Less is better: a floor wins over a cap, what was asked for over what was expected."""
+        asked = bool({"psnr", "block"} & set(self.broken))
+        return asked, not self.floors_kept, "size" in self.broken, "bpp" in self.broken, len(self.encoded.data)
+
+    def blame(self) -> Status:
+        """How it stands if nothing is done."""
+        return Status.VIOLATION if {"psnr", "block", "size", "bpp"} & set(self.broken) else Status.SUSPICIOUS
+
+    def guarded(self, status: Status, first: tuple[str, ...], tries: int = 1) -> Guarded:
+        verdict = Verdict(
+            status=status,
+            psnr=self.psnr,
+            worst_block=self.worst_block,
+            bpp=self.bpp,
+            expected=self.expected,
+            broken=self.broken,
+            first=first,
+            rung=self.rung,
+            tries=tries,
+        )
+        return Guarded(self.encoded, verdict)
+
+
+class _Judge:
+    """Measures encodings of one picture; what is expected follows from the step of the first."""
+
+    def __init__(self, codec: Codec, picture: Picture, guard: Guard) -> None:
+        self.codec = codec
+        self.picture = picture
+        self.tries = 0
+        self._guard = guard
+        self._contract = read_contract(codec.bundle.manifest.contract)
+        self._expected: Expectation | None = None
+
+    def look(self, encoded: Encoded, rung: Rung | None) -> _Seen:
+        """Measure an encoding that has its reconstruction."""
+        assert encoded.reconstruction is not None
+        self.tries += 1
+        picture, shown = self.picture, encoded.reconstruction
+        if self._expected is None and self._contract is not None and encoded.step:
+            self._expected = self._contract.expect(describe(picture.pixels), encoded.step)
+        found = psnr(picture.pixels, shown)
+        local = worst_block(picture.pixels, shown)
+        bpp = bits_per_pixel(len(encoded.data), picture.width, picture.height)
+        broken = []
+        if self._guard.min_psnr is not None:
+            broken += ["psnr"] * (found < self._guard.min_psnr + MARGIN)
+            broken += ["block"] * (local < self._guard.min_psnr - LOCAL)
+        if self._guard.max_bpp is not None:
+            broken += ["bpp"] * (bpp > self._guard.max_bpp)
+        if self._guard.on_violation is OnViolation.FALLBACK:
+            broken += ["size"] * (len(encoded.data) > _most(picture))
+        if self._expected is not None:
+            strips = sum(map(len, unpack(encoded.data, _ANY).payload))
+            below = shortfall(self._expected, block_errors(picture.pixels, shown))
+            broken += ["expected_psnr"] * (found < self._expected.psnr_floor + MARGIN)
+            broken += ["expected_block"] * (below > self._expected.block_margin)
+            broken += ["expected_bpp"] * (
+                bits_per_pixel(strips, picture.width, picture.height) > self._expected.bpp_cap
+            )
+            if self._contract is not None and encoded.largest > _EXTREME * self._contract.latent:
+                broken.append("expected_latents")
+        return _Seen(encoded, rung, found, local, bpp, self._expected, tuple(broken))
+
+    @property
+    def has_floor(self) -> bool:
+        """Whether anything bounds fidelity."""
+        return self._guard.min_psnr is not None or self._expected is not None
+
+
+_ANY = Limits(max_pixels=1 << 56, max_metadata=1 << 62)
+
+
+def _ladder(judge: _Judge, first: _Seen | None, guard: Guard, limits: Limits) -> Iterator[_Seen]:
+    """Give what each allowed rung comes to."""
+    rungs: dict[Rung, Callable[[_Judge, _Seen, Limits], Iterator[_Seen]]] = {
+        Rung.TRANSFORM: _transforms,
+        Rung.STEP: _steps,
+    }
+    for rung in (rung for rung in Rung if rung in guard.rungs):
+        if rung is Rung.CLASSICAL:
+            yield from _classical(judge, limits)
+        elif rung is Rung.LOSSLESS:
+            yield from _plain(judge, None, limits)
+        elif first is not None:  # what is not finite under one transform or step is not worth asking the network again
+            yield from rungs[rung](judge, first, limits)
+
+
+def _transforms(judge: _Judge, first: _Seen, limits: Limits) -> Iterator[_Seen]:
+    for transform in range(1, 8):
+        yield from _network(judge, Rung.TRANSFORM, first.encoded.step, limits, transform)
+
+
+def _steps(judge: _Judge, first: _Seen, limits: Limits) -> Iterator[_Seen]:
+    for factor in _COARSER if first.floors_kept else _FINER:
+        step = min(max(round(first.encoded.step * factor), STEP_MIN), STEP_MAX)
+        yield from _network(judge, Rung.STEP, step, limits)
+
+
+def _network(judge: _Judge, rung: Rung, step: int, limits: Limits, transform: int = 0) -> Iterator[_Seen]:
+    try:
+        encoded = judge.codec.encode(judge.picture, Step(step), limits=limits, measure=True, transform=transform)
+    except (CorruptFile, ImageError):
+        return
+    yield judge.look(encoded, rung)
+
+
+def _classical(judge: _Judge, limits: Limits) -> Iterator[_Seen]:
+    """Look for the lowest quality that keeps the floors, or, where there are none, the highest that keeps the cap."""
+    low, high = 0, 100
+    best: _Seen | None = None
+    while low <= high:
+        quality = (low + high) // 2
+        seen = next(_plain(judge, quality, limits), None)
+        if seen is None:
+            return
+        if seen.floors_kept if judge.has_floor else bool(seen.broken):
+            high = quality - 1
+        else:
+            low = quality + 1
+        if best is None or seen.rank < best.rank or not (judge.has_floor or seen.broken):
+            best = seen
+    if best is not None:
+        yield best
+
+
+def _plain(judge: _Judge, quality: int | None, limits: Limits) -> Iterator[_Seen]:
+    encoded = encode_plain(judge.picture, quality, limits)
+    if encoded is not None:
+        yield judge.look(encoded, Rung.LOSSLESS if quality is None else Rung.CLASSICAL)
+
+
+def _most(picture: Picture) -> int:
+    """Bytes that a lossless file of a picture never exceeds, so that no other one needs to."""
+    metadata = sum(len(part) + _CHUNK for part in (picture.icc, picture.exif, picture.xmp) if part is not None)
+    samples = picture.width * picture.height * ((1 if picture.grey else 3) + (picture.alpha is not None))
+    return samples + samples // 1000 + 64 + metadata
+
+
+def _said(broken: tuple[str, ...]) -> str:
+    return ", ".join(name.replace("_", " ") for name in broken)

@@ -1,0 +1,464 @@
+"""The guard: what it says holds of the file as another process would read it, and the ladder ends where it must."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from regenerate import sample
+from typer.testing import CliRunner
+
+from robustcodec import guard as guards
+from robustcodec.architectures import open_architecture
+from robustcodec.bundle import Bundle, open_bundle, write_bundle
+from robustcodec.bundle import manifest_document as document_of
+from robustcodec.cli import app
+from robustcodec.codec import Codec
+from robustcodec.container import Payload, unpack
+from robustcodec.contract import Contract, Prediction, Result, fit, read_contract, shortfall
+from robustcodec.errors import ContractViolation, ImageError, ModelDamaged, UsageError
+from robustcodec.guard import Guarded, Status
+from robustcodec.images import Picture, write_picture
+from robustcodec.metrics import bits_per_pixel, mse, psnr, worst_block
+from robustcodec.policy import Guard, OnViolation, Rung
+from robustcodec.rate import Quality, Step
+from robustcodec.statistics import block_errors, describe
+
+Pixels = NDArray[np.uint8]
+FALLBACK = OnViolation.FALLBACK
+
+
+def noise(height: int, width: int, channels: int = 3) -> Pixels:
+    return np.random.default_rng(7).integers(0, 256, (height, width, channels)).astype(np.uint8)
+
+
+def text(height: int, width: int) -> Pixels:
+    """Saturated colours in thin strokes."""
+    strokes = np.random.default_rng(3).integers(0, 6, (height // 2 + 1, width // 3 + 1))
+    ink = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 255, 255], [0, 0, 0]], np.uint8)
+    return ink[strokes].repeat(2, axis=0).repeat(3, axis=1)[:height, :width]
+
+
+HOSTILE: dict[str, Picture] = {
+    "noise": Picture(pixels=noise(96, 80)),
+    "checkerboard": Picture(pixels=np.indices((80, 96)).sum(0)[..., None].repeat(3, 2).astype(np.uint8) % 2 * 255),
+    "one pixel": Picture(pixels=noise(1, 1)),
+    "a row": Picture(pixels=noise(1, 5000)),
+    "a column": Picture(pixels=noise(5000, 1)),
+    "black": Picture(pixels=np.zeros((70, 90, 3), np.uint8)),
+    "white": Picture(pixels=np.full((70, 90, 3), 255, np.uint8)),
+    "text": Picture(pixels=text(90, 120)),
+    "grey noise": Picture.of(noise(64, 64, 1)),
+    "alpha extremes": Picture(pixels=sample(64, 80, 2), alpha=noise(64, 80, 1)[..., 0] // 128 * 255),
+    "invisible": Picture(pixels=noise(64, 64), alpha=np.zeros((64, 64), np.uint8)),
+}
+
+
+def judged(guarded: Guarded, picture: Picture, codec: Codec) -> None:
+    """What the verdict says is what decoding the file gives."""
+    shown = codec.decode(guarded.encoded.data)
+    verdict = guarded.verdict
+    assert verdict.psnr == psnr(picture.pixels, shown.pixels)
+    assert verdict.worst_block == worst_block(picture.pixels, shown.pixels)
+    assert verdict.bpp == bits_per_pixel(len(guarded.encoded.data), picture.width, picture.height)
+    if picture.alpha is not None:
+        assert np.array_equal(shown.alpha, picture.alpha)  # type: ignore[arg-type]
+    json.dumps(verdict.document())
+
+
+def bound(picture: Picture) -> float:
+    return picture.samples.size * 1.001 + 64
+
+
+# --- promises -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("floor", [25.0, 38.0, 60.0])
+def test_a_floor_is_kept_for_every_picture(tiny: Bundle, codec: Codec, name: str, floor: float) -> None:
+    picture = HOSTILE[name]
+    guarded = guards.encode(codec, picture, guard=Guard(on_violation=FALLBACK, min_psnr=floor))
+    judged(guarded, picture, Codec(tiny, threads=2))
+    assert guarded.verdict.status in (Status.OK, Status.FALLBACK)
+    assert guarded.verdict.psnr >= floor and guarded.verdict.worst_block >= floor - guards.LOCAL
+    assert guarded.verdict.broken == ()
+    if guarded.verdict.status is Status.FALLBACK:
+        assert guarded.verdict.first and guarded.verdict.rung is not None
+        assert len(guarded.encoded.data) <= max(bound(picture), len(codec.encode(picture).data))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_where_floor_and_cap_contradict_the_floor_wins(codec: Codec, name: str) -> None:
+    picture = HOSTILE[name]
+    asked = Guard(on_violation=FALLBACK, min_psnr=45, max_bpp=0.05)
+    guarded = guards.encode(codec, picture, guard=asked)
+    judged(guarded, picture, codec)
+    assert guarded.verdict.psnr >= 45
+    assert len(guarded.encoded.data) <= bound(picture)
+    assert guarded.verdict.status is Status.VIOLATION and guarded.verdict.broken == ("bpp",)
+
+
+def test_a_cap_alone_is_met(codec: Codec) -> None:
+    picture = Picture(pixels=noise(96, 80))
+    plain = codec.encode(picture, Quality(6))
+    cap = 0.5 * bits_per_pixel(len(plain.data), 80, 96)
+    guarded = guards.encode(codec, picture, Quality(6), Guard(on_violation=FALLBACK, max_bpp=cap))
+    judged(guarded, picture, codec)
+    assert guarded.verdict.status is Status.FALLBACK and guarded.verdict.bpp <= cap
+
+
+@pytest.mark.parametrize("kept", [Rung.TRANSFORM, Rung.STEP, Rung.CLASSICAL, Rung.LOSSLESS])
+def test_each_rung_can_be_the_one(codec: Codec, kept: Rung) -> None:
+    picture = Picture(pixels=sample(96, 96, 3)[:, ::-1])
+
+    def reached(transform: int) -> float:
+        shown = codec.encode(picture, Quality(2), measure=True, transform=transform).reconstruction
+        assert shown is not None
+        return psnr(picture.pixels, shown)
+
+    first, turned = reached(0), max(map(reached, range(1, 8)))
+    assert turned > first
+    floor = {Rung.TRANSFORM: turned - guards.MARGIN, Rung.STEP: first + 0.3}.get(kept, first + 3)
+    asked = Guard(on_violation=FALLBACK, min_psnr=floor, rungs=(kept,))
+    guarded = guards.encode(codec, picture, Quality(2), asked)
+    judged(guarded, picture, codec)
+    assert (guarded.verdict.status, guarded.verdict.rung) == (Status.FALLBACK, kept)
+    header = unpack(guarded.encoded.data).header
+    assert {
+        Rung.TRANSFORM: header.transform > 0,
+        Rung.STEP: header.step < codec.bundle.manifest.step(2),
+        Rung.CLASSICAL: header.payload is Payload.CLASSICAL,
+        Rung.LOSSLESS: header.payload is Payload.LOSSLESS,
+    }[kept]
+
+
+def test_without_a_rung_that_helps_the_first_stays(codec: Codec) -> None:
+    picture = Picture(pixels=noise(64, 64))
+    guarded = guards.encode(codec, picture, guard=Guard(on_violation=FALLBACK, min_psnr=60, rungs=()))
+    assert guarded.verdict.status is Status.VIOLATION and guarded.verdict.rung is None
+    assert guarded.encoded.data == codec.encode(picture).data
+
+
+def test_the_ladder_is_bounded(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worst that a picture can make it do, stated in docs/guard.md."""
+    guarded = guards.encode(
+        codec, Picture(pixels=noise(64, 64)), guard=Guard(on_violation=FALLBACK, min_psnr=60, max_bpp=0.01)
+    )
+    assert guarded.verdict.tries <= 1 + 7 + 3 + 7 + 1
+
+
+def test_a_clean_picture_is_encoded_as_without_a_guard(codec: Codec) -> None:
+    picture = Picture(pixels=sample(80, 112, 3))
+    guarded = guards.encode(codec, picture, guard=Guard(on_violation=FALLBACK, min_psnr=20, max_bpp=5))
+    assert guarded.verdict.status is Status.OK and guarded.verdict.tries == 1
+    assert guarded.encoded.data == codec.encode(picture).data
+
+
+def test_warn_and_fail(codec: Codec) -> None:
+    picture = Picture(pixels=noise(64, 64))
+    warned = guards.encode(codec, picture, guard=Guard(min_psnr=40))
+    assert warned.verdict.status is Status.VIOLATION and warned.verdict.broken == ("psnr", "block")
+    assert warned.encoded.data == codec.encode(picture).data
+    assert "contract violated (psnr, block)" in warned.verdict.sentence()
+    with pytest.raises(ContractViolation, match="nothing was written: contract violated"):
+        guards.encode(codec, picture, guard=Guard(min_psnr=40, on_violation=OnViolation.FAIL))
+
+
+@pytest.mark.parametrize("wrong", [{"min_psnr": 0}, {"max_bpp": -1}, {"min_psnr": float("nan")}])
+def test_bounds_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        Guard(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="off"):
+        Guard(min_psnr=30, on_violation=OnViolation.OFF)
+
+
+# --- latents that no float holds ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def explosive(tiny: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Codec:
+    """The tiny model with a synthesis so steep that noise overflows it."""
+    synthesis = {**tiny.synthesis}
+    for layer in (0, 2, 4):
+        synthesis[f"g_s.{layer}.weight"] = np.full_like(synthesis[f"g_s.{layer}.weight"], 6e4)
+    parts = {
+        "analysis.safetensors": tiny.analysis,
+        "synthesis.safetensors": synthesis,
+        "entropy.safetensors": tiny.entropy,
+        "lab.safetensors": tiny.lab,
+    }
+    folder = tmp_path_factory.mktemp("models") / "explosive"
+    return Codec(write_bundle(folder, document_of(tiny.manifest), parts), threads=1)
+
+
+def test_what_is_not_finite_is_never_written(explosive: Codec) -> None:
+    picture = Picture(pixels=noise(64, 64))
+    for each in (OnViolation.WARN, OnViolation.FAIL):
+        with pytest.raises(ImageError, match="nothing finite of this picture"):
+            guards.encode(explosive, picture, guard=Guard(min_psnr=1, on_violation=each))
+    guarded = guards.encode(explosive, picture, guard=Guard(on_violation=FALLBACK))
+    judged(guarded, picture, explosive)
+    assert guarded.verdict.status is Status.FALLBACK and guarded.verdict.first == ("finite",)
+    assert unpack(guarded.encoded.data).header.payload is not Payload.NETWORK
+    with pytest.raises(ImageError, match="no other rung was allowed"):
+        guards.encode(explosive, picture, guard=Guard(on_violation=FALLBACK, rungs=(Rung.TRANSFORM,)))
+
+
+# --- the model's own contract -------------------------------------------------------------------------------
+
+
+def results(codec: Codec, seeds: range, spoil: Callable[[Pixels], Pixels] = lambda shown: shown) -> list[Result]:
+    found = []
+    for seed in seeds:
+        pixels = sample(96 + seed % 3 * 32, 128, seed)
+        encoded = codec.encode(Picture(pixels=pixels), Quality(1 + seed % 6), measure=True)
+        assert encoded.reconstruction is not None
+        shown = spoil(encoded.reconstruction)
+        bits = sum(map(len, unpack(encoded.data).payload))
+        found.append(
+            Result(
+                statistics=describe(pixels),
+                step=encoded.step,
+                psnr=psnr(pixels, shown),
+                bpp=bits_per_pixel(bits, *pixels.shape[1::-1]),
+                errors=block_errors(pixels, shown),
+                latent=encoded.largest,
+            )
+        )
+    return found
+
+
+@pytest.fixture(scope="module")
+def contract(codec: Codec) -> Contract:
+    return fit(results(codec, range(60)))
+
+
+@pytest.fixture(scope="module")
+def bound_codec(tiny: Bundle, contract: Contract) -> Codec:
+    """The tiny model with a contract."""
+    return Codec(Bundle(tiny.path, replace(tiny.manifest, contract=contract.document())), threads=1)
+
+
+def test_pictures_like_those_it_was_fitted_to_keep_the_contract(bound_codec: Codec) -> None:
+    kept = [
+        guards.encode(bound_codec, Picture(pixels=sample(128, 112, seed)), Quality(3.3)).verdict.status is Status.OK
+        for seed in range(200, 220)
+    ]
+    assert sum(kept) >= 19
+
+
+def test_an_expectation_is_near_what_is_found(codec: Codec, contract: Contract) -> None:
+    for each in results(codec, range(300, 306)):
+        expected = contract.expect(each.statistics, each.step)
+        assert abs(expected.psnr - each.psnr) < 2.5
+        assert abs(np.log(expected.bpp / each.bpp)) < 0.3
+        assert expected.psnr_floor < expected.psnr and expected.bpp_cap > expected.bpp
+        assert shortfall(expected, each.errors) < expected.block_margin
+
+
+def test_noise_and_damage_break_it(bound_codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the decoder shows something else than it should, in one block, everywhere, or at a size beyond reason."""
+    picture = Picture(pixels=sample(128, 128, 9))
+    encoded = bound_codec.encode(picture, measure=True)
+    assert encoded.reconstruction is not None
+    patch = encoded.reconstruction.copy()
+    patch[64:128, 64:128] = patch[64:128, 64:128] // 2
+    everywhere = (encoded.reconstruction.astype(int) + np.random.default_rng(1).integers(-40, 41, patch.shape)).clip(
+        0, 255
+    )
+    larger = replace(encoded, data=bound_codec.encode(Picture(pixels=noise(128, 128)), Step(60)).data)
+    for changed, broken in (
+        (replace(encoded, reconstruction=patch), "expected_block"),
+        (replace(encoded, reconstruction=everywhere.astype(np.uint8)), "expected_psnr"),
+        (larger, "expected_bpp"),
+        (replace(encoded, largest=1e6), "expected_latents"),
+    ):
+        monkeypatch.setattr(bound_codec, "encode", lambda *_, changed=changed, **__: changed)
+        verdict = guards.encode(bound_codec, picture).verdict
+        assert verdict.status is Status.SUSPICIOUS and broken in verdict.broken, broken
+        assert "unlike ordinary pictures" in verdict.sentence()
+        assert verdict.document()["expected"]["psnr"] == pytest.approx(verdict.expected.psnr)  # type: ignore[union-attr]
+
+
+def test_fallback_keeps_the_model_s_own_contract(bound_codec: Codec) -> None:
+    picture = Picture(pixels=text(96, 96))
+    first = guards.encode(bound_codec, picture)
+    assert first.verdict.status is Status.SUSPICIOUS
+    guarded = guards.encode(bound_codec, picture, guard=Guard(on_violation=FALLBACK))
+    judged(guarded, picture, bound_codec)
+    assert not set(guarded.verdict.broken) - {"expected_bpp"}
+    assert len(guarded.encoded.data) <= bound(picture)
+
+
+def test_a_contract_goes_through_a_manifest(tiny: Bundle, contract: Contract, tmp_path: Path) -> None:
+    parts = {
+        "analysis.safetensors": tiny.analysis,
+        "synthesis.safetensors": tiny.synthesis,
+        "entropy.safetensors": tiny.entropy,
+        "lab.safetensors": tiny.lab,
+    }
+    manifest = {**document_of(tiny.manifest), "contract": contract.document()}
+    bundle = write_bundle(tmp_path / "model", manifest, parts)
+    assert read_contract(bundle.manifest.contract) == contract
+    assert bundle.fingerprint == tiny.fingerprint
+    open_architecture(open_bundle(tmp_path / "model"), 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"latent": 0},
+        {"latent": "many"},
+        {"results": -1},
+        {"psnr": None},
+        {"psnr": {"weights": [1.0], "margin": 1.0, "lowest": 1, "highest": 2}},
+        {"bpp": {"weights": [1e9] * 11, "margin": 1.0, "lowest": 1, "highest": 2}},
+        {"block": {"weights": [1.0] * 11, "margin": 0, "lowest": 1, "highest": 2}},
+        {"block": {"weights": [1.0] * 11, "margin": 1, "lowest": 2, "highest": 1}},
+        {"block": {"weights": ["x"] * 11, "margin": 1, "lowest": 1, "highest": 2}},
+    ],
+)
+def test_a_contract_out_of_order_is_damage(contract: Contract, change: dict[str, object]) -> None:
+    with pytest.raises(ModelDamaged, match="contract"):
+        read_contract({**contract.document(), **change})
+    assert read_contract({"version": 99}) is None and read_contract(None) is None
+
+
+def test_too_few_results_are_refused(codec: Codec) -> None:
+    with pytest.raises(ValueError, match="more than 3"):
+        fit(results(codec, range(3)))
+    assert isinstance(contract_of_one_step(codec).psnr, Prediction)
+
+
+def contract_of_one_step(codec: Codec) -> Contract:
+    """All results at one step: its features say nothing then, and the fit must bear it."""
+    return fit([replace(each, step=1024) for each in results(codec, range(20))])
+
+
+# --- the command line ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Bundle) -> Callable[..., Any]:
+    """Runs the command line where two pictures are: one that the tiny model codes well, and noise."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ROBUSTCODEC_MODELS", str(tiny.path.parent))
+    for name, pixels in (("good", sample(64, 80, 3)), ("noise", noise(64, 80))):
+        Path(f"{name}.png").write_bytes(write_picture(Picture(pixels=pixels), "PNG"))
+    return lambda *arguments: CliRunner().invoke(app, ["encode", *arguments])
+
+
+def test_the_command_warns_fails_and_falls_back(command: Callable[..., Any]) -> None:
+    files = ("good.png", "noise.png", "--min-psnr", "26", "--threads", "1", "--json", "--overwrite")
+    done = command(*files)
+    assert done.exit_code == 0
+    good, bad = (json.loads(line) for line in done.stdout.splitlines())
+    assert good["guard"]["status"] == "ok" and good["guard"]["rung"] is None and "psnr" not in good
+    assert bad["guard"]["status"] == "violation" and bad["guard"]["broken"] == ["psnr", "block"]
+    assert "noise.png: contract violated (psnr, block)" in done.stderr
+    Path("noise.rbc").unlink()
+
+    done = command(*files, "--on-violation", "fail")
+    assert done.exit_code == 3
+    assert "error: noise.png: nothing was written: contract violated" in done.stderr
+    assert not Path("noise.rbc").exists()
+    assert command(*files, "missing.png", "--on-violation", "fail").exit_code == 1
+
+    done = command(*files, "--on-violation", "fallback", "--guard-rungs", "step,lossless")
+    assert done.exit_code == 0
+    rescued = json.loads(done.stdout.splitlines()[1])
+    assert (rescued["guard"]["rung"], rescued["quality"], rescued["step"]) == ("lossless", None, None)
+    assert rescued["guard"]["psnr"] is None  # infinite
+    assert unpack(Path("noise.rbc").read_bytes()).header.payload is Payload.LOSSLESS
+
+
+def test_the_command_s_guard_is_off_where_nothing_is_asked(command: Callable[..., Any]) -> None:
+    for arguments in ((), ("--on-violation", "off")):
+        done = command("noise.png", "--json", "--overwrite", *arguments)
+        assert done.exit_code == 0 and json.loads(done.stdout)["guard"] is None
+
+
+def test_a_contract_is_fitted_by_a_command(tiny: Bundle, tmp_path: Path) -> None:
+    """A copy of the model gets one; a picture that is no picture is left out."""
+    model, data = tmp_path / "hyper-tiny", tmp_path / "data"
+    shutil.copytree(tiny.path, model)
+    data.mkdir()
+    for seed in range(14):
+        pixels = sample(130, 140, seed)
+        (data / f"{seed}.png").write_bytes(write_picture(Picture(pixels=pixels), "PNG"))
+    (data / "bad.png").write_bytes(b"no picture")
+    arguments = ["models", "contract", str(model), "--data", str(data), "--threads", "1"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "left out bad.png" in done.stderr and "hyper-tiny: 28 results" in done.stderr
+    made = open_bundle(model)
+    assert made.fingerprint == tiny.fingerprint
+    contract = read_contract(made.manifest.contract)
+    assert contract is not None and contract.results == 28
+    made.verify()
+    again = CliRunner().invoke(app, [*arguments, "--most", "10"])
+    assert again.exit_code == 1 and isinstance(again.exception, ImageError)
+    for kept in list(data.iterdir())[1:]:
+        kept.unlink()
+    assert open_bundle(model).manifest.contract == made.manifest.contract
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--guard-rungs", "up"), "up is no rung; give some of transform,step,"),
+        (("--min-psnr", "0"), "min_psnr is 0"),
+        (("--max-bpp", "1", "--on-violation", "off"), "the guard is off"),
+    ],
+)
+def test_the_command_refuses(command: Callable[..., Any], arguments: tuple[str, ...], says: str) -> None:
+    done = command("good.png", *arguments)
+    assert isinstance(done.exception, UsageError) and says in str(done.exception)
+
+
+# --- statistics ---------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 9))
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_blocks_make_up_the_whole(height: int, width: int, seed: int) -> None:
+    a, b = sample(height, width, seed), sample(height, width, seed + 1)
+    found = describe(a)
+    errors = block_errors(a, b)
+    assert found.samples.sum() == 3 * height * width
+    assert errors.shape == found.samples.shape == found.counts.shape[:2]
+    assert (errors * found.samples).sum() / found.samples.sum() == pytest.approx(mse(a, b))
+
+
+def test_statistics_do_not_depend_on_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = sample(300, 210, 2)
+    whole = describe(pixels)
+    monkeypatch.setattr("robustcodec.statistics._BAND", 64 * 210)
+    assert np.array_equal(describe(pixels).counts, whole.counts)
+
+
+def test_details_have_the_energy_of_the_picture() -> None:
+    """The transform is orthonormal: the mean square below a huge threshold is the variance, but for the coarsest."""
+    pixels = noise(128, 128)
+    lost = np.exp(describe(pixels).whole.features(1e9)[0, 0, 0])
+    assert lost == pytest.approx(pixels.var(), rel=0.1)
+
+
+def test_a_finer_threshold_loses_less_and_takes_more_bits() -> None:
+    found = describe(sample(128, 128, 3)).whole
+    values = np.array([found.features(each)[0, 0] for each in (1.0, 4.0, 16.0, 64.0)])
+    assert (np.diff(values[:, 0]) > 0).all() and (np.diff(values[:, 1]) < 0).all()
+
+
+def test_explicit_steps(codec: Codec) -> None:
+    picture = Picture(pixels=sample(40, 40))
+    assert codec.encode(picture, Step(900)).step == 900
+    with pytest.raises(UsageError):
+        Step(7)
