@@ -2,9 +2,11 @@
 
 Each batch of a thousand files (a hundred models) is made from its own seed, so that findings can be made again with the
 same `--seed`. Prints distinct inputs by kind and by the stage where they ended, and exits with 1 if anything was found.
+`--page docs/reliability.md` puts that there, too.
 """
 
 import argparse
+import datetime
 import sys
 import time
 from collections.abc import Iterator
@@ -21,6 +23,8 @@ from harness import STAGES, Harness, Tally, run_bundles  # noqa: E402
 
 FILES, MODELS = 1000, 100
 """Inputs of a batch."""
+BEGIN, END = "<!-- fuzzing -->", "<!-- end -->"
+"""Between these a page has what was found last."""
 MODEL_STAGES = ("manifest", "parts", "decoding", "picture")
 
 
@@ -89,6 +93,19 @@ def report(tally: Tally, seconds: float) -> str:
     return "\n".join([*lines, *sorted({what for what, _ in tally.findings})])
 
 
+def has_place(page: Path) -> bool:
+    """Whether a page has both marks, once and in order."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line in (BEGIN, END)] == [BEGIN, END]
+
+
+def put(page: Path, text: str) -> None:
+    """Put a report between the two marks of a page."""
+    before, rest = page.read_text(encoding="utf-8").split(f"{BEGIN}\n")
+    after = rest.split(f"{END}\n")[1]
+    page.write_text(f"{before}{BEGIN}\n{text}\n{END}\n{after}", encoding="utf-8")
+
+
 def main() -> None:
     """Fuzz as the arguments say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -97,10 +114,17 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--seed", default="0")
     parser.add_argument("--save", type=Path, help="folder for the inputs of findings")
+    parser.add_argument("--page", type=Path, help="page that has a place for the tables")
     arguments = parser.parse_args()
+    if arguments.page is not None and not has_place(arguments.page):
+        parser.error(f"{arguments.page} has no lines {BEGIN} and {END}")
     start = time.perf_counter()
     tally = run(arguments.seed, arguments.count, arguments.models, arguments.jobs)
-    print(report(tally, time.perf_counter() - start))
+    told = report(tally, time.perf_counter() - start)
+    print(told)
+    if arguments.page is not None:
+        command = " ".join(["python", "tests/fuzz/run.py", *sys.argv[1:]])
+        put(arguments.page, f"{datetime.date.today():%-d %B %Y}: `{command}`\n\n{told}")
     if arguments.save is not None:
         arguments.save.mkdir(parents=True, exist_ok=True)
         for index, (_, data) in enumerate(tally.findings):

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import run
 from planted import PLANTED
 from regenerate import GOLDEN
 
@@ -33,6 +34,15 @@ def test_a_minute_of_fuzzing_finds_nothing() -> None:
     # half of the repaired files must get to the coder, and a fifth to the synthesis, or the run means little
     assert int(shares[1]) >= 50 and int(shares[2]) >= 20
     assert "; 0 findings." in done.stdout
+
+
+def test_the_page_has_a_place_for_the_tables(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_bytes((HERE.parents[1] / "docs" / "reliability.md").read_bytes())
+    assert run.has_place(page)
+    before, after = page.read_text("utf-8").split(run.BEGIN)[0], page.read_text("utf-8").split(run.END)[1]
+    run.put(page, "the tables")
+    assert page.read_text("utf-8") == f"{before}{run.BEGIN}\nthe tables\n{run.END}{after}"
 
 
 @pytest.mark.parametrize("bug", PLANTED)
