@@ -70,8 +70,12 @@ class Plan:
 class Shard:
     """The share of one of `count` commands that divide the same files among them: `index` is 1 to `count`."""
 
-    index: int
-    count: int
+    index: int = 1
+    count: int = 1
+
+
+WHOLE = Shard()
+"""All that there is to do."""
 
 
 def plan_outputs(
@@ -126,6 +130,8 @@ def share(plan: Plan, shard: Shard) -> Plan:
     So the shards of the same inputs have all files among them, each once, whenever and wherever they run. Raises
     UsageError for standard input and output, which only one process has.
     """
+    if shard.count == 1:
+        return plan
     jobs = (*plan.jobs, *plan.skipped)
     if any(job.source is None or job.target is None for job in jobs):
         raise UsageError("--shard divides files, and standard input or output is none; name files or folders")

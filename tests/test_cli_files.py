@@ -455,8 +455,8 @@ def test_wrong_sizes(text: str) -> None:
         options.parse_size(text)
 
 
-@pytest.mark.parametrize(("text", "shard"), [(None, None), ("1/1", Shard(1, 1)), ("03/16", Shard(3, 16))])
-def test_shards(text: str | None, shard: Shard | None) -> None:
+@pytest.mark.parametrize(("text", "shard"), [("1/1", Shard()), ("03/16", Shard(3, 16))])
+def test_shards(text: str, shard: Shard) -> None:
     assert options.parse_shard(text) == shard
 
 

@@ -118,7 +118,7 @@ def test_shards_make_up_the_whole(tmp_path: Path, data: Path, tiny_path: Path) -
         ({"--models": ""}, "takes names of models"),
         ({"-q": "7"}, "from 1"),
         ({"-q": "four"}, "takes qualities"),
-        ({"--shard": "3/2"}, "takes I/N"),
+        ({"--shard": "3/2"}, "is no shard; give --shard I/N"),
         ({"--match": "size"}, "can be psnr or bpp"),
         ({"--reference": "book"}, "can be paper"),
         ({"--data": "nowhere"}, "is no folder"),

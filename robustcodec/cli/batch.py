@@ -13,7 +13,7 @@ import typer
 
 from robustcodec.cli.console import FAILED, Console, attributed, end_quietly, named
 from robustcodec.errors import RobustcodecError
-from robustcodec.files import Job, Plan, Shard, check_streams, clean_name, share
+from robustcodec.files import WHOLE, Job, Plan, Shard, check_streams, clean_name, share
 from robustcodec.processors import usable_threads
 
 if TYPE_CHECKING:
@@ -60,10 +60,9 @@ class Outcome:
         return self.error is not None or self.result.failure is not None
 
 
-def process(task: Task, plan: Plan, console: Console, *, processes: int, shard: Shard | None = None) -> None:
+def process(task: Task, plan: Plan, console: Console, *, processes: int, shard: Shard = WHOLE) -> None:
     """Do all jobs of a plan, or of one shard of it, and report each; exits as those that failed ask for."""
-    if shard is not None:
-        plan = share(plan, shard)
+    plan = share(plan, shard)
     check_streams(plan)
     note_skipped(plan, console)
     for each in plan.unread:

@@ -127,7 +127,7 @@ def decode(
     overwrite: options.Overwrite = False,
     threads: options.Threads = None,
     jobs: options.Jobs = 1,
-    shard: options.ShardOption = None,
+    shard: options.Part = "1/1",
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
     max_memory: options.MaxMemory = None,
     region: Annotated[

@@ -123,7 +123,7 @@ def encode(
     overwrite: options.Overwrite = False,
     threads: options.Threads = None,
     jobs: options.Jobs = 1,
-    shard: options.ShardOption = None,
+    shard: options.Part = "1/1",
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
     max_memory: options.MaxMemory = None,
     quiet: options.Quiet = False,

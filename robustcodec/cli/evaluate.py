@@ -45,7 +45,7 @@ def evaluate(
     crop: Annotated[int | None, typer.Option(min=1, help="Take the square of so many pixels in the middle.")] = None,
     quality: Annotated[str, typer.Option("-q", "--quality", metavar="Q[,Q...]", help="Qualities, 1 to 6.")] = "4",
     match: Annotated[str, typer.Option(help="What classical codecs match of the first model: psnr or bpp.")] = "psnr",
-    shard: Annotated[str, typer.Option(metavar="I/N", help="Do only part I of N.")] = "1/1",
+    shard: options.Part = "1/1",
     reference: Annotated[str | None, typer.Option(metavar="paper", help="Put the paper's rows beside ours.")] = None,
     report: Annotated[bool, typer.Option("--report", help="Write report.html, too.")] = False,
     recheck: Annotated[
@@ -76,7 +76,7 @@ def evaluate(
         raise UsageError(f"--match can be psnr or bpp, not {match}")
 
     from robustcodec.lab.evaluation.checks import check
-    from robustcodec.lab.evaluation.grid import Grid, Shard, parse_attacks
+    from robustcodec.lab.evaluation.grid import Grid, parse_attacks
     from robustcodec.lab.evaluation.grid import evaluate as run
     from robustcodec.lab.evaluation.outputs import write_summary
     from robustcodec.lab.evaluation.records import read_rows
@@ -100,7 +100,7 @@ def evaluate(
             attacks=wanted,
             qualities=_qualities(quality),
             surrogate=open_source(surrogate) if surrogate is not None else None,
-            shard=Shard.parse(shard),
+            shard=options.parse_shard(shard),
         )
         rows = run(grid, output, _progress(console))
     else:

@@ -28,8 +28,8 @@ Overwrite = Annotated[
 Recursive = Annotated[
     bool, typer.Option("-r", "--recursive", help="Take folders as inputs and keep their tree under -o.")
 ]
-ShardOption = Annotated[
-    str | None,
+Part = Annotated[
+    str,
     typer.Option("--shard", metavar="I/N", help="Do the I-th of N parts of the files, I from 1; for clusters."),
 ]
 MaxPixels = Annotated[
@@ -95,10 +95,8 @@ def parse_size(text: str) -> int:
     return int(size)
 
 
-def parse_shard(text: str | None) -> Shard | None:
+def parse_shard(text: str) -> Shard:
     """The shard that a text such as 3/16 means. Raises UsageError."""
-    if text is None:
-        return None
     numbers = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
     if numbers is None or not 1 <= int(numbers[1]) <= int(numbers[2]):
         raise UsageError(f"{clean_name(text)} is no shard; give --shard I/N with I from 1 to N, such as 3/16")

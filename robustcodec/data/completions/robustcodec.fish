@@ -91,7 +91,7 @@ complete -c robustcodec -n '__fish_seen_subcommand_from evaluate' -l surrogate -
 complete -c robustcodec -n '__fish_seen_subcommand_from evaluate' -l crop -r -d 'Take the square of so many pixels in the middle'
 complete -c robustcodec -n '__fish_seen_subcommand_from evaluate' -s q -l quality -r -d 'Qualities, 1 to 6'
 complete -c robustcodec -n '__fish_seen_subcommand_from evaluate' -l match -r -d 'What classical codecs match of the first model; psnr or bpp'
-complete -c robustcodec -n '__fish_seen_subcommand_from evaluate' -l shard -r -d 'Do only part I of N'
+complete -c robustcodec -n '__fish_seen_subcommand_from evaluate' -l shard -r -d 'Do the I-th of N parts of the files, I from 1; for clusters'
 complete -c robustcodec -n '__fish_seen_subcommand_from evaluate' -l reference -r -d 'Put the paper’s rows beside ours'
 complete -c robustcodec -n '__fish_seen_subcommand_from evaluate' -l report -d 'Write report.html, too'
 complete -c robustcodec -n '__fish_seen_subcommand_from evaluate' -l recheck -r -d 'Do three random rows of a folder again and compare'

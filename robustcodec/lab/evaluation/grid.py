@@ -8,7 +8,7 @@ from pathlib import Path
 
 from robustcodec import __version__
 from robustcodec.errors import UsageError
-from robustcodec.files import clean_name
+from robustcodec.files import WHOLE, Shard, clean_name
 from robustcodec.lab.evaluation.contenders import Contender, Source
 from robustcodec.lab.evaluation.crafting import attacked_pictures, read_pixels, set_name, write_pixels
 from robustcodec.lab.evaluation.records import RESULTS, Assault, Crafting, Picture, Row, append_row, read_rows
@@ -22,36 +22,21 @@ _FREE = "-free"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shard:
-    """Part `index` of `count`, from 1: every count-th group of pictures."""
-
-    index: int = 1
-    count: int = 1
-
-    @property
-    def results(self) -> str:
-        """Name of the file of results, of its own for each shard so that folders can be put together."""
-        return RESULTS if self.count == 1 else f"results-{self.index}-of-{self.count}.jsonl"
-
-    @classmethod
-    def parse(cls, text: str) -> "Shard":
-        """Read I/N. Raises UsageError."""
-        index, _, count = text.partition("/")
-        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-            raise UsageError(f"--shard takes I/N, such as 1/4 for the first of four parts, not {text!r}")
-        return cls(index=int(index), count=int(count))
-
-
-@dataclass(frozen=True, kw_only=True)
 class Grid:
-    """What to evaluate; `surrogate` is crafted on instead of each model itself."""
+    """What to evaluate, a shard of the groups; `surrogate` is crafted on instead of each model itself."""
 
     groups: Sequence[Group]
     contenders: Sequence[Contender]
     attacks: Sequence[Assault]
     qualities: Sequence[float]
     surrogate: Source | None = None
-    shard: Shard = Shard()
+    shard: Shard = WHOLE
+
+    @property
+    def results(self) -> str:
+        """Name of the file of results, of its own for each shard so that folders can be put together."""
+        index, count = self.shard.index, self.shard.count
+        return RESULTS if count == 1 else f"results-{index}-of-{count}.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +113,7 @@ def evaluate(grid: Grid, folder: Path, report: Callable[[Event], None]) -> list[
     for group in groups:
         for row in _rows_of_group(grid, folder, group, known, counted):
             if row is not None:
-                append_row(folder / grid.shard.results, row)
+                append_row(folder / grid.results, row)
             done += 1
             report(Event(done=done, total=total, what=""))
     return read_rows(folder)
