@@ -96,6 +96,15 @@ class Manifest:
         steps = [math.log(point.step) for point in self.rates]
         return round(math.exp(float(np.interp(check_quality(quality), qualities, steps))))
 
+    def lagrangian(self, step: int) -> float:
+        """Lagrangian for which a step is right; beyond the table's ends it goes with 1 / step^2, as at high rate."""
+        steps = [math.log(point.step) for point in self.rates]
+        values = [math.log(point.lagrangian) for point in self.rates]
+        at = math.log(step)
+        within = min(max(at, steps[-1]), steps[0])
+        found = float(np.interp(-within, [-value for value in steps], values))
+        return math.exp(found - 2 * (at - within))
+
     def quality(self, step: int) -> float:
         """Quality whose step is `step`; steps beyond the table's ends have the quality of that end."""
         steps = [math.log(point.step) for point in self.rates]

@@ -19,7 +19,9 @@ from robustcodec.bundle import find as find_bundle
 from robustcodec.container import (
     DEFAULT_LIMITS,
     MAX_SIDE,
+    MAX_STEP,
     MAX_STRIP_PIXELS,
+    MIN_STEP,
     STRIP_UNIT,
     Chunk,
     ChunkType,
@@ -30,13 +32,14 @@ from robustcodec.container import (
     read_header,
     unpack,
 )
-from robustcodec.errors import CorruptFile, LimitExceeded, ModelError
+from robustcodec.errors import CorruptFile, LimitExceeded, ModelError, TargetError, UsageError
 from robustcodec.images import Picture
 from robustcodec.metrics import psnr
 from robustcodec.networks import STRIDE
 from robustcodec.plain import arrangement, read_classical, read_lossless, write_classical, write_lossless
 from robustcodec.processors import usable_threads
-from robustcodec.rate import DEFAULT_TARGET, STEP_UNIT, BitsPerPixel, Psnr, Quality, Step, Target
+from robustcodec.rate import DEFAULT_TARGET, STEP_UNIT, BitsPerPixel, FileSize, Psnr, Quality, Step, Target
+from robustcodec.refine import STEPS, Edges, refine
 from robustcodec.salvage import recover
 from robustcodec.search import finest_step_within, step_for_psnr
 from robustcodec.strips import Strip, code_strip, prepare_strip, read_strip
@@ -59,6 +62,9 @@ _SIZE_TOLERANCE = 0.005
 
 _PSNR_TOLERANCE = 0.1
 _SYNTHESES = 6
+_REFINEMENTS = 3
+"""Times that latents are refined for a target in bytes."""
+
 _GREY = 128
 """What salvage shows where a strip is lost."""
 
@@ -112,23 +118,33 @@ class Codec:
         limits: Limits = DEFAULT_LIMITS,
         measure: bool = False,
         transform: int = 0,
+        effort: int = 0,
     ) -> Encoded:
         """Encode a picture; `measure` also gives the reconstruction, which decoding will give exactly.
 
-        `transform` (0 to 7) is the flip or rotation under which it is coded; readers see it as it was. Raises
-        LimitExceeded, or TargetError for a target that the model cannot reach on this picture.
+        `transform` (0 to 7) is the flip or rotation under which it is coded; readers see it as it was. `effort` (0 to
+        3) is time spent on better latents. Raises LimitExceeded, TargetError for a target that the model cannot reach
+        on this picture, or UsageError for an effort out of range.
         """
         _check_size(picture, limits)
+        if effort not in range(len(STEPS)):
+            raise UsageError(f"effort goes from 0 (fast) to {len(STEPS) - 1}, not to {effort}")
         alpha = picture.alpha is not None
-        needed = self.memory_to_encode(picture.width, picture.height, target, measure, alpha)
+        needed = self.memory_to_encode(picture.width, picture.height, target, measure, alpha, effort > 0)
         memory.check(needed, limits.max_memory)
         with self._at_work():
             prepared = self._prepare(picture, isinstance(target, Quality | Step), transform)
-            step, written, shown = self._meet(target, prepared, measure)
+            step, written, shown = self._refined(target, prepared, measure, effort)
         return Encoded(written.data, self.bundle.manifest.quality(step), step, shown, written.largest)
 
     def memory_to_encode(
-        self, width: int, height: int, target: Target = DEFAULT_TARGET, measure: bool = False, alpha: bool = False
+        self,
+        width: int,
+        height: int,
+        target: Target = DEFAULT_TARGET,
+        measure: bool = False,
+        alpha: bool = False,
+        refines: bool = False,
     ) -> int:
         """Give the bytes that reading a picture of this size and encoding it may take: see `robustcodec.memory`."""
         return memory.to_encode(
@@ -139,6 +155,7 @@ class Codec:
             searches=not isinstance(target, Quality | Step),
             measures=measure or isinstance(target, Psnr),
             alpha=alpha,
+            refines=refines,
         )
 
     def decode(self, data: bytes, limits: Limits = DEFAULT_LIMITS, *, region: Region | None = None) -> Picture:
@@ -212,6 +229,11 @@ class Codec:
         pixels = shown.width * shown.height
         memory.check(memory.to_decode(header, size, self.bundle.manifest.sizes, pixels), limits.max_memory)
 
+    def _step(self, target: Target) -> int:
+        """Give the step that a target names."""
+        assert isinstance(target, Quality | Step)
+        return target.value if isinstance(target, Step) else self.bundle.manifest.step(target.value)
+
     def _prepare(self, picture: Picture, once: bool = False, transform: int = 0) -> "_Prepared":
         """Arrange for everything that does not depend on the step; `once` if only one step will be tried."""
         pixels = _transformed(picture.pixels, transform)
@@ -225,7 +247,7 @@ class Codec:
         """Code a picture's latents at a step."""
         return self._code(prepared, step).data
 
-    def _code(self, prepared: "_Prepared", step: int) -> "_Written":
+    def _code(self, prepared: "_Prepared", step: int, effort: int = 0) -> "_Written":
         """Code a picture's latents at a step; keep those of a single strip, to be shown."""
         header = _header(
             prepared.picture,
@@ -238,15 +260,24 @@ class Codec:
         kept: list[Int32] = []
         largest = 0
 
-        def code(strip: Strip) -> bytes:
+        pixels = _transformed(prepared.picture.pixels, prepared.transform)
+        weight = self.bundle.manifest.lagrangian(step)
+
+        def code(index: int, strip: Strip) -> bytes:
             nonlocal largest
+            if effort:
+                rows = header.rows_of_strip(index)
+                own = pixels[rows.start : rows.stop]
+                edges = Edges(above=index > 0, below=index < header.num_strips - 1)
+                strip = refine(self._architecture, strip, own, step, weight, STEPS[effort], edges)
             data, y_hat = code_strip(self._architecture, strip, step)
             largest = max(largest, int(y_hat.max()), -int(y_hat.min()))
             if not prepared.strip_rows:
                 kept.append(y_hat)
             return data
 
-        data = _pack(header, map(code, prepared.strips), prepared.picture, prepared.alpha)
+        strips = (code(index, strip) for index, strip in enumerate(prepared.strips))
+        data = _pack(header, strips, prepared.picture, prepared.alpha)
         return _Written(data, tuple(kept), largest / STEP_UNIT)
 
     def _read_strip(self, data: bytes, index: int, header: Header) -> _Content:
@@ -276,7 +307,54 @@ class Codec:
             )
         return _rgb(_undo(pixels, header.transform))
 
-    def _meet(self, target: Target, prepared: "_Prepared", measure: bool) -> tuple[int, "_Written", Pixels | None]:
+    def _refined(
+        self, target: Target, prepared: "_Prepared", measure: bool, effort: int
+    ) -> "tuple[int, _Written, Pixels | None]":
+        """Meet a target with better latents, which are found for one step: so it is looked for without them first."""
+        if isinstance(target, Quality | Step):
+            step = self._step(target)
+            written = self._code(prepared, step, effort)
+            return step, written, self._reconstruct(written) if measure else None
+        plain = self._meet(target, prepared, measure and not effort)
+        if not effort:
+            return plain
+        step, written, _ = plain
+        if isinstance(target, Psnr):
+            step, written = self._refined_to_psnr(target, prepared, step, written, effort)
+        else:
+            step, written = self._refined_to_size(_bytes(target, prepared.picture), prepared, step, written, effort)
+        return step, written, self._reconstruct(written) if measure else None
+
+    def _refined_to_psnr(
+        self, target: Psnr, prepared: "_Prepared", step: int, plain: "_Written", effort: int
+    ) -> "tuple[int, _Written]":
+        def decode(step: int) -> tuple[float, _Written]:
+            written = self._code(prepared, step, effort)
+            return psnr(prepared.picture.pixels, self._reconstruct(written)), written
+
+        try:
+            return step_for_psnr(decode, target.decibels, step, _PSNR_TOLERANCE, _SYNTHESES)
+        except TargetError:
+            return step, plain
+
+    def _refined_to_size(
+        self, size: int, prepared: "_Prepared", step: int, plain: "_Written", effort: int
+    ) -> "tuple[int, _Written]":
+        """Go to finer steps for what better latents save; a result that is too large is no result."""
+        best = step, plain
+        for _ in range(_REFINEMENTS):
+            written = self._code(prepared, step, effort)
+            if len(written.data) <= size:
+                best = step, written
+                if len(written.data) >= size * (1 - _SIZE_TOLERANCE):
+                    break
+            # halve the step for each doubling of the size, as is about right
+            step = min(max(round(step * (len(written.data) / (size * (1 - _SIZE_TOLERANCE / 2)))), MIN_STEP), MAX_STEP)
+        return best
+
+    def _meet(
+        self, target: Psnr | BitsPerPixel | FileSize, prepared: "_Prepared", measure: bool
+    ) -> tuple[int, "_Written", Pixels | None]:
         """Find the step that meets a target; give it, the file and, if it is to be measured, the reconstruction."""
         manifest, picture = self.bundle.manifest, prepared.picture
         start = manifest.step(4.0)
@@ -295,15 +373,7 @@ class Codec:
             written = self._code(prepared, step)
             return len(written.data), written
 
-        if isinstance(target, Step):
-            step, written = target.value, self._code(prepared, target.value)
-        elif isinstance(target, Quality):
-            step = manifest.step(target.value)
-            written = self._code(prepared, step)
-        else:
-            pixels = picture.width * picture.height
-            size = math.floor(target.value * pixels / 8) if isinstance(target, BitsPerPixel) else target.size
-            step, written = finest_step_within(code, size, start, _SIZE_TOLERANCE)
+        step, written = finest_step_within(code, _bytes(target, picture), start, _SIZE_TOLERANCE)
         return step, written, self._reconstruct(written) if measure else None
 
 
@@ -448,6 +518,13 @@ def _transformed(pixels: Pixels, transform: int) -> Pixels:
     if transform & 2:
         pixels = pixels[::-1]
     return pixels.transpose(1, 0, 2) if transform & 4 else pixels
+
+
+def _bytes(target: BitsPerPixel | FileSize, picture: Picture) -> int:
+    """Give the most that a file may have."""
+    if isinstance(target, FileSize):
+        return target.size
+    return math.floor(target.value * picture.width * picture.height / 8)
 
 
 def _header(

@@ -32,6 +32,9 @@ _CHUNK = 9
 _EXTREME = 4.0
 """Latents this many times beyond those of ordinary pictures may decode differently elsewhere."""
 
+_EFFORT = 2
+"""Of the rung that refines."""
+
 _FINER = (0.7, 0.5, 0.35)
 _COARSER = (1.4, 2.0)
 """Steps that are tried, in multiples of the first."""
@@ -123,15 +126,16 @@ def encode(
     guard: Guard = DEFAULT_GUARD,
     *,
     limits: Limits = DEFAULT_LIMITS,
+    effort: int = 0,
 ) -> Guarded:
     """Encode a picture, measure what readers will get, and act on it as the guard says.
 
     The result always has a reconstruction. Raises what `Codec.encode` raises, ContractViolation where the guard says
     so, and ImageError for a picture of which the model makes nothing finite, where no other rung may be taken.
     """
-    judge = _Judge(codec, picture, guard)
+    judge = _Judge(codec, picture, guard, effort)
     try:
-        first = judge.look(codec.encode(picture, target, limits=limits, measure=True), None)
+        first = judge.look(codec.encode(picture, target, limits=limits, measure=True, effort=effort), None)
     except (CorruptFile, ImageError) as error:
         if guard.on_violation is not OnViolation.FALLBACK:
             raise ImageError(
@@ -204,8 +208,9 @@ class _Seen:
 class _Judge:
     """Measures encodings of one picture; what is expected follows from the step of the first."""
 
-    def __init__(self, codec: Codec, picture: Picture, guard: Guard) -> None:
+    def __init__(self, codec: Codec, picture: Picture, guard: Guard, effort: int) -> None:
         self.codec = codec
+        self.effort = effort
         self.picture = picture
         self.tries = 0
         self._guard = guard
@@ -256,6 +261,7 @@ def _ladder(judge: _Judge, first: _Seen | None, guard: Guard, limits: Limits) ->
     rungs: dict[Rung, Callable[[_Judge, _Seen, Limits], Iterator[_Seen]]] = {
         Rung.TRANSFORM: _transforms,
         Rung.STEP: _steps,
+        Rung.REFINE: _refinements,
     }
     for rung in (rung for rung in Rung if rung in guard.rungs):
         if rung is Rung.CLASSICAL:
@@ -277,9 +283,20 @@ def _steps(judge: _Judge, first: _Seen, limits: Limits) -> Iterator[_Seen]:
         yield from _network(judge, Rung.STEP, step, limits)
 
 
-def _network(judge: _Judge, rung: Rung, step: int, limits: Limits, transform: int = 0) -> Iterator[_Seen]:
+def _refinements(judge: _Judge, first: _Seen, limits: Limits) -> Iterator[_Seen]:
+    for factor in (1.0, _COARSER[0] if first.floors_kept else _FINER[0]):
+        step = min(max(round(first.encoded.step * factor), STEP_MIN), STEP_MAX)
+        yield from _network(judge, Rung.REFINE, step, limits, effort=_EFFORT)
+
+
+def _network(
+    judge: _Judge, rung: Rung, step: int, limits: Limits, transform: int = 0, effort: int | None = None
+) -> Iterator[_Seen]:
+    effort = judge.effort if effort is None else max(effort, judge.effort)
     try:
-        encoded = judge.codec.encode(judge.picture, Step(step), limits=limits, measure=True, transform=transform)
+        encoded = judge.codec.encode(
+            judge.picture, Step(step), limits=limits, measure=True, transform=transform, effort=effort
+        )
     except (CorruptFile, ImageError):
         return
     yield judge.look(encoded, rung)

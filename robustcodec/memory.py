@@ -28,6 +28,12 @@ _TILE_SIDE = 1024 + 2 * 64
 _TILE, _TILE_RGB = 2, 40
 """Bytes for each pixel of a tile that one network takes: for each of its channels N, and for the picture's own."""
 
+_DESCENT, _DESCENT_SIDE = 9, 512 + 2 * 64
+"""Bytes for each pixel and channel of a tile that goes back through the synthesis, and pixels along its sides."""
+
+_REFINED = 64
+"""Bytes for each latent of a strip while it is refined."""
+
 _STRIP = 48
 """Bytes for each latent of a strip while it is coded."""
 
@@ -55,15 +61,28 @@ def to_decode(header: Header, size: int, sizes: Sequence[int], pixels: int | Non
 
 
 def to_encode(
-    width: int, height: int, rows: int, sizes: Sequence[int], *, searches: bool, measures: bool, alpha: bool = False
+    width: int,
+    height: int,
+    rows: int,
+    sizes: Sequence[int],
+    *,
+    searches: bool,
+    measures: bool,
+    alpha: bool = False,
+    refines: bool = False,
 ) -> int:
     """Give the bytes that reading a picture file and encoding it in strips of `rows` rows (0: one strip) takes.
 
-    `searches` says that a target other than a quality is to be met, `measures` that the result is decoded, too, and
-    `alpha` that the picture has transparency.
+    `searches` says that a target other than a quality is to be met, `measures` that the result is decoded, too,
+    `alpha` that the picture has transparency, and `refines` that its latents are made better.
     """
     pixels = width * height
     networks = _tile(width, height, sizes) * (1 + measures) + _strip(width, rows or height, sizes)
+    if refines:
+        columns, lines = min(width, _DESCENT_SIDE), min(height, _DESCENT_SIDE)
+        networks += (_DESCENT * sizes[0] + _TILE_RGB) * columns * lines
+        networks += _REFINED * _latents(width, rows or height, sizes)
+        searches = True  # what is refined is kept
     kept = 4 * _latents(width, height, sizes) * searches + _RGB * pixels * measures
     source = _RGB * pixels  # PNG of noise is as large
     return _process(sizes) + source + (_RGB + _ALPHA * alpha) * pixels + max(networks + kept, _PILLOW * pixels)

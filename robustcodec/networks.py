@@ -22,7 +22,7 @@ _MEMORY_SIGNS = ("Failed to allocate memory", "bad_alloc")
 
 
 class Networks:
-    """The three networks of a model; each one's session is made when it is first used.
+    """The networks of a model; each one's session is made when it is first used.
 
     A call raises MemoryError where there is too little memory, and ModelError for what else ONNX Runtime refuses.
 
@@ -54,6 +54,14 @@ class Networks:
         """
         return self._synthesis.run(y_hat)
 
+    def descend(self, y_hat: Float32, target: Float32, weight: Float32) -> Float32:
+        """Give the gradient (M, h, w) of half the sum of weight * (x_hat - target)^2 with respect to y_hat (M, h, w).
+
+        `target` is (3, 16h, 16w) in [0, 1], `weight` (1, 16h, 16w). x_hat is clipped to [0, 1]; what was beyond counts
+        as if it had been at the edge.
+        """
+        return self._descent.run(y_hat, target=target, weight=weight)
+
     @cached_property
     def _analysis(self) -> "_Session":
         return self._session("analysis")
@@ -65,6 +73,10 @@ class Networks:
     @cached_property
     def _synthesis(self) -> "_Session":
         return self._session("synthesis")
+
+    @cached_property
+    def _descent(self) -> "_Session":
+        return self._session("descent")
 
     def _session(self, network: str) -> "_Session":
         names = graphs.parameters(self._architecture, self._sizes, network)
@@ -91,7 +103,7 @@ def load(
     threads: int,
     networks: Sequence[str] = graphs.NETWORKS,
 ) -> Networks:
-    """Check a model's tensors (float16 or float32) and make networks out of them, all three or those named.
+    """Check a model's tensors (float16 or float32) and make networks out of them, all or those named.
 
     Raises ModelError for sizes without graphs, ModelDamaged for tensors that are missing, unknown, of another
     shape or type, not finite, or that could make a normalisation divide by zero.
@@ -136,9 +148,10 @@ class _Session:
             options.add_external_initializers(list(weights), self._weights)
             self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
-    def run(self, values: Float32) -> Float32:
+    def run(self, values: Float32, **more: Float32) -> Float32:
+        inputs = {name: np.ascontiguousarray(each[None]) for name, each in {"input": values, **more}.items()}
         with _refusals_translated():
-            outputs = self._session.run(["output"], {"input": np.ascontiguousarray(values[None])})
+            outputs = self._session.run(["output"], inputs)
         result: Float32 = outputs[0][0]
         return result
 

@@ -26,6 +26,8 @@ class Rung(StrEnum):
     """Code the picture under the other seven flips and rotations."""
     STEP = "step"
     """Take finer steps where fidelity is lacking, else coarser ones."""
+    REFINE = "refine"
+    """Descend to better latents, at the first step, and at finer ones where fidelity lacks."""
     CLASSICAL = "classical"
     """AV1 or WebP instead of the network, at the lowest quality that will do."""
     LOSSLESS = "lossless"

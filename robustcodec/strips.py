@@ -39,17 +39,11 @@ def code_strip(architecture: Architecture, strip: Strip, step: int) -> tuple[byt
     encode_group(encoder, strip.z, architecture.side_index(*strip.y.shape[1:]), architecture.z_tables)
 
     def code(group: Group) -> Int32:
-        values = strip.y[group.positions]
-        if group.mean.ndim:
-            values = values - group.mean / np.float32(STEP_UNIT)
-        symbols = values * np.float32(STEP_UNIT / step)
-        np.rint(symbols, out=symbols)
-        # beyond the largest value a latent is cut off: only hostile pictures come near it
-        clamped: Int32 = np.clip(symbols, -LARGEST_VALUE, LARGEST_VALUE, out=symbols).astype(np.int32)
-        encode_group(encoder, clamped, group.table, architecture.y_tables)
-        return clamped
+        symbols = quantised(strip.y, group, step)
+        encode_group(encoder, symbols, group.table, architecture.y_tables)
+        return symbols
 
-    latents = _walk(strip.conditions.schedule(step), code)
+    latents = walk(strip.conditions.schedule(step), code)
     return join_strip(_checksum(strip.z, latents), encoder.finish()), latents.y_hat
 
 
@@ -58,7 +52,7 @@ def read_strip(architecture: Architecture, data: bytes, height: int, width: int,
     crc, message = split_strip(data)
     decoder = make_decoder(message)
     z = decode_group(decoder, architecture.side_index(height, width), architecture.z_tables)
-    latents = _walk(
+    latents = walk(
         architecture.conditions(z, height, width).schedule(step),
         lambda group: decode_group(decoder, group.table, architecture.y_tables),
     )
@@ -68,7 +62,19 @@ def read_strip(architecture: Architecture, data: bytes, height: int, width: int,
     return latents.y_hat
 
 
-def _walk(schedule: Schedule, code: Callable[[Group], Int32]) -> Latents:
+def quantised(y: Float32, group: Group, step: int) -> Int32:
+    """Round the latents of a group to symbols."""
+    values = y[group.positions]
+    if group.mean.ndim:
+        values = values - group.mean / np.float32(STEP_UNIT)
+    symbols = values * np.float32(STEP_UNIT / step)
+    np.rint(symbols, out=symbols)
+    # beyond the largest value a latent is cut off: only hostile pictures come near it
+    clamped: Int32 = np.clip(symbols, -LARGEST_VALUE, LARGEST_VALUE, out=symbols).astype(np.int32)
+    return clamped
+
+
+def walk(schedule: Schedule, code: Callable[[Group], Int32]) -> Latents:
     """Walk a schedule: `code` encodes or decodes each group's symbols."""
     try:
         group = next(schedule)

@@ -31,7 +31,7 @@ def analyse(architecture: Architecture, pixels: Pixels, top: int, bottom: int) -
     y: Float32 | None = None
     for rows, inner_rows in spans(height, TILE, halo, top, stop):
         for columns, inner_columns in spans(width, TILE, halo):
-            part = architecture.analyse(_network_input(pixels, rows, columns))
+            part = architecture.analyse(network_input(pixels, rows, columns))
             if y is None:
                 y = np.empty((part.shape[0], (stop - top) // STRIDE, width // STRIDE), np.float32)
             start = rows.start + inner_rows.start - top
@@ -43,7 +43,7 @@ def analyse(architecture: Architecture, pixels: Pixels, top: int, bottom: int) -
     return y
 
 
-def _network_input(pixels: Pixels, rows: slice, columns: slice) -> Float32:
+def network_input(pixels: Pixels, rows: slice, columns: slice) -> Float32:
     """Give a tile as (3, rows, columns) in [0, 1], with what the picture lacks of it replicated."""
     tile = pixels[rows, columns]
     missing = rows.stop - rows.start - tile.shape[0], columns.stop - columns.start - tile.shape[1]

@@ -500,10 +500,10 @@ class FakeCodec:
         default_factory=lambda: type("Bundle", (), {"id": "fake", "manifest": SimpleNamespace(contract=None)})
     )
 
-    def memory_to_encode(self, width: int, height: int, target: object, measure: bool) -> int:
+    def memory_to_encode(self, width: int, height: int, target: object, measure: bool, refines: bool) -> int:
         return 1
 
-    def encode(self, picture: Picture, target: object, *, limits: object, measure: bool) -> FakeEncoded:
+    def encode(self, picture: Picture, target: object, *, limits: object, measure: bool, effort: int) -> FakeEncoded:
         self.seen.append(picture)
         return FakeEncoded(b"x" * 240, reconstruction=picture.pixels + np.uint8(1) if measure else None)
 
@@ -533,6 +533,7 @@ def test_encode_file(here: Path, strip: dict[str, bool], kept: tuple[bool, bool]
         "model": "fake",
         "quality": 4.0,
         "step": 1024,
+        "guard": None,
         "psnr": pytest.approx(48.1308),
     }
     assert ["larger than the input" in note for note in result.notes] == [True]

@@ -88,6 +88,9 @@ class Architecture(Protocol):
     def synthesise(self, y_hat: Float32) -> Float32:
         """Give x_hat (3, 16h, 16w), neither clipped nor sure to be finite."""
 
+    def descend(self, y_hat: Float32, target: Float32, weight: Float32) -> Float32:
+        """Give the gradient of half the sum of weight * (x_hat - target)^2 with respect to y_hat: see `Networks`."""
+
 
 def open_architecture(bundle: Bundle, threads: int) -> Architecture:
     """Check a bundle's arrays and make its architecture. Raises ModelDamaged or another ModelError."""

@@ -160,6 +160,10 @@ class Hyper:
     def _decoder(self) -> networks.Networks:
         return self._networks(self._bundle.synthesis, "synthesis")
 
+    @cached_property
+    def _refiner(self) -> networks.Networks:
+        return self._networks(self._bundle.synthesis, "descent")
+
     def _networks(self, tensors: Mapping[str, NDArray[np.generic]], *names: str) -> networks.Networks:
         return networks.load("hyper", (self._n, self._m), tensors, self._threads, names)
 
@@ -198,6 +202,10 @@ class Hyper:
     def synthesise(self, y_hat: Float32) -> Float32:
         """Give x_hat (3, 16h, 16w)."""
         return self._decoder.synthesise(y_hat)
+
+    def descend(self, y_hat: Float32, target: Float32, weight: Float32) -> Float32:
+        """Give the gradient of half the weighted squared error with respect to y_hat."""
+        return self._refiner.descend(y_hat, target, weight)
 
 
 def _tables(arrays: Mapping[str, NDArray[np.generic]], latents: str) -> TableSet:

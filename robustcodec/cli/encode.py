@@ -30,6 +30,7 @@ class EncodeTask:
     max_pixels: int = options.MAX_PIXELS
     max_memory: int | None = None
     measure: bool = False
+    effort: int = 0
     guard: Guard = DEFAULT_GUARD
     strip: bool = False
     strip_all: bool = False
@@ -57,18 +58,19 @@ def encode_file(codec: "Codec", task: EncodeTask, job: Job) -> Result:
     guarded = guard.measures(codec, task.guard)
 
     def admit(width: int, height: int) -> None:
-        memory.check(codec.memory_to_encode(width, height, task.target, task.measure or guarded), limits.max_memory)
+        needed = codec.memory_to_encode(width, height, task.target, task.measure or guarded, refines=task.effort > 0)
+        memory.check(needed, limits.max_memory)
 
     picture = _stripped(read_picture(data, limits.max_pixels, as_is=True, admit=admit), task)
     verdict = None
     if guarded:
         try:
-            result = guard.encode(codec, picture, task.target, task.guard, limits=limits)
+            result = guard.encode(codec, picture, task.target, task.guard, limits=limits, effort=task.effort)
         except ContractViolation as error:
             return Result({}, notes=picture.notes, written=False, failure=str(error), code=CONTRACT)
         encoded, verdict = result.encoded, result.verdict
     else:
-        encoded = codec.encode(picture, task.target, limits=limits, measure=task.measure)
+        encoded = codec.encode(picture, task.target, limits=limits, measure=task.measure, effort=task.effort)
     if not task.dry_run:
         write_output(job.target, encoded.data)
 
@@ -106,6 +108,7 @@ def encode(
     arch: Annotated[str | None, typer.Option(help="Architecture of the model: hyper or cheng.")] = None,
     variant: Annotated[str | None, typer.Option(help="Variant of the model: robust, base and others.")] = None,
     psnr: Annotated[bool, typer.Option("--psnr", help="Measure the PSNR of the result, too.")] = False,
+    effort: Annotated[int, typer.Option(min=0, max=3, help="Time spent on a better result: 0 (fast) to 3.")] = 0,
     min_psnr: Annotated[float | None, typer.Option(help="Floor in decibels for the guard.")] = None,
     max_bpp: Annotated[float | None, typer.Option(help="Cap in bits per pixel for the guard.")] = None,
     on_violation: Annotated[
@@ -113,7 +116,7 @@ def encode(
     ] = OnViolation.WARN,
     guard_rungs: Annotated[
         str | None,
-        typer.Option(metavar="LIST", help="Rungs that fallback may take: transform,step,classical,lossless or none."),
+        typer.Option(metavar="LIST", help="Rungs of fallback: transform,step,refine,classical,lossless or none."),
     ] = None,
     strip: Annotated[bool, typer.Option("--strip", help="Drop EXIF and XMP, keep the colour profile.")] = False,
     strip_all: Annotated[bool, typer.Option("--strip-all", help="Drop all metadata.")] = False,
@@ -162,6 +165,7 @@ def encode(
         max_pixels=options.pixel_limit(max_pixels),
         max_memory=options.memory_limit(max_memory),
         measure=psnr,
+        effort=effort,
         guard=Guard(
             on_violation=on_violation,
             min_psnr=min_psnr,

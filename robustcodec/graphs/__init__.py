@@ -7,6 +7,8 @@ size. Networks:
     analysis        x (1, 3, H, W) in [0, 1], H and W multiples of 16 -> y (1, M, H/16, W/16)
     hyper_analysis  y (1, M, h, w) -> z (1, N, h/4, w/4), rounded up
     synthesis       y_hat (1, M, h, w) -> x_hat (1, 3, 16h, 16w), not clipped
+    descent         y_hat, target x and weight (1, 1, 16h, 16w) -> the gradient (1, M, h, w) with respect to y_hat of
+                    half the sum of weight * (x_hat, clipped to [0, 1], - x)^2, clipping taken for what it lets pass
 
 The graphs work on the four phases (even and odd rows and columns) of the largest planes instead of the
 planes: a transposed convolution then is four plain convolutions without zeros to multiply, the normalisation
@@ -29,7 +31,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 SIZES: dict[str, tuple[tuple[int, int], ...]] = {"hyper": ((128, 192), (192, 320), (64, 96), (8, 12))}
 """The sizes (N, M) of each architecture that there are graphs for; 64/96 is for experiments, 8/12 for tests."""
-NETWORKS = ("analysis", "hyper_analysis", "synthesis")
+NETWORKS = ("analysis", "hyper_analysis", "synthesis", "descent")
 
 PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
 """Rows and columns that are even (0) or odd (1)."""
@@ -56,7 +58,7 @@ def parameters(architecture: str, sizes: tuple[int, int], network: str) -> Shape
         for layer, (inputs, outputs) in enumerate(((3, n), (n, n), (n, n), (n, m))):
             shapes |= _convolution(f"g_a.{2 * layer}", outputs, (outputs, inputs, 5, 5))
             shapes |= _normalisation(f"g_a.{2 * layer + 1}", n) if layer < 3 else {}
-    elif network == "synthesis":
+    elif network in ("synthesis", "descent"):
         for layer, (inputs, outputs) in enumerate(((m, n), (n, n), (n, n), (n, 3))):
             shapes |= _convolution(f"g_s.{2 * layer}", outputs, (inputs, outputs, 5, 5))
             shapes |= _normalisation(f"g_s.{2 * layer + 1}", n) if layer < 3 else {}
@@ -104,7 +106,9 @@ def initialisers(network: str, tensors: Mapping[str, Float32]) -> dict[str, Floa
     weights = dict(tensors)
     if network == "analysis":
         weights |= _downward_from_phases("g_a.2", weights.pop("g_a.2.weight"))
-    elif network == "synthesis":
+    elif network in ("synthesis", "descent"):
+        if network == "descent":
+            weights |= _backward(tensors)
         for name in ("g_s.0", "g_s.2", "g_s.4"):
             weights |= _upward_to_phases(name, weights.pop(f"{name}.weight"))
         weights |= _upward_from_phases("g_s.6", weights.pop("g_s.6.weight"))
@@ -115,6 +119,20 @@ def initialisers(network: str, tensors: Mapping[str, Float32]) -> dict[str, Floa
 def _downward_from_phases(name: str, weight: Float32) -> dict[str, Float32]:
     """Weights (out, in, 3 or 2, 3 or 2) of a convolution (out, in, 5, 5) for each phase of its input."""
     return {f"{name}.weight.{y}{x}": weight[:, :, y::2, x::2] for y, x in PHASES}
+
+
+def _backward(tensors: Mapping[str, Float32]) -> dict[str, Float32]:
+    """Weights that take gradients back: a transposed convolution (in, out, 5, 5) backwards is a convolution with them.
+
+    That reads its output's phases, but for the first layer's, whose gradients come whole; gamma is transposed.
+    """
+    weights = {"g_s.6.back": tensors["g_s.6.weight"]}
+    for name in ("g_s.0", "g_s.2", "g_s.4"):
+        shares = _downward_from_phases(name, tensors[f"{name}.weight"])
+        weights |= {key.replace(".weight.", ".back."): weight for key, weight in shares.items()}
+    for name in ("g_s.1", "g_s.3", "g_s.5"):
+        weights[f"{name}.back"] = tensors[f"{name}.gamma"].swapaxes(0, 1)
+    return weights
 
 
 def _upward_to_phases(name: str, weight: Float32) -> dict[str, Float32]:

@@ -5,6 +5,7 @@ The bytes depend on this file alone: operator set and format version are fixed, 
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -43,10 +44,25 @@ class _Graph:
             for y, x in graphs.PHASES
         ]
 
-    def normalise(self, plane: str, layer: str, inverse: bool = False) -> str:
+    def normalise(self, plane: str, layer: str) -> str:
+        return self.add("Div", [plane, self.root(plane, layer)])
+
+    def root(self, plane: str, layer: str) -> str:
         square = self.add("Mul", [plane, plane])
         norm = self.convolution([square, f"{layer}.gamma", f"{layer}.beta"], (1, 1), (0, 0, 0, 0))
-        return self.add("Mul" if inverse else "Div", [plane, self.add("Sqrt", [norm])])
+        return self.add("Sqrt", [norm])
+
+    def denormalise_back(self, gradient: str, plane: str, root: str, layer: str) -> str:
+        """Of x * r with r^2 = beta + gamma x^2: the gradient g becomes g r + x (gamma^T (g x / r))."""
+        reduced = self.add("Div", [self.add("Mul", [gradient, plane]), root])
+        spread = self.convolution([reduced, f"{layer}.back"], (1, 1), (0, 0, 0, 0))
+        return self.add("Add", [self.add("Mul", [gradient, root]), self.add("Mul", [plane, spread])])
+
+    def split(self, plane: str, parts: int) -> list[str]:
+        """Cut channels into equal parts."""
+        outputs = [f"v{len(self.nodes)}.{part}" for part in range(parts)]
+        self.nodes.append(helper.make_node("Split", [plane], outputs, axis=1))
+        return outputs
 
     def total(self, planes: Iterator[str]) -> str:
         result = next(planes)
@@ -87,13 +103,28 @@ def _hyper_analysis(graph: _Graph, y: str) -> str:
 
 
 def _synthesis(graph: _Graph, y_hat: str) -> str:
+    return _forward(graph, y_hat, [])
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What going back through a normalisation takes, one of each phase: its input and the root of its norm."""
+
+    planes: list[str]
+    roots: list[str]
+
+
+def _forward(graph: _Graph, y_hat: str, kept: list[_Kept]) -> str:
+    """Synthesise; put what going back takes into `kept`, layer by layer."""
     plane = y_hat
     phases: list[str] = []
     for layer in (0, 2, 4):
-        phases = [
-            graph.normalise(phase, f"g_s.{layer + 1}", inverse=True)
-            for phase in graph.upward_to_phases(plane, f"g_s.{layer}")
-        ]
+        inputs = graph.upward_to_phases(plane, f"g_s.{layer}")
+        roots, phases = [], []
+        for phase in inputs:
+            roots.append(graph.root(phase, f"g_s.{layer + 1}"))
+            phases.append(graph.add("Mul", [phase, roots[-1]]))
+        kept.append(_Kept(inputs, roots))
         if layer < 4:
             plane = graph.add("DepthToSpace", [graph.add("Concat", phases, axis=1)], blocksize=2, mode="DCR")
     shares = graph.total(
@@ -103,7 +134,42 @@ def _synthesis(graph: _Graph, y_hat: str) -> str:
     return graph.add("DepthToSpace", [shares], blocksize=4, mode="DCR")
 
 
-_BUILDERS = {"analysis": _analysis, "hyper_analysis": _hyper_analysis, "synthesis": _synthesis}
+def _descent(graph: _Graph, y_hat: str) -> str:
+    kept: list[_Kept] = []
+    shown = graph.add("Clip", [_forward(graph, y_hat, kept), "zero", "one"])
+    error = graph.add("Mul", [graph.add("Sub", [shown, "target"]), "weight"])
+    gradients = [
+        graph.convolution([error, "g_s.6.back"], (5, 5), (2 - 2 * row, 2 - 2 * column, row, column), stride=4)
+        for row, column in graphs.PHASES
+    ]
+    plane = ""
+    for layer, back in zip((4, 2, 0), reversed(kept), strict=True):
+        if layer < 4:
+            # SpaceToDepth gives the phases one after the other
+            phases = graph.add("SpaceToDepth", [plane], blocksize=2)
+            gradients = graph.split(phases, 4)
+        parts = [
+            graph.denormalise_back(gradient, plane, root, f"g_s.{layer + 1}")
+            for gradient, plane, root in zip(gradients, back.planes, back.roots, strict=True)
+        ]
+        plane = graph.total(
+            graph.convolution(
+                [part, f"g_s.{layer}.back.{row}{column}"], (3 - row, 3 - column), (1, 1, 1 - row, 1 - column)
+            )
+            for part, (row, column) in zip(parts, graphs.PHASES, strict=True)
+        )
+    return plane
+
+
+_BUILDERS = {"analysis": _analysis, "hyper_analysis": _hyper_analysis, "synthesis": _synthesis, "descent": _descent}
+
+
+_CONSTANTS: dict[str, tuple[tuple[str, float], ...]] = {
+    "analysis": (),
+    "hyper_analysis": (),
+    "synthesis": (),
+    "descent": (("zero", 0.0), ("one", 1.0)),
+}
 
 
 def build(architecture: str, sizes: tuple[int, int], network: str) -> bytes:
@@ -113,16 +179,20 @@ def build(architecture: str, sizes: tuple[int, int], network: str) -> bytes:
     weights = graphs.initialisers(network, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
     graph = _Graph()
     last = _BUILDERS[network](graph, "input")
-    channels = {"analysis": (3, m), "hyper_analysis": (m, n), "synthesis": (m, 3)}[network]
+    channels = {"analysis": (3, m), "hyper_analysis": (m, n), "synthesis": (m, 3), "descent": (m, m)}[network]
     graph.nodes[-1].output[0] = "output"
     assert last == f"v{len(graph.nodes) - 1}", "the network's output must be its last operation"
+    extra = []
+    if network == "descent":
+        extra = [_plane("target", 3, "target"), _plane("weight", 1, "target")]
+    constants = [helper.make_tensor(name, onnx.TensorProto.FLOAT, (), [value]) for name, value in _CONSTANTS[network]]
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
             network,
-            [_plane("input", channels[0], "in")],
+            [_plane("input", channels[0], "in"), *extra],
             [_plane("output", channels[1], "out")],
-            [_external(name, weight.shape) for name, weight in weights.items()],
+            [*(_external(name, weight.shape) for name, weight in weights.items()), *constants],
         ),
         opset_imports=[helper.make_opsetid("", _OPERATOR_SET)],
         ir_version=_FORMAT_VERSION,

@@ -1,0 +1,172 @@
+"""Better latents than the analysis gives: some gradient steps on rate and distortion, in the encoder alone.
+
+The analysis guesses latents for every picture in the same way. For one picture they can be improved on, since the
+encoder knows both what they cost and what they decode to: latents descend along the gradient of
+
+    bits + weight * squared error of the picture
+
+through the synthesis (a graph of its own) and through the code lengths of the tables that will code them. Rounding is
+softened by a curve that grows steeper from step to step (Agustsson and Theis 2020), so that latents settle near whole
+numbers before they are rounded. Side information stays as it is, and decoders need to know nothing of all this.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustcodec.architectures import Architecture, Float32, Group, Int32
+from robustcodec.entropy import TableSet, ideal_bits
+from robustcodec.networks import STRIDE
+from robustcodec.rate import STEP_UNIT
+from robustcodec.strips import Strip, quantised, walk
+from robustcodec.tiling import scaled, spans
+from robustcodec.transforms import Pixels, network_input
+
+STEPS = (0, 6, 16, 40)
+"""Gradient steps of each effort."""
+
+_TILE = 32
+"""Latents along a side of the tiles that go back through the synthesis, which takes three times its memory."""
+
+_REACH = 1024
+"""Magnitudes of symbols whose code lengths are looked up; larger ones have nowhere to go."""
+
+_RATE, _LAST_RATE = 0.15, 0.02
+"""Step length of the descent at its beginning and at its end, in quantisation steps."""
+
+_SOFT, _HARD = 1.5, 8.0
+"""Steepness of the curve that stands for rounding, at the beginning and at the end."""
+
+_MEAN, _SQUARE = 0.9, 0.95
+"""Decay of Adam's averages: there are few steps."""
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Whether the picture goes on above and below a strip: what lies near such an edge depends on other strips."""
+
+    above: bool = False
+    below: bool = False
+
+
+_WHOLE = Edges()
+
+
+def refine(
+    architecture: Architecture,
+    strip: Strip,
+    pixels: Pixels,
+    step: int,
+    lagrangian: float,
+    steps: int,
+    edges: Edges = _WHOLE,
+) -> Strip:
+    """Give a strip other latents, better ones at quantisation step R; `pixels` are those of its rows.
+
+    `lagrangian` weighs distortion against rate: bits per pixel + lambda * 255^2 * MSE, MSE on [0, 1]. Latents whose
+    pixels depend on other strips, at `edges`, stay as they are.
+    """
+    scale = np.float32(step / STEP_UNIT)
+    index, mean = _given(strip, step)
+    slopes = _slopes(architecture.y_tables)
+    weight = np.float32(2 * lagrangian * 255**2 / 3) * scale
+    error_at, moves = _regions(architecture, strip, pixels, edges)
+    u = (strip.y - mean) / scale
+    start = u.copy()
+    average, square = np.zeros_like(u), np.zeros_like(u)
+    for count in range(steps):
+        progress = count / max(1, steps - 1)
+        steepness = _SOFT * math.pow(_HARD / _SOFT, progress)
+        soft, passed = _softly_rounded(u, steepness)
+        of_error = _gradient(architecture, soft * scale + mean, pixels, error_at)
+        # the code length between two whole numbers is taken for a straight line
+        place = np.clip(np.floor(u), -_REACH, _REACH - 1).astype(np.int32) + _REACH
+        gradient = (weight * of_error + slopes[index, place]) * passed
+        gradient[:, ~moves] = 0
+        average += (1 - _MEAN) * (gradient - average)
+        square += (1 - _SQUARE) * (gradient * gradient - square)
+        corrected = math.sqrt(1 - _SQUARE ** (count + 1)) / (1 - _MEAN ** (count + 1))
+        rate = _RATE + (_LAST_RATE - _RATE) * progress
+        u -= np.float32(rate * corrected) * average / (np.sqrt(square) + np.float32(1e-6))
+    u[:, ~moves] = start[:, ~moves]
+    return replace(strip, y=u * scale + mean) if steps else strip
+
+
+def _given(strip: Strip, step: int) -> tuple[NDArray[np.uint16], Float32]:
+    """Give the table of each latent and its mean, as coding the latents in hand meets them."""
+    index = np.empty(strip.y.shape, np.uint16)
+    mean = np.zeros(strip.y.shape, np.float32)
+
+    def note(group: Group) -> Int32:
+        index[group.positions] = group.table
+        mean[group.positions] = group.mean / np.float32(STEP_UNIT)
+        return quantised(strip.y, group, step)
+
+    walk(strip.conditions.schedule(step), note)
+    return index, mean
+
+
+def _slopes(tables: TableSet) -> Float32:
+    """Give bits of v + 1 less bits of v for each table (first axis) and v from -_REACH, as the file will have them."""
+    values = np.broadcast_to(np.arange(-_REACH, _REACH + 1, dtype=np.int32), (len(tables), 2 * _REACH + 1))
+    index = np.broadcast_to(np.arange(len(tables))[:, None], values.shape)
+    return np.diff(ideal_bits(values, index, tables), axis=1).astype(np.float32)
+
+
+def _softly_rounded(u: Float32, steepness: float) -> tuple[Float32, Float32]:
+    """Give latents on the curve that stands for rounding, and its derivative there."""
+    floor = np.floor(u)
+    bend = np.tanh(np.float32(steepness) * (u - floor - np.float32(0.5)))
+    height = np.float32(0.5 / math.tanh(steepness / 2))
+    return floor + np.float32(0.5) + height * bend, np.float32(steepness) * height * (1 - bend * bend)
+
+
+def _regions(architecture: Architecture, strip: Strip, pixels: Pixels, edges: Edges) -> tuple[slice, NDArray[np.bool_]]:
+    """Give the rows of pixels whose error counts, and which latents (h, w) may move."""
+    halo = architecture.synthesis_halo
+    height = pixels.shape[0]
+    counted = slice(halo * STRIDE * edges.above, height - halo * STRIDE * edges.below)
+    moves = np.ones(strip.y.shape[1:], np.bool_)
+    if edges.above:
+        moves[: 2 * halo] = False
+    if edges.below:
+        moves[-2 * halo :] = False
+    return counted, moves
+
+
+def _gradient(architecture: Architecture, y_hat: Float32, pixels: Pixels, counted: slice) -> Float32:
+    """Give the gradient of half the squared error with respect to latents (M, h, w), tile by tile.
+
+    Each tile answers for the error of its own pixels, which reaches into the latents around it.
+    """
+    result = np.zeros(y_hat.shape, np.float32)
+    halo = architecture.synthesis_halo
+    for rows, inner_rows in spans(y_hat.shape[1], _TILE, halo):
+        for columns, inner_columns in spans(y_hat.shape[2], _TILE, halo):
+            top, left = STRIDE * rows.start, STRIDE * columns.start
+            own = scaled(inner_rows, STRIDE), scaled(inner_columns, STRIDE)
+            target = network_input(pixels, scaled(rows, STRIDE), scaled(columns, STRIDE))
+            weight = np.zeros((1, *target.shape[1:]), np.float32)
+            last_row = min(own[0].stop, counted.stop - top)
+            last_column = min(own[1].stop, pixels.shape[1] - left)
+            weight[:, max(own[0].start, counted.start - top) : max(last_row, 0), own[1].start : last_column] = 1
+            result[:, rows, columns] += architecture.descend(y_hat[:, rows, columns], target, weight)
+    return result
+
+
+def code_length(strip: Strip, step: int, tables: TableSet) -> float:
+    """Give the bits that a strip's latents ideally take, side information apart."""
+    total = 0.0
+
+    def note(group: Group) -> Int32:
+        nonlocal total
+        symbols = quantised(strip.y, group, step)
+        table: NDArray[np.integer[Any]] = group.table
+        total += float(ideal_bits(symbols, table, tables).sum())
+        return symbols
+
+    walk(strip.conditions.schedule(step), note)
+    return total
