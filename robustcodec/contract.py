@@ -70,18 +70,35 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class Expectation:
-    """What a model should make of one picture at one step.
+    """What a model should make of one picture at one step, and the margins by which results may be worse.
 
-    `psnr` in dB and `bpp` (of the strips alone) are the likeliest; below `psnr_floor`, above `bpp_cap`, or with a block
-    of `blocks` (rows, columns) further below its PSNR than `block_margin`, a result is suspicious.
+    `psnr` and `blocks` (rows, columns) are in dB, `bpp` is of the strips alone; its margin is of the natural logarithm.
     """
 
     psnr: float
     bpp: float
-    psnr_floor: float
-    bpp_cap: float
     blocks: Float64
+    psnr_margin: float
+    bpp_margin: float
     block_margin: float
+
+    @property
+    def psnr_floor(self) -> float:
+        """The PSNR in dB below which a result is suspicious."""
+        return self.psnr - self.psnr_margin
+
+    @property
+    def bpp_cap(self) -> float:
+        """The bits per pixel above which a result is suspicious."""
+        return self.bpp * _exp(self.bpp_margin)
+
+    def shortfalls(self, psnr: float, bpp: float, errors: Float64) -> dict[str, float]:
+        """Say by how many margins a result, with the MSE of each block, is worse than expected: 1 is just allowed."""
+        return {
+            "psnr": (self.psnr - psnr) / self.psnr_margin,
+            "block": float(np.max(self.blocks - _decibels(errors))) / self.block_margin,
+            "bpp": math.log(max(bpp, 1e-9) / self.bpp) / self.bpp_margin,
+        }
 
 
 @dataclass(frozen=True)
@@ -105,8 +122,8 @@ class Contract:
         return Expectation(
             psnr=psnr,
             bpp=_exp(log_bpp),
-            psnr_floor=psnr - self.psnr.margin * scatter,
-            bpp_cap=_exp(log_bpp + self.bpp.margin * scatter),
+            psnr_margin=self.psnr.margin * scatter,
+            bpp_margin=self.bpp.margin * scatter,
             blocks=self.block.of(_features(statistics, step)),
             block_margin=self.block.margin,
         )
@@ -206,11 +223,6 @@ def _scatter(pixels: int) -> float:
 def _decibels(errors: Float64) -> Float64:
     result: Float64 = 10 * np.log10(255**2 / np.maximum(errors, 0.01))
     return result
-
-
-def shortfall(expectation: Expectation, errors: Float64) -> float:
-    """By how many dB the worst block, given each one's MSE, is below what was expected of it."""
-    return float(np.max(expectation.blocks - _decibels(errors)))
 
 
 def _exp(value: float) -> float:

@@ -124,6 +124,13 @@ def plan_outputs(
     )
 
 
+def plan_inputs(inputs: Sequence[str], *, found: Collection[str], recursive: bool = False) -> Plan:
+    """Plan jobs that write nothing: each has its source for a target. Inputs and errors are those of `plan_outputs`."""
+    unread: list[Unread] = []
+    sources = [source for name in inputs for source, _ in _expand(name, found, recursive, unread)]
+    return Plan(jobs=tuple(Job(source, source) for source in dict.fromkeys(sources)), skipped=(), unread=tuple(unread))
+
+
 def share(plan: Plan, shard: Shard) -> Plan:
     """Leave of a plan what one shard does: every `count`-th file by name, whether its result exists or not.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from robustcodec.codec import Codec, Encoded, encode_plain
 from robustcodec.container import DEFAULT_LIMITS, Limits, unpack
-from robustcodec.contract import Expectation, read_contract, shortfall
+from robustcodec.contract import Expectation, read_contract
 from robustcodec.errors import ContractViolation, CorruptFile, ImageError
 from robustcodec.images import Picture
 from robustcodec.metrics import bits_per_pixel, psnr, worst_block
@@ -64,11 +64,12 @@ def measures(codec: Codec, guard: Guard) -> bool:
 class Verdict:
     """What was measured of a result, what was expected, and how it stands.
 
-    `psnr` and `worst_block` are in dB, infinite for equal pictures; `bpp` is of the whole file. `expected` is None
-    without a contract of the model. `broken` names what is not kept: psnr, block, bpp as the caller asked, size (on
-    the ladder: more than the samples take by themselves), and expected_psnr, expected_block, expected_bpp and
-    expected_latents. `first` is what the plain encoding broke, if `rung`
-    (None: it was good enough, or there is no better) has replaced it. `tries` counts encodings.
+    `psnr` and `worst_block` are in dB, infinite for equal pictures; `bpp` is of the whole file. `expected` and
+    `suspicion` (by how many margins the result is worse than expected, in what it is worst in; above 1 is suspicious)
+    are None without a contract of the model. `broken` names what is not kept: psnr, block, bpp as the caller asked,
+    size (on the ladder: more than the samples take by themselves), and expected_psnr, expected_block, expected_bpp and
+    expected_latents. `first` is what the plain encoding broke, if `rung` (None: it was good enough, or there is no
+    better) has replaced it. `tries` counts encodings.
     """
 
     status: Status
@@ -76,6 +77,7 @@ class Verdict:
     worst_block: float
     bpp: float
     expected: Expectation | None
+    suspicion: float | None
     broken: tuple[str, ...] = ()
     first: tuple[str, ...] = ()
     rung: Rung | None = None
@@ -96,6 +98,7 @@ class Verdict:
             "worst_block": self.worst_block,
             "bpp": self.bpp,
             "expected": expected,
+            "suspicion": self.suspicion,
             "broken": list(self.broken),
             "first": list(self.first),
             "tries": self.tries,
@@ -174,6 +177,7 @@ class _Seen:
     worst_block: float
     bpp: float
     expected: Expectation | None
+    suspicion: float | None
     broken: tuple[str, ...]
 
     @property
@@ -197,6 +201,7 @@ class _Seen:
             worst_block=self.worst_block,
             bpp=self.bpp,
             expected=self.expected,
+            suspicion=self.suspicion,
             broken=self.broken,
             first=first,
             rung=self.rung,
@@ -227,7 +232,8 @@ class _Judge:
         found = psnr(picture.pixels, shown)
         local = worst_block(picture.pixels, shown)
         bpp = bits_per_pixel(len(encoded.data), picture.width, picture.height)
-        broken = []
+        broken: list[str] = []
+        suspicion = None
         if self._guard.min_psnr is not None:
             broken += ["psnr"] * (found < self._guard.min_psnr + MARGIN)
             broken += ["block"] * (local < self._guard.min_psnr - LOCAL)
@@ -237,15 +243,13 @@ class _Judge:
             broken += ["size"] * (len(encoded.data) > _most(picture))
         if self._expected is not None:
             strips = sum(map(len, unpack(encoded.data, _ANY).payload))
-            below = shortfall(self._expected, block_errors(picture.pixels, shown))
-            broken += ["expected_psnr"] * (found < self._expected.psnr_floor + MARGIN)
-            broken += ["expected_block"] * (below > self._expected.block_margin)
-            broken += ["expected_bpp"] * (
-                bits_per_pixel(strips, picture.width, picture.height) > self._expected.bpp_cap
-            )
-            if self._contract is not None and encoded.largest > _EXTREME * self._contract.latent:
-                broken.append("expected_latents")
-        return _Seen(encoded, rung, found, local, bpp, self._expected, tuple(broken))
+            coded = bits_per_pixel(strips, picture.width, picture.height)
+            worse = self._expected.shortfalls(found - MARGIN, coded, block_errors(picture.pixels, shown))
+            if self._contract is not None:
+                worse["latents"] = encoded.largest / (_EXTREME * self._contract.latent)
+            broken += [f"expected_{name}" for name, margins in worse.items() if margins > 1]
+            suspicion = max(worse.values())
+        return _Seen(encoded, rung, found, local, bpp, self._expected, suspicion, tuple(broken))
 
     @property
     def has_floor(self) -> bool:

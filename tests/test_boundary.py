@@ -86,5 +86,5 @@ def test_the_wheel_holds_what_it_must_and_nothing_else(tmp_path: Path) -> None:
     assert package == expected | {f"robustcodec/{name}" for name in weights}
     assert "robustcodec/py.typed" in package
     assert "robustcodec/data/sample.png" in package
-    assert sum(name.endswith(".onnx") for name in package) == 3 * len(list(source.glob("graphs/*-synthesis.onnx")))
+    assert sum(name.endswith(".onnx") for name in package) == 4 * len(list(source.glob("graphs/*-synthesis.onnx")))
     assert any(name.endswith("licenses/LICENSE") for name in names)

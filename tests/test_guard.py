@@ -17,12 +17,12 @@ from typer.testing import CliRunner
 
 from robustcodec import guard as guards
 from robustcodec.architectures import open_architecture
-from robustcodec.bundle import Bundle, open_bundle, write_bundle
+from robustcodec.bundle import Bundle, open_bundle, write_bundle, write_contract
 from robustcodec.bundle import manifest_document as document_of
 from robustcodec.cli import app
 from robustcodec.codec import Codec
 from robustcodec.container import Payload, unpack
-from robustcodec.contract import Contract, Prediction, Result, fit, read_contract, shortfall
+from robustcodec.contract import Contract, Prediction, Result, fit, read_contract
 from robustcodec.errors import ContractViolation, ImageError, ModelDamaged, UsageError
 from robustcodec.guard import Guarded, Status
 from robustcodec.images import Picture, write_picture
@@ -260,7 +260,9 @@ def test_an_expectation_is_near_what_is_found(codec: Codec, contract: Contract) 
         assert abs(expected.psnr - each.psnr) < 2.5
         assert abs(np.log(expected.bpp / each.bpp)) < 0.3
         assert expected.psnr_floor < expected.psnr and expected.bpp_cap > expected.bpp
-        assert shortfall(expected, each.errors) < expected.block_margin
+        assert max(expected.shortfalls(each.psnr, each.bpp, each.errors).values()) < 1
+        assert expected.shortfalls(expected.psnr_floor, expected.bpp_cap, each.errors)["psnr"] == pytest.approx(1)
+        assert expected.shortfalls(expected.psnr_floor, expected.bpp_cap, each.errors)["bpp"] == pytest.approx(1)
 
 
 def test_noise_and_damage_break_it(bound_codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,6 +285,7 @@ def test_noise_and_damage_break_it(bound_codec: Codec, monkeypatch: pytest.Monke
         monkeypatch.setattr(bound_codec, "encode", lambda *_, changed=changed, **__: changed)
         verdict = guards.encode(bound_codec, picture).verdict
         assert verdict.status is Status.SUSPICIOUS and broken in verdict.broken, broken
+        assert verdict.suspicion is not None and verdict.suspicion > 1
         assert "unlike ordinary pictures" in verdict.sentence()
         assert verdict.document()["expected"]["psnr"] == pytest.approx(verdict.expected.psnr)  # type: ignore[union-attr]
 
@@ -408,6 +411,32 @@ def test_a_contract_is_fitted_by_a_command(tiny: Bundle, tmp_path: Path) -> None
     for kept in list(data.iterdir())[1:]:
         kept.unlink()
     assert open_bundle(model).manifest.contract == made.manifest.contract
+
+
+def test_scan_tells_pictures_apart(command: Callable[..., Any], tiny: Bundle, contract: Contract) -> None:
+    def scan(*arguments: str) -> Any:
+        return CliRunner().invoke(app, ["scan", *arguments])
+
+    refused = scan("good.png")
+    assert isinstance(refused.exception, UsageError) and "hyper-tiny has no contract" in str(refused.exception)
+    shutil.copytree(tiny.path, "model")
+    write_contract(Path("model"), contract.document())
+    before = sorted(Path().iterdir())
+    options = ("-m", "./model", "--threads", "1")
+    done = scan("good.png", *options)
+    assert done.exit_code == 0 and done.stdout.startswith("good.png: ok ")
+    done = scan("good.png", "noise.png", "good.png", *options)
+    assert done.exit_code == 3
+    assert done.stdout.splitlines()[1].startswith("noise.png: SUSPICIOUS ") and len(done.stdout.splitlines()) == 2
+    done = scan("-r", ".", "--json", *options)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.exit_code == 3 and [row["suspicious"] for row in rows] == [False, True]
+    assert rows[0]["suspicion"] < 1 < rows[1]["suspicion"] and rows[1]["guard"]["status"] == "suspicious"
+    Path("bad.png").write_bytes(b"x")
+    assert scan("noise.png", "bad.png", *options).exit_code == 1
+    assert scan("noise.png", *options, "--jobs", "2").exit_code == 3
+    Path("bad.png").unlink()
+    assert sorted(Path().iterdir()) == before
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from robustcodec import __version__
-from robustcodec.cli import attack, decode, encode, evaluate, harden, info, lab, models, sample
+from robustcodec.cli import attack, decode, encode, evaluate, harden, info, lab, models, sample, scan
 from robustcodec.cli.console import FAILED, INTERRUPTED, TERMINATED, Console, exit_code
 from robustcodec.errors import RobustcodecError
 
@@ -43,6 +43,7 @@ app = typer.Typer(
 app.command("encode")(encode.encode)
 app.command("decode")(decode.decode)
 app.command("info")(info.info)
+app.command("scan")(scan.scan)
 app.command("sample")(sample.sample)
 app.add_typer(models.app, name="models")
 app.command("evaluate")(evaluate.evaluate)

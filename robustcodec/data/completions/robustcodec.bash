@@ -17,11 +17,12 @@ _robustcodec() {
             modelsremove) command=modelsremove ;;
             modelsverify) command=modelsverify ;;
             sample) command=sample ;;
+            scan) command=scan ;;
             train) command=train ;;
         esac
     done
     case $command in
-        '') words="attack decode encode evaluate export harden info models sample train" options="--version --install-completion --show-completion --help" ;;
+        '') words="attack decode encode evaluate export harden info models sample scan train" options="--version --install-completion --show-completion --help" ;;
         attack) words="" options="--output --target --free --method --steps --epsilon --quality --model --arch --variant --surrogate --seed --restarts --precision --device --save-all --json --overwrite --recursive --quiet --help" ;;
         decode) words="" options="--output --format --quality --max-side --model --json --recursive --overwrite --threads --jobs --shard --max-pixels --max-memory --region --salvage --quiet --help" ;;
         encode) words="" options="--output --quality --target-bpp --target-size --target-psnr --model --arch --variant --psnr --effort --min-psnr --max-bpp --on-violation --guard-rungs --strip --strip-all --dry-run --json --recursive --overwrite --threads --jobs --shard --max-pixels --max-memory --quiet --verbose --help" ;;
@@ -36,6 +37,7 @@ _robustcodec() {
         modelsremove) words="" options="--help" ;;
         modelsverify) words="" options="--help" ;;
         sample) words="" options="--output --overwrite --quiet --help" ;;
+        scan) words="" options="--quality --model --arch --variant --json --recursive --threads --jobs --max-pixels --max-memory --quiet --help" ;;
         train) words="" options="--output --data --validation --arch --channels --quality --qualities --start --init --hours --steps --recipe --print-recipe --quiet --help" ;;
     esac
     if [[ $word == -* ]]; then words=$options; fi
