@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustcodec.container import Limits
 from robustcodec.errors import (
+    ContractViolation,
     CorruptFile,
     FileFormatError,
     ImageError,
@@ -21,6 +22,7 @@ from robustcodec.errors import (
     UnsupportedVersion,
     UsageError,
 )
+from robustcodec.policy import Guard, OnViolation, Rung
 from robustcodec.rate import BitsPerPixel, FileSize, Psnr
 
 if TYPE_CHECKING:
@@ -31,9 +33,11 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "BitsPerPixel",
+    "ContractViolation",
     "CorruptFile",
     "FileFormatError",
     "FileSize",
+    "Guard",
     "ImageError",
     "LimitExceeded",
     "Limits",
@@ -43,9 +47,11 @@ __all__ = [
     "ModelError",
     "ModelNotFound",
     "NotRobustcodec",
+    "OnViolation",
     "OutputError",
     "Psnr",
     "RobustcodecError",
+    "Rung",
     "TargetError",
     "TrainingError",
     "UnsupportedVersion",

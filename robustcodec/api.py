@@ -14,8 +14,11 @@ from robustcodec.bundle import find
 from robustcodec.codec import Codec, codec_for_file
 from robustcodec.container import DEFAULT_LIMITS, Limits
 from robustcodec.errors import UsageError
+from robustcodec.guard import Verdict
+from robustcodec.guard import encode as guarded_encode
 from robustcodec.images import Picture, to_picture, to_pillow
-from robustcodec.rate import DEFAULT_TARGET, BitsPerPixel, FileSize, Psnr, Quality
+from robustcodec.policy import DEFAULT_GUARD, Guard
+from robustcodec.rate import DEFAULT_TARGET, BitsPerPixel, FileSize, Psnr, Quality, Target
 from robustcodec.tiling import Region
 
 if TYPE_CHECKING:
@@ -50,6 +53,7 @@ class Model:
         quality: float | None = None,
         *,
         target: BitsPerPixel | FileSize | Psnr | None = None,
+        effort: int = 0,
         limits: Limits = DEFAULT_LIMITS,
     ) -> bytes:
         """Encode an image to the bytes of a robustcodec file.
@@ -58,17 +62,34 @@ class Model:
         of alpha if it is partly transparent, or a Pillow image, or the bytes of a picture file (PNG, JPEG, WebP, AVIF,
         TIFF, BMP, PPM or GIF, opened as nothing else). The latter two are turned as their EXIF says; ICC profile, EXIF
         and XMP go into the file. `quality` goes from 1
-        (small) to 6 (faithful) and is 4 unless said; `target` asks for a size or a fidelity instead. The same image
-        and arguments give the same bytes on one machine.
+        (small) to 6 (faithful) and is 4 unless said; `target` asks for a size or a fidelity instead. `effort`
+        (0 to 3) is time spent on a better result. The same image and arguments give the same bytes on one machine.
 
         Raises ImageError for an image that cannot be encoded, LimitExceeded, TargetError if the model cannot reach
-        the target on this image, UsageError for a quality or target out of range, ModelDamaged.
+        the target on this image, UsageError for a quality, target or effort out of range, ModelDamaged.
         """
-        if quality is not None and target is not None:
-            raise UsageError("quality and target exclude each other; give one of them")
-        wanted = target or (DEFAULT_TARGET if quality is None else Quality(quality))
+        wanted = _target(quality, target)
         picture = to_picture(image, limits.max_pixels)
-        return self._codec.encode(picture, wanted, limits=limits).data
+        return self._codec.encode(picture, wanted, limits=limits, effort=effort).data
+
+    def encode_guarded(
+        self,
+        image: "NDArray[np.uint8] | Image | bytes",
+        quality: float | None = None,
+        *,
+        target: BitsPerPixel | FileSize | Psnr | None = None,
+        guard: Guard = DEFAULT_GUARD,
+        effort: int = 0,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> tuple[bytes, Verdict]:
+        """Encode an image like `encode`, measure what readers will get, and act on it as the guard says.
+
+        Gives the file and the verdict on it. Raises what `encode` raises, ContractViolation where the guard says so,
+        and ImageError for an image of which the model makes nothing finite, unless the guard may do without the model.
+        """
+        picture = to_picture(image, limits.max_pixels)
+        found = guarded_encode(self._codec, picture, _target(quality, target), guard, limits=limits, effort=effort)
+        return found.encoded.data, found.verdict
 
     def decode(
         self, data: bytes, *, region: Rectangle | None = None, limits: Limits = DEFAULT_LIMITS
@@ -136,6 +157,12 @@ def encode(
 def decode(data: bytes, *, region: Rectangle | None = None, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
     """Decode one file with the model that made it; see `Model.decode`. For several, keep what `load` gives."""
     return load_for(data).decode(data, region=region, limits=limits)
+
+
+def _target(quality: float | None, target: BitsPerPixel | FileSize | Psnr | None) -> Target:
+    if quality is not None and target is not None:
+        raise UsageError("quality and target exclude each other; give one of them")
+    return target or (DEFAULT_TARGET if quality is None else Quality(quality))
 
 
 def _checked(threads: int | None) -> int | None:

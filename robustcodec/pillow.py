@@ -10,7 +10,7 @@ from PIL import Image, ImageFile
 
 from robustcodec.bundle import find, find_for
 from robustcodec.codec import Codec
-from robustcodec.container import DEFAULT_LIMITS, MAGIC, ChunkType, Limits, unpack
+from robustcodec.container import DEFAULT_LIMITS, MAGIC, ChunkType, Limits, Payload, unpack
 from robustcodec.errors import LimitExceeded, UsageError
 from robustcodec.files import ENCODED_SUFFIX
 from robustcodec.images import pillow_info, to_picture
@@ -73,8 +73,12 @@ class RobustcodecImageFile(ImageFile.ImageFile):
         """Decode the file, if it is not decoded yet. Raises what `robustcodec.Model.decode` raises."""
         if self._data is not None:
             settings = self._settings
-            fingerprint = unpack(self._data, settings.limits).header.fingerprint
-            picture = _codec_for(fingerprint, settings.threads, os.getpid()).decode(self._data, settings.limits)
+            header = unpack(self._data, settings.limits).header
+            if header.payload is Payload.NETWORK:
+                codec = _codec_for(header.fingerprint, settings.threads, os.getpid())
+            else:  # no model is needed, and any will do
+                codec = _codec_of(settings.model, settings.threads, os.getpid())
+            picture = codec.decode(self._data, settings.limits)
             if self.fp is not None and self._exclusive_fp:
                 self.fp.close()
             self.fp = BytesIO(picture.samples.tobytes())

@@ -1,9 +1,11 @@
 """The guard: what it says holds of the file as another process would read it, and the ladder ends where it must."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,15 @@ from numpy.typing import NDArray
 from regenerate import sample
 from typer.testing import CliRunner
 
+import robustcodec
 from robustcodec import guard as guards
+from robustcodec import pillow
 from robustcodec.architectures import open_architecture
 from robustcodec.bundle import Bundle, open_bundle, write_bundle, write_contract
 from robustcodec.bundle import manifest_document as document_of
 from robustcodec.cli import app
-from robustcodec.codec import Codec
-from robustcodec.container import Payload, unpack
+from robustcodec.codec import Codec, encode_plain
+from robustcodec.container import Limits, Payload, unpack
 from robustcodec.contract import Contract, Prediction, Result, fit, read_contract
 from robustcodec.errors import ContractViolation, ImageError, ModelDamaged, UsageError
 from robustcodec.guard import Guarded, Status
@@ -491,3 +495,36 @@ def test_explicit_steps(codec: Codec) -> None:
     assert codec.encode(picture, Step(900)).step == 900
     with pytest.raises(UsageError):
         Step(7)
+
+
+# --- Python -------------------------------------------------------------------------------------------------
+
+
+def test_the_python_interface_has_the_guard(tiny: Bundle) -> None:
+    model = robustcodec.load(str(tiny.path), threads=1)
+    pixels = noise(48, 64)
+    guard = robustcodec.Guard(on_violation=robustcodec.OnViolation.FALLBACK, min_psnr=35)
+    data, verdict = model.encode_guarded(pixels, 3, guard=guard)
+    assert verdict.status is Status.FALLBACK and psnr(model.decode(data), pixels) == verdict.psnr >= 35
+    with pytest.raises(robustcodec.ContractViolation):
+        model.encode_guarded(pixels, guard=replace(guard, on_violation=robustcodec.OnViolation.FAIL))
+    plain, verdict = model.encode_guarded(sample(48, 64), effort=1)
+    assert verdict.expected is None and plain == model.encode(sample(48, 64), effort=1) != model.encode(sample(48, 64))
+
+
+def test_pillow_opens_what_needs_no_model(tiny: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBUSTCODEC_MODELS", str(tiny.path.parent))
+    encoded = encode_plain(Picture(pixels=noise(20, 30)), None)
+    assert encoded is not None
+    settings = pillow._Settings(None, Limits(), 1)
+    with pillow.RobustcodecImageFile(BytesIO(encoded.data), settings=settings) as image:
+        assert np.array_equal(np.asarray(image), noise(20, 30))
+
+
+def test_the_example_of_the_page_runs(tiny: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ROBUSTCODEC_MODELS", str(tiny.path.parent))
+    Path("photo.png").write_bytes(write_picture(Picture(pixels=sample(64, 80)), "PNG"))
+    page = (Path(__file__).parent.parent / "docs" / "guard.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(code, {})

@@ -5,8 +5,9 @@
     curl --data-binary @photo.jpg http://127.0.0.1:8000/encode -o photo.rbc
 
 Bounded are: bytes and seconds of an upload, pixels and memory before any work, the number of uploads that wait, and the
-rate of the result, whatever the picture was made to do. Each process has one model, used by one thread at a time, so
-that the event loop stays free to refuse. Behind a proxy, let that bound the number of connections.
+rate of the result, whatever the picture was made to do; what readers will see is measured before anything is sent. Each
+process has one model, used by one thread at a time, so that the event loop stays free to refuse. Behind a proxy, let
+that bound the number of connections.
 """
 
 import asyncio
@@ -27,6 +28,10 @@ MAX_WAITING = 8  # uploads received or encoded at once, in each process
 MAX_BPP = 2.0
 SMALL = 1000  # bytes that any result may have
 LIMITS = robustcodec.Limits(max_pixels=1 << 24, max_memory=2_000_000_000, max_metadata=100_000)
+GUARD = robustcodec.Guard(  # what uploads are made to do to the model is measured, and bounded in time
+    on_violation=robustcodec.OnViolation.FALLBACK,
+    rungs=(robustcodec.Rung.STEP, robustcodec.Rung.CLASSICAL, robustcodec.Rung.LOSSLESS),
+)
 
 
 class Refused(Exception):
@@ -85,8 +90,8 @@ async def receive(request: Request) -> bytes:
 
 
 def compress(model: robustcodec.Model, data: bytes, quality: float) -> bytes:
-    """Encode a picture file; a result of more bits per pixel than MAX_BPP is made again, to fit."""
-    file = model.encode(data, quality, limits=LIMITS)
+    """Encode a picture file; what breaks the model's contract, or takes more than MAX_BPP, is made again."""
+    file, _ = model.encode_guarded(data, quality, guard=GUARD, limits=LIMITS)
     header, _ = read_header(file, LIMITS)
     if 8 * len(file) > max(MAX_BPP * header.width * header.height, SMALL * 8):
         return model.encode(data, target=robustcodec.BitsPerPixel(MAX_BPP), limits=LIMITS)
