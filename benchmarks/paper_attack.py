@@ -14,9 +14,9 @@ import torch
 
 from robustcodec.lab.attacks.budget import LEVELS, to_levels
 from robustcodec.lab.attacks.problem import Problem
-from robustcodec.lab.attacks.switching import Length, Paper
+from robustcodec.lab.attacks.switching import Choices, Length, Optimiser, Paper
 from robustcodec.lab.attacks.threat import DEFAULT_EPSILON, Target, Threat
-from robustcodec.lab.attacks.victim import HyperVictim, code
+from robustcodec.lab.attacks.victim import HyperVictim, Rough, code
 from robustcodec.lab.checkpoints import load_weights, network_of
 from robustcodec.lab.data import centre_crops, picture_files, read_pictures
 from robustcodec.lab.networks import round_straight_through, uniform_noise
@@ -31,6 +31,9 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=6, help="how many, evenly spread over the folder")
     parser.add_argument("--crop", type=int, default=128)
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="gradients in bfloat16: the same strength, half the time"
+    )
     arguments = parser.parse_args()
     files = picture_files(arguments.data)
     files = [files[index * len(files) // arguments.pictures] for index in range(arguments.pictures)]
@@ -42,7 +45,15 @@ def main() -> None:
     for target in Target:
         with torch.no_grad():
             clean = code(victim, x, x)
-        problem = Problem(victim, victim, x, Threat(target), DEFAULT_EPSILON, clean, torch.Generator())
+        problem = Problem(
+            victim,
+            Rough(victim) if arguments.bfloat16 else victim,
+            x,
+            Threat(target),
+            DEFAULT_EPSILON,
+            clean,
+            torch.Generator(),
+        )
         print(
             f"| {target} attack: choice | A | bpp / clean | PSNR(x, x̂*) change in dB | pictures that keep the bound |"
         )
@@ -57,19 +68,24 @@ def main() -> None:
 def choices(target: Target, steps: int, problem: Problem) -> Mapping[str, Paper]:
     """The default, and what changes one thing of it."""
     default = Paper(steps=steps)
-    own = default.psnr if target is Target.PSNR else default.bpp
+    own: Choices = default.psnr if target is Target.PSNR else default.bpp
 
     def with_own(**changes: object) -> Paper:
         return replace(default, **{str(target): replace(own, **changes)})
 
-    other = Length.MSE if own.length is Length.RMS else Length.RMS
+    adam = replace(default, optimiser=Optimiser.ADAM)
     return {
-        f"default: norm as {own.length}, weight {own.weight:g}, rate {own.rate:g}, unrounded, from zero, best": default,
-        f"norm as {other}": with_own(length=other),
+        f"default: normalised, rate {own.rate:g}, weight {own.weight:g}, unrounded, from zero, best": default,
+        "Adam": adam,
+        "Adam, rate / 4": replace(adam, **{str(target): replace(own, rate=own.rate / 4)}),
+        "Adam, norm as mse, weight 0.003": replace(
+            adam, **{str(target): replace(own, length=Length.MSE, weight=0.003)}
+        ),
+        "norm as mse": with_own(length=Length.MSE),
         "weight / 10": with_own(weight=own.weight / 10),
         "weight x 10": with_own(weight=own.weight * 10),
-        "rate / 3": with_own(rate=own.rate / 3),
-        "rate x 3": with_own(rate=own.rate * 3),
+        "rate / 4": with_own(rate=own.rate / 4),
+        "rate x 2": with_own(rate=own.rate * 2),
         "rounded, straight-through": replace(default, quantise=round_straight_through),
         "uniform noise for rounding": replace(default, quantise=uniform_noise(problem.generator)),
         "from noise of half the budget": replace(default, start=0.5),

@@ -1,7 +1,7 @@
 """One batch to attack, and the best that a search has found for each picture of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,6 +40,11 @@ class Problem:
     def sketch(self, noise: Tensor, quantise: Quantiser) -> Figures:
         """Code the pictures with noise (B, 3, H, W) by the guide."""
         return code(self.guide, self.x + noise, self.x, quantise)
+
+    @torch.no_grad()
+    def seen_by(self, quantise: Quantiser) -> "Problem":
+        """Give the problem with the clean figures that sketches start from, so that bounds compare like with like."""
+        return replace(self, clean=self.sketch(torch.zeros_like(self.x), quantise))
 
     def score(self, figures: Figures) -> Tensor:
         """What the attacker maximises (B,): MSE(x, x_hat*) in units of epsilon, or bits per pixel."""

@@ -62,8 +62,7 @@ class Strong:
 
     def _once(self, problem: Problem, best: Best, start: Tensor, report: Report) -> None:
         climb = Adaptive(steps=max(1, round(_GRADIENT_SHARE * self.steps)), quantise=_smooth(problem))
-        penalty = torch.ones(problem.x.shape[0], device=problem.x.device)
-        start = climb.search(problem, start, penalty, report).noise
+        start = climb.search(problem, start, report).noise
         self._offer(problem, best, start)
         bases = _BASES[problem.threat.target]
         rounds = (self.steps - climb.steps) // len(bases) // STEPS_PER_ROUND

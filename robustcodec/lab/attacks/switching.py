@@ -1,4 +1,4 @@
-"""Adam on the noise with a loss that switches at the budget's edge: the paper's attacks, and Ma2023's.
+"""Descent on the noise with a loss that switches at the budget's edge: the paper's attacks, and Ma2023's.
 
 Outside the budget the loss pulls the noise back (and, in the paper, the other figure to where it was); inside it
 pushes the score. Each picture switches on its own.
@@ -12,9 +12,19 @@ from torch import Tensor
 
 from robustcodec.lab.attacks.budget import energy
 from robustcodec.lab.attacks.problem import Best, Problem, Report
+from robustcodec.lab.attacks.projected import Norm, direction
 from robustcodec.lab.attacks.threat import Target
 from robustcodec.lab.attacks.victim import Figures, unrounded
 from robustcodec.lab.networks import Quantiser
+
+
+class Optimiser(StrEnum):
+    """How noise follows the gradient; the paper does not say."""
+
+    NORMALISED = "normalised"
+    """Along each picture's gradient, divided by its root mean square."""
+    ADAM = "adam"
+    """As in the code of Ma2023, which the paper builds on."""
 
 
 class Length(StrEnum):
@@ -29,22 +39,20 @@ class Choices:
     """What the paper leaves open and an equation's loss depends on."""
 
     rate: float
-    """Adam's learning rate."""
-    length: Length
+    """Length of a step in radii of the budget, sqrt(epsilon): of the whole noise, or with Adam of each sample."""
     weight: float
     """Weight of bpp_error or psnr_error outside the budget."""
+    length: Length = Length.RMS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paper:
-    """Paper equations 6 (psnr) and 7 (bpp), with what they leave open as fields.
-
-    Defaults are what `docs/attacks.md` settles by measurement.
-    """
+    """Paper equations 6 and 7, with what they leave open as fields; `docs/attacks.md` settles it by measurement."""
 
     steps: int
-    psnr: Choices = Choices(rate=1e-2, length=Length.MSE, weight=3e-3)
-    bpp: Choices = Choices(rate=3e-3, length=Length.RMS, weight=1.0)
+    optimiser: Optimiser = Optimiser.NORMALISED
+    psnr: Choices = Choices(rate=0.4, weight=0.07)
+    bpp: Choices = Choices(rate=0.2, weight=1.0)
     quantise: Quantiser = unrounded
     start: float = 0.0
     """Energy of the Gaussian noise to start from, as a share of the budget."""
@@ -53,11 +61,12 @@ class Paper:
 
     def search(self, problem: Problem, report: Report) -> Tensor:
         """Give the noise (B, 3, H, W)."""
+        problem = problem.seen_by(self.quantise)
         attacks_psnr = problem.threat.target is Target.PSNR
         choices = self.psnr if attacks_psnr else self.bpp
         noise = (self.start * problem.epsilon) ** 0.5 * problem.random_direction()
         noise = noise.requires_grad_()
-        optimiser = torch.optim.Adam([noise], lr=choices.rate)
+        optimiser = self._optimiser(noise, choices.rate * problem.epsilon**0.5)
         best = Best.none(problem.x)
         for step in range(1, self.steps + 1):
             shown = _clip(noise, problem.x)
@@ -67,12 +76,18 @@ class Paper:
             loss = 1 - figures.mse if attacks_psnr else -figures.bpp
             if not bool(inside.all()):  # the pull's gradient takes both networks' backward passes, the push's may not
                 loss = torch.where(inside, loss, _pull(problem, noise, figures, choices))
-            (noise.grad,) = torch.autograd.grad(loss.sum(), noise)
+            (gradient,) = torch.autograd.grad(loss.sum(), noise)
+            noise.grad = direction(gradient, Norm.L2) if self.optimiser is Optimiser.NORMALISED else gradient
             with torch.no_grad():
                 best.offer(shown, score, problem.excess(figures), allowed=inside)
             report(step, score.detach())
             optimiser.step()
         return best.noise if self.keep_best else _clip(noise, problem.x).detach()
+
+    def _optimiser(self, noise: Tensor, rate: float) -> torch.optim.Optimizer:
+        if self.optimiser is Optimiser.NORMALISED:
+            return torch.optim.SGD([noise], lr=rate)
+        return torch.optim.Adam([noise], lr=rate)
 
 
 def _pull(problem: Problem, noise: Tensor, figures: Figures, choices: Choices) -> Tensor:
