@@ -1,12 +1,13 @@
 """What a model is expected to make of a picture: fidelity and size from the picture's statistics, with their margins.
 
 A model's manifest has a contract once one was fitted on ordinary pictures (`fit`, by `robustcodec models contract`).
-It is three linear predictions over the same features: PSNR and logarithm of the bits per pixel of the whole picture,
-and PSNR of each 64 x 64 block. A result that is worse than predicted by more than the margin is suspicious.
+It is four linear predictions: PSNR of the whole picture and of each 64 x 64 block, and the logarithm of the bits per
+pixel, from the picture's features alone, and from these and the PSNR that was reached. Each comes with a prediction of
+how far ordinary results scatter; a result that is worse by more than a multiple of that is suspicious.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,6 +36,11 @@ _TAIL = 0.003
 """Share of ordinary results that are outside a margin before it is widened."""
 
 _WIDENED = 1.1
+"""What was fitted fits better than what comes: of pictures held out, one in a hundred breaks some margin of the four."""
+
+_BEST = 100.0
+"""Decibels that stand for equal pictures."""
+
 _RIDGE = 1e-3
 _LARGEST = 1e6
 
@@ -43,28 +49,40 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Prediction:
-    """One linear prediction, and by how much results may be worse.
+    """One linear prediction, one of the logarithm of the scatter around it, and how much scatter is allowed.
 
-    It never lies beyond `lowest` and `highest`, between which those of ordinary pictures were found: a picture that is
-    unlike any of them must not be expected to fare worse than all of them.
+    The prediction never lies beyond `lowest` and `highest`, between which ordinary results were found, nor the
+    logarithm of the scatter beyond `least` and `most`: a picture that is unlike any of them must not be expected to
+    fare worse than all of them.
     """
 
     weights: tuple[float, ...]
+    scatter: tuple[float, ...]
     margin: float
     lowest: float
     highest: float
+    least: float
+    most: float
 
     def __post_init__(self) -> None:
-        if len(self.weights) != _FEATURES or not all(abs(value) < _LARGEST for value in self.weights):
-            raise ValueError(f"a prediction needs {_FEATURES} weights")
+        if len(self.scatter) != len(self.weights):
+            raise ValueError("a prediction has as many weights for its scatter")
+        if not all(abs(value) < _LARGEST for value in (*self.weights, *self.scatter)):
+            raise ValueError("a weight is out of range")
         if not 0 < self.margin < _LARGEST:
             raise ValueError("a margin must be above zero")
-        if not -_LARGEST < self.lowest <= self.highest < _LARGEST:
+        if not -_LARGEST < self.lowest <= self.highest < _LARGEST or not -20 < self.least <= self.most < 20:
             raise ValueError("a range must not be empty")
 
     def of(self, features: Float64) -> Float64:
         """Predict for features (..., n)."""
         result: Float64 = np.clip(features @ np.array(self.weights), self.lowest, self.highest)
+        return result
+
+    def allowed(self, features: Float64) -> Float64:
+        """Give by how much a result may be worse, for features (..., n)."""
+        scatter = np.clip(features @ np.array(self.scatter), self.least, self.most)
+        result: Float64 = self.margin * np.exp(scatter)
         return result
 
 
@@ -80,7 +98,9 @@ class Expectation:
     blocks: Float64
     psnr_margin: float
     bpp_margin: float
-    block_margin: float
+    block_margins: Float64
+    rate_of: Callable[[float], tuple[float, float]]
+    """Gives the logarithm of the bits per pixel at a PSNR, and its margin."""
 
     @property
     def psnr_floor(self) -> float:
@@ -96,14 +116,21 @@ class Expectation:
         """Say by how many margins a result, with the MSE of each block, is worse than expected: 1 is just allowed."""
         return {
             "psnr": (self.psnr - psnr) / self.psnr_margin,
-            "block": float(np.max(self.blocks - _decibels(errors))) / self.block_margin,
+            "block": float(np.max((self.blocks - _decibels(errors)) / self.block_margins)),
             "bpp": math.log(max(bpp, 1e-9) / self.bpp) / self.bpp_margin,
         }
+
+    def wastefulness(self, psnr: float, bpp: float) -> float:
+        """Say by how many margins a result takes more bits than its PSNR should."""
+        likeliest, margin = self.rate_of(min(psnr, _BEST))
+        return (math.log(max(bpp, 1e-9)) - likeliest) / margin
 
 
 @dataclass(frozen=True)
 class Contract:
     """Predictions of `psnr` in dB, of the natural logarithm of `bpp`, and of each block's PSNR in dB.
+
+    `rate` predicts the logarithm of the bits per pixel once more, this time knowing the PSNR.
 
     `latent` is the largest magnitude of the latents of ordinary pictures, `results` on how many results all rests.
     """
@@ -111,6 +138,7 @@ class Contract:
     psnr: Prediction
     bpp: Prediction
     block: Prediction
+    rate: Prediction
     latent: float
     results: int
 
@@ -119,13 +147,20 @@ class Contract:
         whole = _features(statistics.whole, step)[0, 0]
         psnr, log_bpp = float(self.psnr.of(whole)), float(self.bpp.of(whole))
         scatter = _scatter(int(statistics.samples.sum()) // 3)
+        blocks = _features(statistics, step)
+
+        def rate_of(psnr: float) -> tuple[float, float]:
+            features = np.array([*whole, psnr, psnr * psnr])
+            return float(self.rate.of(features)), float(self.rate.allowed(features)) * scatter
+
         return Expectation(
             psnr=psnr,
             bpp=_exp(log_bpp),
-            psnr_margin=self.psnr.margin * scatter,
-            bpp_margin=self.bpp.margin * scatter,
-            blocks=self.block.of(_features(statistics, step)),
-            block_margin=self.block.margin,
+            blocks=self.block.of(blocks),
+            psnr_margin=float(self.psnr.allowed(whole)) * scatter,
+            bpp_margin=float(self.bpp.allowed(whole)) * scatter,
+            block_margins=self.block.allowed(blocks),
+            rate_of=rate_of,
         )
 
     def document(self) -> dict[str, Any]:
@@ -154,16 +189,16 @@ def fit(results: Sequence[Result]) -> Contract:
         raise ValueError(f"a contract rests on more than {len(results)} results")
     whole = np.array([_features(each.statistics.whole, each.step)[0, 0] for each in results])
     scatter = np.array([_scatter(int(each.statistics.samples.sum()) // 3) for each in results])
+    psnr = np.array([min(each.psnr, _BEST) for each in results])
+    log_bpp = np.log([each.bpp for each in results])
+    knowing = np.column_stack([whole, psnr, psnr * psnr])
     blocks = [_features(each.statistics, each.step).reshape(-1, _FEATURES) for each in results]
-    found = [_decibels(each.errors).ravel() for each in results]
-    local = _regression(np.concatenate(blocks), np.concatenate(found))
-    worst = np.array([np.max(part @ local - psnr) for part, psnr in zip(blocks, found, strict=True)])
-    psnr, log_bpp = np.array([each.psnr for each in results]), np.log([each.bpp for each in results])
-    of_psnr, of_bpp = _regression(whole, psnr), _regression(whole, log_bpp)
+    of_blocks = [_decibels(each.errors).ravel() for each in results]
     return Contract(
-        psnr=_prediction(of_psnr, psnr, (whole @ of_psnr - psnr) / scatter),
-        bpp=_prediction(of_bpp, log_bpp, (log_bpp - whole @ of_bpp) / scatter),
-        block=_prediction(local, np.concatenate(found), worst),
+        psnr=_prediction(whole, psnr, scatter, 1),
+        bpp=_prediction(whole, log_bpp, scatter, -1),
+        block=_prediction(np.concatenate(blocks), np.concatenate(of_blocks), None, 1, [len(part) for part in blocks]),
+        rate=_prediction(knowing, log_bpp, scatter, -1),
         latent=float(max(each.latent for each in results)),
         results=len(results),
     )
@@ -174,7 +209,10 @@ def read_contract(document: Mapping[str, Any] | None) -> Contract | None:
     if document is None or document.get("version") != VERSION:
         return None
     try:
-        predictions = {name: _read_prediction(document[name]) for name in ("psnr", "bpp", "block")}
+        predictions = {
+            name: _read_prediction(document[name], count)
+            for name, count in (("psnr", _FEATURES), ("bpp", _FEATURES), ("block", _FEATURES), ("rate", _FEATURES + 2))
+        }
         latent, results = float(document["latent"]), int(document["results"])
         if not (0 < latent < math.inf and results > 0):
             raise ValueError("its scale must be above zero")
@@ -183,9 +221,12 @@ def read_contract(document: Mapping[str, Any] | None) -> Contract | None:
         raise ModelDamaged(f"the contract of its manifest is not in order: {error}") from error
 
 
-def _read_prediction(document: Mapping[str, Any]) -> Prediction:
-    weights = tuple(float(value) for value in document["weights"])
-    return Prediction(weights, *(float(document[name]) for name in ("margin", "lowest", "highest")))
+def _read_prediction(document: Mapping[str, Any], count: int) -> Prediction:
+    if len(document["weights"]) != count:
+        raise ValueError(f"a prediction needs {count} weights")
+    weights, scatter = (tuple(float(value) for value in document[name]) for name in ("weights", "scatter"))
+    numbers = (float(document[name]) for name in ("margin", "lowest", "highest", "least", "most"))
+    return Prediction(weights, scatter, *numbers)
 
 
 def _features(statistics: Statistics, step: int) -> Float64:
@@ -203,17 +244,33 @@ def _regression(features: Float64, wanted: Float64) -> Float64:
     centre[constant], spread[constant] = 0, 1
     normal = (features - centre) / spread
     ridge = _RIDGE * len(wanted) * np.diag(~constant).astype(np.float64)
-    ridge += 1e-9 * len(wanted) * np.eye(_FEATURES)  # steps may all be the same
+    ridge += 1e-9 * len(wanted) * np.eye(features.shape[1])  # steps may all be the same
     weights: Float64 = np.linalg.solve(normal.T @ normal + ridge, normal.T @ wanted) / spread
     # the centre is taken off by the feature that is 1 everywhere
     weights[2 * len(_THRESHOLDS)] -= weights @ centre
     return weights
 
 
-def _prediction(weights: Float64, found: Float64, shortfalls: Float64) -> Prediction:
-    margin = _WIDENED * float(np.quantile(shortfalls, 1 - _TAIL))
+def _prediction(
+    features: Float64, found: Float64, scatter: Float64 | None, sign: int, groups: Sequence[int] | None = None
+) -> Prediction:
+    """Fit a prediction of what was `found`; results are worse where they are less (sign 1) or more (sign -1).
+
+    `scatter` is what is known of it beforehand. With `groups`, of so many results each, a group is as good as its
+    worst.
+    """
+    weights = _regression(features, found)
+    shortfalls = sign * (features @ weights - found) / (1.0 if scatter is None else scatter)
+    size = np.abs(shortfalls)
+    of_scatter = _regression(features, np.log(size + 0.1 * size.mean() + 1e-6))
+    known = features @ of_scatter
+    least, most = np.quantile(known, [0.02, 0.98]).tolist()
+    relative = shortfalls / np.exp(np.clip(known, least, most))
+    if groups is not None:
+        relative = np.maximum.reduceat(relative, np.cumsum([0, *groups[:-1]]))
     lowest, highest = np.quantile(found, [_TAIL, 1 - _TAIL]).tolist()
-    return Prediction(tuple(weights.tolist()), max(margin, 1e-3), lowest, highest)
+    margin = max(_WIDENED * float(np.quantile(relative, 1 - _TAIL)), 1e-3)
+    return Prediction(tuple(weights.tolist()), tuple(of_scatter.tolist()), margin, lowest, highest, least, most)
 
 
 def _scatter(pixels: int) -> float:

@@ -32,6 +32,9 @@ _CHUNK = 9
 _EXTREME = 4.0
 """Latents this many times beyond those of ordinary pictures may decode differently elsewhere."""
 
+_SIGNS = ("expected_rate",)
+"""What makes a result suspicious without breaking a floor or a cap, which is all that the ladder is for."""
+
 _EFFORT = 2
 """Of the rung that refines."""
 
@@ -67,9 +70,10 @@ class Verdict:
     `psnr` and `worst_block` are in dB, infinite for equal pictures; `bpp` is of the whole file. `expected` and
     `suspicion` (by how many margins the result is worse than expected, in what it is worst in; above 1 is suspicious)
     are None without a contract of the model. `broken` names what is not kept: psnr, block, bpp as the caller asked,
-    size (on the ladder: more than the samples take by themselves), and expected_psnr, expected_block, expected_bpp and
-    expected_latents. `first` is what the plain encoding broke, if `rung` (None: it was good enough, or there is no
-    better) has replaced it. `tries` counts encodings.
+    size (on the ladder: more than the samples take by themselves), and expected_psnr, expected_block, expected_bpp,
+    expected_latents, and, of the plain result alone, expected_rate: more bits than so many decibels should take.
+    `first` is what the plain encoding broke, if `rung` (None: it was good enough, or there is no better) has replaced
+    it. `tries` counts encodings.
     """
 
     status: Status
@@ -148,7 +152,7 @@ def encode(
         first = None
     if first is not None and not first.broken:
         return first.guarded(Status.OK, ())
-    if guard.on_violation is not OnViolation.FALLBACK:
+    if guard.on_violation is not OnViolation.FALLBACK or (first is not None and first.broken == _SIGNS):
         assert first is not None
         found = first.guarded(first.blame(), ())
         if guard.on_violation is OnViolation.FAIL:
@@ -182,7 +186,7 @@ class _Seen:
 
     @property
     def floors_kept(self) -> bool:
-        return not set(self.broken) - {"size", "bpp", "expected_bpp"}
+        return not set(self.broken) - {"size", "bpp", "expected_bpp", *_SIGNS}
 
     @property
     def rank(self) -> tuple[bool, bool, bool, bool, int]:
@@ -247,6 +251,8 @@ class _Judge:
             worse = self._expected.shortfalls(found - MARGIN, coded, block_errors(picture.pixels, shown))
             if self._contract is not None:
                 worse["latents"] = encoded.largest / (_EXTREME * self._contract.latent)
+            if rung is None:
+                worse["rate"] = self._expected.wastefulness(found, coded)
             broken += [f"expected_{name}" for name, margins in worse.items() if margins > 1]
             suspicion = max(worse.values())
         return _Seen(encoded, rung, found, local, bpp, self._expected, suspicion, tuple(broken))

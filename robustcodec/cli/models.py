@@ -1,6 +1,5 @@
 """The commands `models list`, `add`, `remove`, `verify` and `contract`: which models this machine has."""
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -161,6 +160,7 @@ def contract(
     found = calibrate(codec, files[:: -(-len(files) // most)], console.note)
     bundle.write_contract(path, found.document())
     console.note(
-        f"{codec.bundle.id}: {found.results} results; suspicious are more than {found.psnr.margin:.2f} dB too little, "
-        f"{100 * math.expm1(found.bpp.margin):.0f} % too many bits, or a block {found.block.margin:.2f} dB worse"
+        f"{codec.bundle.id}: {found.results} results; margins, in multiples of the scatter: {found.psnr.margin:.1f} "
+        f"(PSNR), {found.bpp.margin:.1f} (bits), {found.block.margin:.1f} (blocks), {found.rate.margin:.1f} (bits "
+        "knowing the PSNR)"
     )
