@@ -10,6 +10,7 @@ from robustcodec.lab.attacks import Attack, Target, Threat, craft
 from robustcodec.lab.attacks.budget import LEVELS
 from robustcodec.lab.attacks.victim import HyperVictim, code
 from robustcodec.lab.checkpoints import load_weights, network_of
+from robustcodec.lab.precision import Precision
 from robustcodec.lab.runs import default_device
 from robustcodec.metrics import Pixels
 from robustcodec.rate import high_rate_step
@@ -62,6 +63,7 @@ def strong_gain(
     crops: Sequence[Pixels],
     quality: float,
     epsilon: float,
+    precision: Precision,
     report: Callable[[int, int, list[float]], None] | None = None,
 ) -> float:
     """Mean adversarial gain A of a short `strong` attack on PSNR, as a checkpoint's own rounded estimate has it.
@@ -69,7 +71,7 @@ def strong_gain(
     `crops` are uint8 (H, W, 3) of one size.
     """
     device = default_device()
-    attack = Attack(threat=Threat(Target.PSNR), method="strong", epsilon=epsilon, steps=_STEPS)
+    attack = Attack(threat=Threat(Target.PSNR), method="strong", epsilon=epsilon, steps=_STEPS, precision=precision)
     crafted = craft(source, crops, attack, quality, report, device)
     victim = HyperVictim(network_of(load_weights(source), str(source)).to(device), high_rate_step(quality))
 

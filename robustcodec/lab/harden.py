@@ -145,7 +145,14 @@ def _finish(request: Request, run: Run, announce: Announce, stop: Stop) -> Harde
             raise _Stopped
 
     comparisons = compare(
-        start, exported.bundle, group, quality, recipe.hardening.epsilon, request.run / MEASURED, report
+        start,
+        exported.bundle,
+        group,
+        quality,
+        recipe.hardening.epsilon,
+        recipe.precision,
+        request.run / MEASURED,
+        report,
     )
     document = manifest_document(exported.bundle.manifest)
     document["provenance"] = {**document["provenance"], "choice": dataclasses.asdict(choice)}
@@ -176,7 +183,8 @@ def _choose(
 
     def gain(step: int) -> float:
         announce(f"attacking the checkpoint of step {step}")
-        return strong_gain(sources[step], [each.pixels for each in group.load()], quality, epsilon, report)
+        pixels = [each.pixels for each in group.load()]
+        return strong_gain(sources[step], pixels, quality, epsilon, recipe.precision, report)
 
     scores = {step: clean(source) for step, source in sources.items()}
     choice = choose(scores, clean(request.init), request.j_limit, gain)

@@ -14,6 +14,7 @@ from robustcodec.lab.evaluation.grid import Event, Grid, evaluate
 from robustcodec.lab.evaluation.records import Assault, Row
 from robustcodec.lab.evaluation.subjects import Group, read_subject
 from robustcodec.lab.evaluation.summary import Cell, Line
+from robustcodec.lab.precision import Precision
 from robustcodec.rate import score
 
 _CROP = 256
@@ -85,6 +86,7 @@ def compare(
     group: Group,
     quality: float,
     epsilon: float,
+    precision: Precision,
     folder: Path,
     report: Callable[[Event], None],
 ) -> tuple[Comparison, ...]:
@@ -93,7 +95,16 @@ def compare(
     What is measured is kept in `folder`, in the form of `robustcodec evaluate`, and not measured again.
     """
     attacks = tuple(
-        Assault(method=method, target=target, bounded=True, epsilon=epsilon, steps=_STEPS, seed=0, restarts=1)
+        Assault(
+            method=method,
+            target=target,
+            bounded=True,
+            epsilon=epsilon,
+            steps=_STEPS,
+            seed=0,
+            restarts=1,
+            precision=precision,
+        )
         for method, target in _ATTACKS
     )
     contenders = [Learned(before)]

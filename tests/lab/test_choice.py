@@ -22,6 +22,7 @@ from robustcodec.lab.export import export_run
 from robustcodec.lab.harden import harden
 from robustcodec.lab.hardening_recipes import Plan, fitted
 from robustcodec.lab.hardening_request import Request
+from robustcodec.lab.precision import Precision
 from robustcodec.lab.resistance import held_out, table
 from robustcodec.lab.runs import Run
 from robustcodec.metrics import psnr
@@ -61,7 +62,7 @@ def test_nothing_is_attacked_where_that_decides_nothing() -> None:
 def test_the_gain_is_that_of_a_strong_attack() -> None:
     """Against the shipped codec, which rounds like the estimate."""
     crops = [sample(64, 64, seed) for seed in (1, 2)]
-    found = strong_gain(TINY, crops, 4.0, 5e-4)
+    found = strong_gain(TINY, crops, 4.0, 5e-4, Precision.FLOAT32)
     attack = Attack(threat=Threat(Target.PSNR), method="strong", steps=30)
     codec = Codec(open_bundle(TINY), threads=1)
     gains = []
