@@ -145,6 +145,7 @@ class Codec:
         measure: bool = False,
         alpha: bool = False,
         refines: bool = False,
+        falls_back: bool = False,
     ) -> int:
         """Give the bytes that reading a picture of this size and encoding it may take: see `robustcodec.memory`."""
         return memory.to_encode(
@@ -156,6 +157,7 @@ class Codec:
             measures=measure or isinstance(target, Psnr),
             alpha=alpha,
             refines=refines,
+            falls_back=falls_back,
         )
 
     def decode(self, data: bytes, limits: Limits = DEFAULT_LIMITS, *, region: Region | None = None) -> Picture:

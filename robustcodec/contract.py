@@ -36,7 +36,7 @@ _TAIL = 0.003
 """Share of ordinary results that are outside a margin before it is widened."""
 
 _WIDENED = 1.1
-"""What was fitted fits better than what comes: of pictures held out, one in a hundred breaks some margin of the four."""
+"""What was fitted fits better than what comes: of pictures held out, one in a hundred then breaks some margin."""
 
 _BEST = 100.0
 """Decibels that stand for equal pictures."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from robustcodec import memory
 from robustcodec.codec import Codec, Encoded, encode_plain
 from robustcodec.container import DEFAULT_LIMITS, Limits, unpack
 from robustcodec.contract import Expectation, read_contract
@@ -140,6 +141,10 @@ def encode(
     The result always has a reconstruction. Raises what `Codec.encode` raises, ContractViolation where the guard says
     so, and ImageError for a picture of which the model makes nothing finite, where no other rung may be taken.
     """
+    alpha = picture.alpha is not None
+    memory.check(
+        memory_to_encode(codec, picture.width, picture.height, target, guard, effort, alpha), limits.max_memory
+    )
     judge = _Judge(codec, picture, guard, effort)
     try:
         first = judge.look(codec.encode(picture, target, limits=limits, measure=True, effort=effort), None)
@@ -169,6 +174,22 @@ def encode(
         return best.guarded(best.blame(), (), judge.tries)
     broken = first.broken if first is not None else ("finite",)
     return best.guarded(best.blame() if best.broken else Status.FALLBACK, broken, judge.tries)
+
+
+def memory_to_encode(
+    codec: Codec, width: int, height: int, target: Target, guard: Guard, effort: int = 0, alpha: bool = False
+) -> int:
+    """Give the bytes that reading a picture of this size and encoding it here may take: see `robustcodec.memory`."""
+    falls_back = guard.on_violation is OnViolation.FALLBACK
+    return codec.memory_to_encode(
+        width,
+        height,
+        target,
+        measures(codec, guard),
+        alpha,
+        refines=effort > 0 or (falls_back and Rung.REFINE in guard.rungs),
+        falls_back=falls_back and bool({Rung.CLASSICAL, Rung.LOSSLESS} & set(guard.rungs)),
+    )
 
 
 @dataclass(frozen=True, eq=False)

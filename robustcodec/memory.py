@@ -31,6 +31,12 @@ _TILE, _TILE_RGB = 2, 40
 _DESCENT, _DESCENT_SIDE = 9, 512 + 2 * 64
 """Bytes for each pixel and channel of a tile that goes back through the synthesis, and pixels along its sides."""
 
+_LOOKED = 64
+"""Bytes for each pixel of a band whose details the guard counts."""
+
+_CLASSICAL = 64
+"""Bytes for each pixel of a strip that an encoder of AV1 takes."""
+
 _REFINED = 64
 """Bytes for each latent of a strip while it is refined."""
 
@@ -70,11 +76,13 @@ def to_encode(
     measures: bool,
     alpha: bool = False,
     refines: bool = False,
+    falls_back: bool = False,
 ) -> int:
     """Give the bytes that reading a picture file and encoding it in strips of `rows` rows (0: one strip) takes.
 
     `searches` says that a target other than a quality is to be met, `measures` that the result is decoded, too,
-    `alpha` that the picture has transparency, and `refines` that its latents are made better.
+    `alpha` that the picture has transparency, `refines` that its latents are made better, and `falls_back` that it may
+    be encoded without the model in the end.
     """
     pixels = width * height
     networks = _tile(width, height, sizes) * (1 + measures) + _strip(width, rows or height, sizes)
@@ -84,6 +92,7 @@ def to_encode(
         networks += _REFINED * _latents(width, rows or height, sizes)
         searches = True  # what is refined is kept
     kept = 4 * _latents(width, height, sizes) * searches + _RGB * pixels * measures
+    kept += _LOOKED * min(pixels, 1 << 20) * measures + (_RGB * pixels + _CLASSICAL * min(pixels, 1 << 22)) * falls_back
     source = _RGB * pixels  # PNG of noise is as large
     return _process(sizes) + source + (_RGB + _ALPHA * alpha) * pixels + max(networks + kept, _PILLOW * pixels)
 

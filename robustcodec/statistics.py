@@ -66,9 +66,10 @@ def describe(pixels: Pixels) -> Statistics:
             size = 2 << level
             row = np.minimum((top + size * np.arange(details.shape[1])) // BLOCK, rows - 1)
             column = np.minimum(size * np.arange(details.shape[2]) // BLOCK, columns - 1)
-            bins = (np.abs(details).view(np.int32) >> 22) - _LOWEST
-            np.clip(bins, 0, _BINS - 1, out=bins)
-            bins += (_BINS * (columns * row[:, None] + column)).astype(np.int32)
+            bins = np.abs(details, out=details).view(np.int32)
+            bins >>= 22
+            np.clip(bins, _LOWEST, _LOWEST + _BINS - 1, out=bins)
+            bins += (_BINS * (columns * row[:, None] + column) - _LOWEST).astype(np.int32)
             counts += np.bincount(bins.ravel(), minlength=counts.size).reshape(counts.shape)
     return Statistics(counts, 3 * np.outer(_lengths(height, rows), _lengths(width, columns)))
 

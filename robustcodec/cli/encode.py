@@ -58,7 +58,10 @@ def encode_file(codec: "Codec", task: EncodeTask, job: Job) -> Result:
     guarded = guard.measures(codec, task.guard)
 
     def admit(width: int, height: int) -> None:
-        needed = codec.memory_to_encode(width, height, task.target, task.measure or guarded, refines=task.effort > 0)
+        if guarded:
+            needed = guard.memory_to_encode(codec, width, height, task.target, task.guard, task.effort)
+        else:
+            needed = codec.memory_to_encode(width, height, task.target, task.measure, refines=task.effort > 0)
         memory.check(needed, limits.max_memory)
 
     picture = _stripped(read_picture(data, limits.max_pixels, as_is=True, admit=admit), task)
