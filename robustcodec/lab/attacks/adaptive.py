@@ -4,13 +4,13 @@ Where the threat's bound is violated a step reduces the violation, elsewhere it 
 subgradient method (Polyak 1967), which needs no weight between the two.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from robustcodec.lab.attacks.budget import fit_l2
-from robustcodec.lab.attacks.problem import Best, Problem, Report
+from robustcodec.lab.attacks.problem import Best, Problem, Report, Watch
 from robustcodec.lab.attacks.projected import Norm, ascend, direction
 from robustcodec.lab.attacks.victim import Figures
 from robustcodec.lab.networks import Quantiser
@@ -32,9 +32,8 @@ class Adaptive:
     """First step length in radii of the budget."""
 
     def search(self, problem: Problem, noise: Tensor, report: Report) -> Best:
-        """Give the best noise by the figures that `quantise` shows."""
-        problem = problem.seen_by(self.quantise)
-        walk = _Walk(problem, noise, self.stride * problem.epsilon**0.5)
+        """Give the best noise."""
+        walk = _Walk(Watch(problem, self.quantise), noise, self.stride * problem.epsilon**0.5)
         look_at, period = _first(self.steps), _first(self.steps)
         for step in range(1, self.steps + 1):
             figures, gradient = ascend(problem, walk.noise, self.quantise, walk.aim)
@@ -46,7 +45,8 @@ class Adaptive:
                 look_at += period
             walk.advance(gradient)
         walk.judge(problem.sketch(walk.noise, self.quantise))
-        return walk.best
+        walk.watch.settle()
+        return walk.watch.best
 
 
 def _first(steps: int) -> int:
@@ -57,13 +57,11 @@ def _first(steps: int) -> int:
 class _Walk:
     """Where each picture's search is: noise (B, 3, H, W), step length (B,) and what led there."""
 
-    problem: Problem
+    watch: Watch
     noise: Tensor
     first_length: float
-    best: Best = field(init=False)
 
     def __post_init__(self) -> None:
-        self.best = Best.none(self.problem.x)
         self.length = torch.full((self.noise.shape[0],), self.first_length, device=self.noise.device)
         self.before = self.noise
         self.violates = torch.zeros_like(self.length, dtype=torch.bool)
@@ -71,27 +69,26 @@ class _Walk:
 
     def aim(self, figures: Figures) -> Tensor:
         """What the gradient is taken of."""
-        excess = self.problem.excess(figures)
-        return torch.where(excess > 0, -excess, self.problem.score(figures))
+        excess = self.watch.seen.excess(figures)
+        return torch.where(excess > 0, -excess, self.watch.seen.score(figures))
 
     def judge(self, figures: Figures) -> None:
         """Note how good the present noise is."""
-        excess = self.problem.excess(figures)
-        self.violates = excess > 0
-        self.improved |= self.best.offer(self.noise, self.problem.score(figures), excess)
+        self.violates = self.watch.seen.excess(figures) > 0
+        self.improved |= self.watch.offer(self.noise, figures)
 
     def adapt(self) -> None:
         """Halve the step of each picture whose best has not become better, and let it go on from there."""
         stalled = ~self.improved
         self.length = torch.where(stalled, self.length / 2, self.length)
         back = stalled.reshape(-1, 1, 1, 1)
-        self.noise = torch.where(back, self.best.noise, self.noise)
-        self.before = torch.where(back, self.best.noise, self.before)
+        self.noise = torch.where(back, self.watch.best.noise, self.noise)
+        self.before = torch.where(back, self.watch.best.noise, self.before)
         self.improved.zero_()
 
     def advance(self, gradient: Tensor) -> None:
         """Step along the gradient, with momentum, inside the budget."""
-        problem = self.problem
+        problem = self.watch.real
         length = torch.where(self.violates, _BACK * self.length, self.length)
         step = length.reshape(-1, 1, 1, 1) * direction(gradient, Norm.L2)
         reached = fit_l2(self.noise + step, problem.x, problem.epsilon)

@@ -1,7 +1,7 @@
 """One batch to attack, and the best that a search has found for each picture of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -9,13 +9,16 @@ from torch import Tensor
 from robustcodec.lab.attacks.budget import energy
 from robustcodec.lab.attacks.threat import BPP_BAND, PSNR_BAND, Target, Threat
 from robustcodec.lab.attacks.victim import Figures, Victim, code
-from robustcodec.lab.networks import Quantiser
+from robustcodec.lab.networks import Quantiser, round_straight_through
 
 Report = Callable[[int, Tensor], None]
 """Called after each step with its number, from 1, and the scores (B,) there."""
 
 _MARGIN = 0.9
 """Share of a bound that searches use: real files differ a little from estimates."""
+
+_WINDOW = 10
+"""Steps on the smooth codec between two looks at the real one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +43,6 @@ class Problem:
     def sketch(self, noise: Tensor, quantise: Quantiser) -> Figures:
         """Code the pictures with noise (B, 3, H, W) by the guide."""
         return code(self.guide, self.x + noise, self.x, quantise)
-
-    @torch.no_grad()
-    def seen_by(self, quantise: Quantiser) -> "Problem":
-        """Give the problem with the clean figures that sketches start from, so that bounds compare like with like."""
-        return replace(self, clean=self.sketch(torch.zeros_like(self.x), quantise))
 
     def score(self, figures: Figures) -> Tensor:
         """What the attacker maximises (B,): MSE(x, x_hat*) in units of epsilon, or bits per pixel."""
@@ -92,3 +90,48 @@ class Best:
         self.score = torch.where(better, score.detach(), self.score)
         self.excess = torch.where(better, excess.detach(), self.excess)
         return better
+
+
+@dataclass(eq=False)
+class Watch:
+    """Keeps the best of a search on a smooth codec as the real, rounded one has it.
+
+    The best of every few steps is coded as it will be; by how much the smooth codec's figures were wrong there is
+    taken into account in what follows, so that bounds hold.
+    """
+
+    real: Problem
+    quantise: Quantiser
+    seen: Problem = field(init=False)
+    """The problem with the clean figures that the smooth codec's are to be compared with."""
+    best: Best = field(init=False)
+    window: Best = field(init=False)
+    steps: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self.best = Best.none(self.real.x)
+        self.window = Best.none(self.real.x)
+        self._compare(torch.zeros_like(self.real.x), self.real.clean)
+
+    def offer(self, noise: Tensor, figures: Figures, allowed: Tensor | None = None) -> Tensor:
+        """Note a step; `allowed` (B,) tells which noises may be kept. Gives which pictures' best became better."""
+        self.window.offer(noise, self.seen.score(figures), self.seen.excess(figures), allowed)
+        self.steps += 1
+        return self.settle() if self.steps % _WINDOW == 0 else torch.zeros_like(self.best.score, dtype=torch.bool)
+
+    @torch.no_grad()
+    def settle(self) -> Tensor:
+        """Code the best of the last steps as it will be; gives which pictures' best became better."""
+        noise = self.window.noise
+        figures = self.real.code(noise, round_straight_through)
+        better = self.best.offer(noise, self.real.score(figures), self.real.excess(figures))
+        if self.real.threat.bounded:
+            self._compare(noise, figures)
+        self.window = Best.none(self.real.x)
+        return better
+
+    @torch.no_grad()
+    def _compare(self, noise: Tensor, real: Figures) -> None:
+        smooth, clean = self.real.sketch(noise, self.quantise), self.real.clean
+        bpp, mse = (clean.bpp * smooth.bpp / real.bpp, clean.mse * smooth.mse / real.mse.clamp(min=1e-12))
+        self.seen = replace(self.real, clean=Figures(clean.x_hat, bpp, mse))

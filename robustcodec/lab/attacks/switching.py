@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from robustcodec.lab.attacks.budget import energy
-from robustcodec.lab.attacks.problem import Best, Problem, Report
+from robustcodec.lab.attacks.problem import Best, Problem, Report, Watch
 from robustcodec.lab.attacks.projected import Norm, direction
 from robustcodec.lab.attacks.threat import Target
 from robustcodec.lab.attacks.victim import Figures, unrounded
@@ -61,13 +61,12 @@ class Paper:
 
     def search(self, problem: Problem, report: Report) -> Tensor:
         """Give the noise (B, 3, H, W)."""
-        problem = problem.seen_by(self.quantise)
+        watch = Watch(problem, self.quantise)
         attacks_psnr = problem.threat.target is Target.PSNR
         choices = self.psnr if attacks_psnr else self.bpp
         noise = (self.start * problem.epsilon) ** 0.5 * problem.random_direction()
         noise = noise.requires_grad_()
         optimiser = self._optimiser(noise, choices.rate * problem.epsilon**0.5)
-        best = Best.none(problem.x)
         for step in range(1, self.steps + 1):
             shown = _clip(noise, problem.x)
             figures = problem.sketch(shown, self.quantise)
@@ -75,14 +74,15 @@ class Paper:
             inside = energy(noise) < problem.epsilon
             loss = 1 - figures.mse if attacks_psnr else -figures.bpp
             if not bool(inside.all()):  # the pull's gradient takes both networks' backward passes, the push's may not
-                loss = torch.where(inside, loss, _pull(problem, noise, figures, choices))
+                loss = torch.where(inside, loss, _pull(watch.seen, noise, figures, choices))
             (gradient,) = torch.autograd.grad(loss.sum(), noise)
             noise.grad = direction(gradient, Norm.L2) if self.optimiser is Optimiser.NORMALISED else gradient
             with torch.no_grad():
-                best.offer(shown, score, problem.excess(figures), allowed=inside)
+                watch.offer(shown, figures, allowed=inside)
             report(step, score.detach())
             optimiser.step()
-        return best.noise if self.keep_best else _clip(noise, problem.x).detach()
+        watch.settle()
+        return watch.best.noise if self.keep_best else _clip(noise, problem.x).detach()
 
     def _optimiser(self, noise: Tensor, rate: float) -> torch.optim.Optimizer:
         if self.optimiser is Optimiser.NORMALISED:
