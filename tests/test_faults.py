@@ -38,7 +38,7 @@ from robustcodec import codec
 def stop(*given, **named):
     print("stopped", flush=True)
     time.sleep(60)
-codec.write_strip = codec.synthesise = stop
+codec.code_strip = codec.synthesise = stop
 """
 """Stops in the middle of the work."""
 

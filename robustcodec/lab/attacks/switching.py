@@ -78,7 +78,8 @@ class Paper:
             (gradient,) = torch.autograd.grad(loss.sum(), noise)
             noise.grad = direction(gradient, Norm.L2) if self.optimiser is Optimiser.NORMALISED else gradient
             with torch.no_grad():
-                watch.offer(shown, figures, allowed=inside)
+                # the clean picture is no attack; what breaks its bound, the referee shortens
+                watch.offer(shown, figures, allowed=inside & (energy(shown) > 0))
             report(step, score.detach())
             optimiser.step()
         watch.settle()
