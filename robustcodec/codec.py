@@ -245,10 +245,6 @@ class Codec:
         alpha = None if picture.alpha is None else encode_alpha(picture.alpha)
         return _Prepared(picture, rows, strips if rows else tuple(strips), alpha, transform)
 
-    def _write(self, prepared: "_Prepared", step: int) -> bytes:
-        """Code a picture's latents at a step."""
-        return self._code(prepared, step).data
-
     def _code(self, prepared: "_Prepared", step: int, effort: int = 0) -> "_Written":
         """Code a picture's latents at a step; keep those of a single strip, to be shown."""
         header = _header(

@@ -12,7 +12,6 @@ numbers before they are rounded. Side information stays as it is, and decoders n
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,18 +154,3 @@ def _gradient(architecture: Architecture, y_hat: Float32, pixels: Pixels, counte
             weight[:, max(own[0].start, counted.start - top) : max(last_row, 0), own[1].start : last_column] = 1
             result[:, rows, columns] += architecture.descend(y_hat[:, rows, columns], target, weight)
     return result
-
-
-def code_length(strip: Strip, step: int, tables: TableSet) -> float:
-    """Give the bits that a strip's latents ideally take, side information apart."""
-    total = 0.0
-
-    def note(group: Group) -> Int32:
-        nonlocal total
-        symbols = quantised(strip.y, group, step)
-        table: NDArray[np.integer[Any]] = group.table
-        total += float(ideal_bits(symbols, table, tables).sum())
-        return symbols
-
-    walk(strip.conditions.schedule(step), note)
-    return total

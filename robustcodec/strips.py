@@ -28,11 +28,6 @@ def prepare_strip(architecture: Architecture, y: Float32) -> Strip:
     return Strip(y, z, architecture.conditions(z, *y.shape[1:]))
 
 
-def write_strip(architecture: Architecture, strip: Strip, step: int) -> bytes:
-    """Code a strip's latents at a step."""
-    return code_strip(architecture, strip, step)[0]
-
-
 def code_strip(architecture: Architecture, strip: Strip, step: int) -> tuple[bytes, Int32]:
     """Code a strip's latents at a step; give the data and what `read_strip` will make of it."""
     encoder = make_encoder()

@@ -144,7 +144,7 @@ def _hostile(codec: Codec, picture: Picture) -> bytes:
     y[:6, 0, 0] = 300, -300, 250, -90, 40, -33
     z[:3, 0, 0] = 40, -1000, 32767
     strip = replace(prepared.strips[0], y=y, z=z, conditions=codec._architecture.conditions(z, *y.shape[1:]))
-    return codec._write(replace(prepared, strips=(strip,)), 8)
+    return codec._code(replace(prepared, strips=(strip,)), 8).data
 
 
 def latents(codec: Codec, data: bytes) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int32]]]:

@@ -412,7 +412,7 @@ def not_finite(codec: Codec) -> bytes:
     z = np.zeros((n, 1, 1), np.int32)
     strip = Strip(np.full((m, 2, 2), 1e9, np.float32), z, codec._architecture.conditions(z, 2, 2))
     picture = Picture(pixels=np.zeros((32, 32, 3), np.uint8))
-    return codec._write(_Prepared(picture, 0, (strip,)), container.MAX_STEP)
+    return codec._code(_Prepared(picture, 0, (strip,)), container.MAX_STEP).data
 
 
 def repaired(data: bytes, position: int) -> bytes:

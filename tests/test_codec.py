@@ -206,7 +206,7 @@ def test_regions_and_salvage_of_grey_and_alpha(codec: Codec, grey: bool) -> None
 @pytest.mark.parametrize("step", [8, 40])
 def test_size_is_within_a_percent_of_the_ideal(codec: Codec, step: int) -> None:
     prepared = codec._prepare(noisy(512, 640))
-    data = codec._write(prepared, step)
+    data = codec._code(prepared, step).data
     strip = prepared.strips[0]
     (y,) = latents(codec, data)[1]
     group = next(strip.conditions.schedule(step))
@@ -338,7 +338,7 @@ def test_latents_are_cut_off_and_survive(codec: Codec, step: int) -> None:
         y[0], y[1], y[2, 0, 0] = 1e30, -1e30, 32767.4 * step / 1024
         return y
 
-    data = codec._write(prepared_with(codec, change), step)
+    data = codec._code(prepared_with(codec, change), step).data
     (y,) = latents(codec, data)[1]
     assert (y[0] == 32767).all() and (y[1] == -32767).all() and y[2, 0, 0] == 32767
 
@@ -346,7 +346,7 @@ def test_latents_are_cut_off_and_survive(codec: Codec, step: int) -> None:
 def test_latents_that_decode_to_no_number_are_refused(codec: Codec) -> None:
     """What synthesis makes of the largest latents is infinite, and then no number."""
     noise = np.random.default_rng(0).normal(size=(12, 3, 4))
-    data = codec._write(prepared_with(codec, lambda y: noise * 1e9), 65535)
+    data = codec._code(prepared_with(codec, lambda y: noise * 1e9), 65535).data
     with pytest.raises(CorruptFile, match="no finite picture"):
         codec.decode(data)
 

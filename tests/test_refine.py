@@ -9,16 +9,18 @@ from regenerate import sample
 
 from robustcodec import codec as codec_module
 from robustcodec import refine as module
+from robustcodec.architectures import Group, Int32
 from robustcodec.codec import Codec
 from robustcodec.container import unpack
+from robustcodec.entropy import TableSet, ideal_bits
 from robustcodec.errors import UsageError
 from robustcodec.guard import encode as guarded_encode
 from robustcodec.images import Picture
 from robustcodec.metrics import bits_per_pixel, psnr
 from robustcodec.policy import Guard, OnViolation, Rung
 from robustcodec.rate import BitsPerPixel, FileSize, Psnr, Quality, Step, Target, lagrangian, score
-from robustcodec.refine import Edges, code_length, refine
-from robustcodec.strips import Strip, prepare_strip
+from robustcodec.refine import Edges, refine
+from robustcodec.strips import Strip, prepare_strip, quantised, walk
 from robustcodec.transforms import analyse
 
 Pixels = NDArray[np.uint8]
@@ -69,6 +71,20 @@ def test_padding_has_no_error(codec: Codec) -> None:
     weight = np.zeros((1, 48, 48), np.float32)
     weight[:, :40, :40] = 1
     assert np.abs(codec._architecture.descend(y, target, weight) - gradient).max() < 1e-5
+
+
+def code_length(strip: Strip, step: int, tables: TableSet) -> float:
+    """Give the bits that a strip's latents ideally take, side information apart."""
+    total = 0.0
+
+    def note(group: Group) -> Int32:
+        nonlocal total
+        symbols = quantised(strip.y, group, step)
+        total += float(ideal_bits(symbols, group.table, tables).sum())
+        return symbols
+
+    walk(strip.conditions.schedule(step), note)
+    return total
 
 
 def test_code_lengths_are_those_of_the_file(codec: Codec) -> None:

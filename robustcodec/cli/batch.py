@@ -65,10 +65,7 @@ def process(task: Task, plan: Plan, console: Console, *, processes: int, shard: 
     plan = share(plan, shard)
     check_streams(plan)
     note_skipped(plan, console)
-    for each in plan.unread:
-        message = f"the folder {clean_name(each.folder)} cannot be read: {each.reason}"
-        console.error(message)
-        console.row(named(each.folder, "input") | {"error": message})
+    name_unread(plan, console)
     outcomes = []
     for outcome in run(task, plan.jobs, processes):
         outcomes.append(outcome)
@@ -85,6 +82,14 @@ def note_skipped(plan: Plan, console: Console) -> None:
     for job in plan.skipped:
         console.note(f"{_name(job.target)} exists already, skipped; --overwrite makes it anew")
         console.row(named(job.source, "input") | named(job.target, "output") | {"skipped": True})
+
+
+def name_unread(plan: Plan, console: Console) -> None:
+    """Say which folders could not be read."""
+    for each in plan.unread:
+        message = f"the folder {clean_name(each.folder)} cannot be read: {each.reason}"
+        console.error(message)
+        console.row(named(each.folder, "input") | {"error": message})
 
 
 def run(task: Task, jobs: Sequence[Job], processes: int) -> Iterator[Outcome]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robustcodec.cli import options
-from robustcodec.cli.batch import Outcome, Result, Work, run, threads_each
+from robustcodec.cli.batch import Outcome, Result, Work, name_unread, run, threads_each
 from robustcodec.cli.console import CONTRACT, FAILED, Console, attributed, emit, named
 from robustcodec.errors import ImageError, UsageError
 from robustcodec.files import PICTURE_FORMATS, Job, Plan, clean_name, plan_inputs, read_input
@@ -135,10 +135,7 @@ def _behind(notes: Sequence[str]) -> str:
 
 def _finish(plan: Plan, outcomes: Sequence[Outcome], console: Console) -> None:
     """Name the folders that could not be read, and exit with what was found."""
-    for each in plan.unread:
-        message = f"the folder {clean_name(str(each.folder))} cannot be read: {each.reason}"
-        console.error(message)
-        console.row(named(each.folder, "input") | {"error": message})
+    name_unread(plan, console)
     if not plan.jobs and not plan.unread:
         console.note("nothing to do: no file of a known kind was found")
     if plan.unread or any(outcome.failed for outcome in outcomes):

@@ -14,7 +14,7 @@ from regenerate import GOLDEN, latents
 
 from robustcodec.codec import Codec
 from robustcodec.container import LAST, Chunk, ChunkType, File, Header, pack, unpack
-from robustcodec.strips import Strip, write_strip
+from robustcodec.strips import Strip, code_strip
 
 INTERESTING = (0, 1, 2, 7, 8, 9, 15, 16, 17, 63, 64, 65, 127, 128, 255, 256, 1023, 1024, 32767, 32768, 65535)
 
@@ -208,7 +208,7 @@ def _latents(draw: random.Random, sound: Seeds) -> Mutant:
             planes.ravel()[where] = [draw.randint(-reach, reach) for _ in range(count)]
         conditions = architecture.conditions(z, *y.shape[1:])
         strip = Strip((y * (step / 1024)).astype(np.float32), z, conditions)
-        contents.append(Chunk(ChunkType.STRIP, write_strip(architecture, strip, step)))
+        contents.append(Chunk(ChunkType.STRIP, code_strip(architecture, strip, step)[0]))
     rest = [chunk for chunk in file.chunks if chunk.type != ChunkType.STRIP]
     chunks = sorted([*rest, *contents], key=lambda chunk: chunk.type)
     return Mutant(pack(replace(file.header, step=step), chunks), "latents", True)
