@@ -4,11 +4,13 @@
     python benchmarks/attack.py --bundle weights/hyper-base --device cuda
 
 The plain loop is what a user of CompressAI writes: the published network as it is loaded, with trainable parameters,
-`forward`, the paper's loss, `backward`, Adam. Both sides run on the same threads, picture and dtype, in turn, so that
-other work on the machine slows both: read the ratios, not the seconds. Needs robustcodec[lab].
+`forward`, the paper's loss, `backward`, Adam. Both sides run on the same threads, picture and dtype (float32, then
+bfloat16 under autocast), in turn, so that other work on the machine slows both: read the ratios, not the seconds.
+Needs robustcodec[lab].
 """
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,14 +27,16 @@ from robustcodec.images import read_picture
 from robustcodec.lab.attacks.problem import Problem
 from robustcodec.lab.attacks.switching import Paper
 from robustcodec.lab.attacks.threat import DEFAULT_EPSILON, Target, Threat
-from robustcodec.lab.attacks.victim import HyperVictim, code
+from robustcodec.lab.attacks.victim import HyperVictim, Rough, code
 from robustcodec.lab.checkpoints import network_of, weights_of_bundle
 from robustcodec.lab.interop import scale_hyperprior
+from robustcodec.lab.precision import Precision
 from robustcodec.rate import STEP_UNIT
 
 QUALITY = 4.0
 KODAK, KODAK_STEPS = 24, 1000
 MAX_PIXELS = 1 << 24
+BATCH_STEPS = 4
 
 
 @dataclass(frozen=True)
@@ -52,15 +56,15 @@ def main() -> None:
     print(f"{bundle.id}, {options.threads} threads, {device}, {machine()}\n")
 
     crop = crops(1, options.crop, device)
-    for target in Target:
-        compared = against_compressai(bundle, crop, target, options.steps, options.repeats)
+    for target, precision in itertools.product(Target, Precision):
+        compared = against_compressai(bundle, crop, target, precision, options.steps, options.repeats)
         ours, theirs = (statistics.median(side) / options.steps for side in (compared.ours, compared.theirs))
         print(
             f"{compared.what}: ours {ours:.4f} s, plain loop {theirs:.4f} s an iteration, "
             f"{1 / compared.ratio:.2f} times as fast (bar {compared.bar})"
         )
 
-    batches = list(over_batches(bundle, options.crop, options.batches, device, options.steps, options.repeats))
+    batches = list(over_batches(bundle, options.crop, options.batches, device, options.repeats))
     best = max(batch.pixels_per_second for batch in batches)
     print(f"\n| crops of {options.crop} | s an iteration | pixels a second | of the best |\n|---|---|---|---|")
     for batch in batches:
@@ -78,14 +82,22 @@ def main() -> None:
             )
 
 
-def against_compressai(bundle: Bundle, x: Tensor, target: Target, steps: int, repeats: int) -> Comparison:
-    """Time the paper's attack on one picture, ours and as a plain loop."""
-    problem = make_problem(bundle, x, target)
+def against_compressai(
+    bundle: Bundle, x: Tensor, target: Target, precision: Precision, steps: int, repeats: int
+) -> Comparison:
+    """Time the paper's attack on one picture, ours and as a plain loop, both in one precision."""
+    problem = make_problem(bundle, x, target, precision)
     model = scale_hyperprior(weights_of_bundle(bundle), bundle.manifest.step(QUALITY) / STEP_UNIT).to(x.device)
     model.requires_grad_(True).train()  # in evaluation mode rounding would leave no gradient
     ours = _synchronised(x, lambda: Paper(steps=steps).search(problem, lambda step, score: None))
-    theirs = _synchronised(x, lambda: plain_loop(model, x, target, steps))
-    return compare(f"{target}, {x.shape[3]}x{x.shape[2]}", ">= 1.8", ours, theirs, repeats)
+    rough = precision is Precision.BFLOAT16
+
+    def plain() -> None:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=rough):
+            plain_loop(model, x, target, steps)
+
+    what = f"{target}, {x.shape[3]}x{x.shape[2]}, {precision}"
+    return compare(what, ">= 1.8", ours, _synchronised(x, plain), repeats)
 
 
 def plain_loop(model: torch.nn.Module, x: Tensor, target: Target, steps: int) -> Tensor:
@@ -116,16 +128,16 @@ def _plain_figures(model: torch.nn.Module, shown: Tensor, x: Tensor) -> tuple[Te
 
 
 def over_batches(
-    bundle: Bundle, crop: int, sizes: Sequence[int], device: torch.device, steps: int, repeats: int
+    bundle: Bundle, crop: int, sizes: Sequence[int], device: torch.device, repeats: int
 ) -> Iterator[Batch]:
     """Time an iteration on batches of several sizes."""
     for size in sizes:
-        seconds = _seconds_of_an_iteration(bundle, crops(size, crop, device), steps, repeats)
+        seconds = _seconds_of_an_iteration(bundle, crops(size, crop, device), BATCH_STEPS, repeats)
         yield Batch(size, seconds, size * crop**2 / seconds)
 
 
 def _seconds_of_an_iteration(bundle: Bundle, x: Tensor, steps: int, repeats: int) -> float:
-    problem = make_problem(bundle, x, Target.PSNR)
+    problem = make_problem(bundle, x, Target.PSNR, Precision.FLOAT32)
     run = _synchronised(x, lambda: Paper(steps=steps).search(problem, lambda step, score: None))
     run()
     seconds = []
@@ -136,13 +148,14 @@ def _seconds_of_an_iteration(bundle: Bundle, x: Tensor, steps: int, repeats: int
     return min(seconds) / steps
 
 
-def make_problem(bundle: Bundle, x: Tensor, target: Target) -> Problem:
+def make_problem(bundle: Bundle, x: Tensor, target: Target, precision: Precision) -> Problem:
     """Set up an attack on pictures (B, 3, H, W)."""
     network = network_of(weights_of_bundle(bundle), bundle.id).to(x.device)
     victim = HyperVictim(network, bundle.manifest.step(QUALITY) / STEP_UNIT)
     with torch.no_grad():
         clean = code(victim, x, x)
-    return Problem(victim, victim, x, Threat(target), DEFAULT_EPSILON, clean, torch.Generator().manual_seed(0))
+    guide = Rough(victim) if precision is Precision.BFLOAT16 else victim
+    return Problem(victim, guide, x, Threat(target), DEFAULT_EPSILON, clean, torch.Generator().manual_seed(0))
 
 
 def crops(count: int, size: int | None, device: torch.device) -> Tensor:
@@ -173,7 +186,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--crop", type=int, default=256)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 24])
-    parser.add_argument("--steps", type=int, default=4, help="iterations of each timed call")
+    parser.add_argument("--steps", type=int, default=20, help="iterations of each timed call")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--kodak", action="store_true", help="time whole pictures on the CPU, too")
     return parser.parse_args()

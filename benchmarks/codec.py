@@ -131,7 +131,7 @@ def main() -> None:
     quality = Quality(options.quality)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         comparisons = [
-            compare_processes(bundle, options, step, Path(folder)),
+            *compare_processes(bundle, options, step, Path(folder)),
             *compare_calls(codec, model, pictures, quality, options.repeats),
         ]
         shares = list(measure_shares(codec, pictures, quality, options.repeats))
@@ -159,7 +159,7 @@ def main() -> None:
     print(markdown(sizes, comparisons, shares, timings))
 
 
-def compare_processes(bundle: Bundle, options: argparse.Namespace, step: float, folder: Path) -> Comparison:
+def compare_processes(bundle: Bundle, options: argparse.Namespace, step: float, folder: Path) -> Iterator[Comparison]:
     """Encode the first picture in a new process: ours from the command line, theirs as a short program."""
     checkpoint = folder / "network.pth.tar"
     write_for_compressai(weights_of_bundle(bundle), step, checkpoint)
@@ -168,7 +168,15 @@ def compare_processes(bundle: Bundle, options: argparse.Namespace, step: float, 
     ours = [sys.executable, "-m", "robustcodec", "encode", picture, "-o", str(folder / "ours.rbc"), "--quiet"]
     ours += ["-m", str(bundle.path), "-q", str(options.quality), "--threads", threads]
     theirs = [sys.executable, "-c", THEIR_PROCESS, str(checkpoint), picture, str(folder / "theirs.bin"), threads]
-    return compare("whole process: encode", "<= 1/6", lambda: _process(ours), lambda: _process(theirs), options.repeats)
+    for guard, bar in (("off", "<= 1/6"), ("warn", "")):
+        command = [*ours, "--on-violation", guard]
+        yield compare(
+            f"whole process: encode, guard {guard}",
+            bar,
+            lambda command=command: _process(command),  # type: ignore[misc]
+            lambda: _process(theirs),
+            options.repeats,
+        )
 
 
 def compare_calls(

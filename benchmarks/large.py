@@ -17,11 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from robustcodec import memory
+from robustcodec import guard, memory
 from robustcodec.bundle import open_bundle
 from robustcodec.codec import Codec
 from robustcodec.container import unpack
 from robustcodec.images import Picture, write_picture
+from robustcodec.policy import DEFAULT_GUARD
+from robustcodec.rate import DEFAULT_TARGET
 
 ROOT = Path(__file__).parent.parent
 LIMIT = 2 << 30
@@ -97,7 +99,7 @@ def runs(megapixels: float, codec: Codec, folder: Path, threads: int) -> list[Ru
     promised = memory.to_decode(unpack(data).header, len(data), codec.bundle.manifest.sizes)
     decode = timed("decode", str(file), "-o", str(decoded), *options)
     return [
-        Run("encode", megapixels, *encode, codec.memory_to_encode(width, height)),
+        Run("encode", megapixels, *encode, guard.memory_to_encode(codec, width, height, DEFAULT_TARGET, DEFAULT_GUARD)),
         Run("decode", megapixels, *decode, promised),
     ]
 

@@ -4,7 +4,6 @@ Pictures are uint8 (height, width, 3) RGB, both of one size.
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,6 +12,7 @@ Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 _Plane: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
 _BAND_PIXELS = 1 << 18  # differences are taken on bands of rows that stay in the cache
+_MOST_ROWS = 1 << 15  # squares of so many rows add up to less than 2^31
 
 # Wang, Simoncelli, Bovik 2003: an 11-tap Gaussian of sigma 1.5 and five scales.
 _TAPS = 11
@@ -26,8 +26,7 @@ _C2 = (0.03 * 255) ** 2
 def mse(a: Pixels, b: Pixels) -> float:
     """Mean squared difference of all samples, in units of 8-bit levels; summed exactly, as integers."""
     _check(a, b)
-    total = sum(int(squares.sum(dtype=np.int64)) for squares in _squares(a, b))
-    return total / a.size
+    return int(column_errors(a, b).sum()) / a.size
 
 
 def psnr(a: Pixels, b: Pixels) -> float:
@@ -47,10 +46,20 @@ def worst_block(a: Pixels, b: Pixels, size: int = 64) -> float:
     worst = 0
     for top in _starts(a.shape[0], height):
         rows = slice(top, top + height)
-        columns = sum(squares.sum(axis=(0, 2), dtype=np.int64) for squares in _squares(a[rows], b[rows]))
-        upto = np.concatenate(([0], np.cumsum(columns)))
+        upto = np.concatenate(([0], np.cumsum(column_errors(a[rows], b[rows]))))
         worst = max(worst, int((upto[lefts + width] - upto[lefts]).max()))
     return _decibels(worst / (height * width * 3))
+
+
+def column_errors(a: Pixels, b: Pixels) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Give the sum of squared differences (width,) of each column of pixels, exactly."""
+    total = np.zeros(a.shape[1] * 3, np.int64)
+    step = min(max(1, _BAND_PIXELS // a.shape[1]), _MOST_ROWS)
+    for top in range(0, a.shape[0], step):
+        difference = a[top : top + step].astype(np.int32) - b[top : top + step]
+        # rows are added up as one long vector each, which is several times as fast as pixels of three
+        total += np.square(difference, out=difference).reshape(len(difference), -1).sum(axis=0, dtype=np.int32)
+    return total.reshape(-1, 3).sum(axis=1)
 
 
 def ms_ssim(a: Pixels, b: Pixels) -> float:
@@ -88,13 +97,6 @@ def _check(a: Pixels, b: Pixels) -> None:
 
 def _decibels(error: float) -> float:
     return 10 * math.log10(255**2 / error) if error > 0 else math.inf
-
-
-def _squares(a: Pixels, b: Pixels) -> Iterator[np.ndarray[Any, np.dtype[np.int32]]]:
-    step = max(1, _BAND_PIXELS // a.shape[1])
-    for top in range(0, a.shape[0], step):
-        difference = a[top : top + step].astype(np.int32) - b[top : top + step]
-        yield np.square(difference, out=difference)
 
 
 def _starts(length: int, size: int) -> list[int]:

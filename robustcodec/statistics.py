@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
+from robustcodec.metrics import Pixels, column_errors
+
 Float64 = NDArray[np.float64]
 
 BLOCK = 64
@@ -82,8 +82,7 @@ def block_errors(a: Pixels, b: Pixels) -> Float64:
     starts = BLOCK * np.arange(columns)
     for row in range(rows):
         span = slice(row * BLOCK, (row + 1) * BLOCK if row < rows - 1 else height)
-        difference = a[span].astype(np.int32) - b[span]
-        errors[row] = np.add.reduceat(np.square(difference, out=difference).sum((0, 2), dtype=np.int64), starts)
+        errors[row] = np.add.reduceat(column_errors(a[span], b[span]), starts)
     return errors / (3 * np.outer(_lengths(height, rows), _lengths(width, columns)))
 
 
