@@ -59,7 +59,8 @@ def column_errors(a: Pixels, b: Pixels) -> np.ndarray[Any, np.dtype[np.int64]]:
         difference = a[top : top + step].astype(np.int32) - b[top : top + step]
         # rows are added up as one long vector each, which is several times as fast as pixels of three
         total += np.square(difference, out=difference).reshape(len(difference), -1).sum(axis=0, dtype=np.int32)
-    return total.reshape(-1, 3).sum(axis=1)
+    columns: np.ndarray[Any, np.dtype[np.int64]] = total.reshape(-1, 3).sum(axis=1)
+    return columns
 
 
 def ms_ssim(a: Pixels, b: Pixels) -> float:
