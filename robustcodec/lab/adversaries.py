@@ -6,6 +6,7 @@ the worst there is, but it is new at every step.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,11 +18,26 @@ from robustcodec.lab.recipe import Attacker, Hardening
 Adversary = Callable[[Hyper, Batch], Tensor]
 """Gives x_new (B, 3, H, W) in [0, 1] for a batch's crops, from the batch's generator alone, and leaves the rest be."""
 
-Objective = Callable[[Hyper, Tensor, Tensor, Tensor], Tensor]
-"""What an attack raises: of noisy and clean crops (B, 3, H, W) at steps (B,) it gives (B,)."""
+Objective = Callable[[Hyper, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""What an attack raises: of noisy and clean crops (B, 3, H, W) at steps (B,), with draws (B, C, h, w) from [-1/2, 1/2)
+to stand for rounding where it needs any, it gives (B,)."""
 
-Attack = Callable[[Hyper, Tensor, Tensor, Objective, Tensor, int, Tensor], Tensor]
-"""An attack on some crops; see `normalised_steps`."""
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """What is random in an attack on some crops: `start` (B, 3, H, W) standard normal, `rounding` (steps, B, C, h, w)
+    uniform in [-1/2, 1/2), one for each latent."""
+
+    start: Tensor
+    rounding: Tensor
+
+    def of(self, chosen: Tensor) -> "Draws":
+        """Those of some of the crops, by a mask (B,)."""
+        return Draws(self.start[chosen], self.rounding[:, chosen])
+
+
+Attack = Callable[[Hyper, Tensor, Tensor, Objective, Tensor, Draws], Tensor]
+"""An attack on some crops, of as many steps as there are draws; see `normalised_steps`."""
 
 _START = 0.1
 """Length of the random noise that an attack begins with, in radii of its budget."""
@@ -46,21 +62,13 @@ def adversary_of(hardening: Hardening) -> Adversary:
         start = 0
         for count, objective, steps in ((psnr, distortion, hardening.psnr_steps), (bpp, rate, hardening.bpp_steps)):
             span = slice(start, start + count)
-            random = torch.randn((count, *batch.x.shape[1:]), generator=batch.generator, device=batch.generator.device)
-            mine: Tensor | slice = slice(None)
+            chosen, budgets = order[span], energy[span]
+            draws = _draw(network, batch, count, steps)
             if batch.part.count > 1:  # only then: a GPU cannot record a choice by content
-                mine = (order[span] >= 0) & (order[span] < here)
-            chosen = order[span][mine]
+                mine = (chosen >= 0) & (chosen < here)
+                chosen, budgets, draws = chosen[mine], budgets[mine], draws.of(mine)
             if len(chosen):
-                x_new[chosen] = attack(
-                    network,
-                    batch.x[chosen],
-                    batch.step[chosen],
-                    objective,
-                    energy[span][mine],
-                    steps,
-                    random.to(batch.x)[mine],
-                )
+                x_new[chosen] = attack(network, batch.x[chosen], batch.step[chosen], objective, budgets, draws)
             start += count
         return x_new
 
@@ -76,42 +84,53 @@ def _attack(attacker: Attacker) -> Attack:
     return search_attack(attacker)
 
 
-def distortion(network: Hyper, noisy: Tensor, clean: Tensor, step: Tensor) -> Tensor:
+def distortion(network: Hyper, noisy: Tensor, clean: Tensor, step: Tensor, rounding: Tensor) -> Tensor:
     """MSE (B,) between the clean crops and what is decoded of the noisy ones, if nothing were rounded."""
     decoded = network.synthesise(network.analyse(noisy)).clamp(0, 1)
     return (decoded - clean).square().mean((1, 2, 3))
 
 
-def rate(network: Hyper, noisy: Tensor, clean: Tensor, step: Tensor) -> Tensor:
-    """Bits per pixel (B,) of the noisy crops at the steps (B,), if nothing were rounded, escape codes included."""
+def rate(network: Hyper, noisy: Tensor, clean: Tensor, step: Tensor, rounding: Tensor) -> Tensor:
+    """Bits per pixel (B,) of the noisy crops at the steps (B,) with draws for rounding, escape codes included.
+
+    Without rounding the rate would be flat where a symbol is sure to be zero; draws show what lies beyond.
+    """
+
+    def noisily(values: Tensor) -> Tensor:
+        return values + rounding[:, : values.shape[1], : values.shape[2], : values.shape[3]]
+
     y = network.analyse(noisy)
     step = step.reshape(-1, 1, 1, 1)
-    bits = network.bits_in_file(y, y / step, step, lambda values: values)
+    bits = network.bits_in_file(y, noisily(y / step), step, noisily)
     return bits / (noisy.shape[2] * noisy.shape[3])
 
 
 def normalised_steps(
-    network: Hyper,
-    x: Tensor,
-    step: Tensor,
-    objective: Objective,
-    energy: Tensor,
-    steps: int,
-    random: Tensor,
+    network: Hyper, x: Tensor, step: Tensor, objective: Objective, energy: Tensor, draws: Draws
 ) -> Tensor:
     """Raise `objective` by steps along its normalised gradient; give the noisy crops (B, 3, H, W) in [0, 1].
 
-    x (B, 3, H, W) are the clean crops, `random` standard normal noise of their shape to begin with. The mean square of
-    each crop's noise ends at most at its `energy` (B,). The network's parameters and their gradients stay as they are.
+    x (B, 3, H, W) are the clean crops at the steps (B,). The mean square of each crop's noise ends at most at its
+    `energy` (B,). The network's parameters and their gradients stay as they are.
     """
     radius = energy.sqrt().reshape(-1, 1, 1, 1)
-    noise = _into_ball(_START * radius * _unit(random), radius, x)
+    noise = _into_ball(_START * radius * _unit(draws.start), radius, x)
     with frozen(network):
-        for _ in range(steps):
+        for rounding in draws.rounding:
             noise.requires_grad_()
-            (gradient,) = torch.autograd.grad(objective(network, x + noise, x, step).sum(), noise)
+            (gradient,) = torch.autograd.grad(objective(network, x + noise, x, step, rounding).sum(), noise)
             noise = _into_ball(noise.detach() + _STRIDE * radius * _unit(gradient), radius, x)
     return (x + noise).clamp(0, 1)  # what is added may round beyond the edge
+
+
+def _draw(network: Hyper, batch: Batch, count: int, steps: int) -> Draws:
+    """Draw what attacks on `count` crops need, wherever those are."""
+    device, generator = batch.generator.device, batch.generator
+    _, colours, height, width = batch.x.shape
+    latents = (max(network.m, network.n), height // 16, width // 16)  # side information is less in each direction
+    start = torch.randn((count, colours, height, width), generator=generator, device=device)
+    rounding = torch.rand((steps, count, *latents), generator=generator, device=device) - 0.5
+    return Draws(start.to(batch.x), rounding.to(batch.x))
 
 
 def _unit(noise: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from robustcodec.lab.adversaries import Attack, Objective, distortion, frozen
+from robustcodec.lab.adversaries import Attack, Draws, Objective, distortion, frozen
 from robustcodec.lab.attacks.crossing import cross
 from robustcodec.lab.attacks.methods import Method
 from robustcodec.lab.attacks.problem import Best, Problem, Report
@@ -70,11 +70,10 @@ def search_attack(attacker: Attacker) -> Attack:
         step: Tensor,
         objective: Objective,
         energy: Tensor,
-        steps: int,
-        random: Tensor,
+        draws: Draws,
     ) -> Tensor:
         target = Target.PSNR if objective is distortion else Target.BPP
-        seed = abs(int(random[0, 0, 0, 0].view(torch.int32)))
+        seed = abs(int(draws.start[0, 0, 0, 0].view(torch.int32)))
         victim = _Victim(network, step.reshape(-1, 1, 1, 1))
         guide = Rough(victim) if torch.is_autocast_enabled(x.device.type) else victim
         with frozen(network), torch.autocast(x.device.type, enabled=False):
@@ -84,7 +83,7 @@ def search_attack(attacker: Attacker) -> Attack:
             threat = Threat(target, bounded=False)
             generator = torch.Generator().manual_seed(seed)
             problem = Problem(victim, guide, x, threat, float(energy.max()), clean, generator)
-            noise = method(steps).search(problem, lambda *_: None)
+            noise = method(len(draws.rounding)).search(problem, lambda *_: None)
         return (x + noise).clamp(0, 1)
 
     return attack

@@ -9,7 +9,7 @@ from regenerate import sample
 from torch import Tensor
 
 from robustcodec.errors import TrainingError
-from robustcodec.lab.adversaries import Objective, adversary_of, distortion, normalised_steps, rate
+from robustcodec.lab.adversaries import Draws, Objective, adversary_of, distortion, normalised_steps, rate
 from robustcodec.lab.checkpoints import load_weights, network_of
 from robustcodec.lab.data import Pool
 from robustcodec.lab.losses import Batch
@@ -34,9 +34,11 @@ def batch(count: int = 8, seed: int = 3) -> Batch:
     return Batch(x, step, 0.013 / step**2, torch.Generator().manual_seed(seed), Rounding.NOISE)
 
 
-def start(seed: int) -> Tensor:
-    """What an attack on such a batch begins with."""
-    return torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+def draws(seed: int, steps: int) -> Draws:
+    """What is random in an attack on such a batch."""
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(8, 3, 64, 64, generator=generator)
+    return Draws(start, torch.rand(steps, 8, 192, 4, 4, generator=generator) - 0.5)
 
 
 HARDENING = Hardening(method=Method.FAST, psnr_share=0.25, bpp_share=0.5, epsilon=EPSILON)
@@ -46,21 +48,23 @@ HARDENING = Hardening(method=Method.FAST, psnr_share=0.25, bpp_share=0.5, epsilo
 def test_an_attack_raises_its_objective_above_clean_and_above_noise(network: Hyper, objective: Objective) -> None:
     clean = batch()
     energy = torch.full((8,), EPSILON)
-    noisy = normalised_steps(network, clean.x, clean.step, objective, energy, 4, start(1))
+    noisy = normalised_steps(network, clean.x, clean.step, objective, energy, draws(1, 4))
     noise = torch.randn(clean.x.shape, generator=torch.Generator().manual_seed(2)) * EPSILON**0.5
+    (rounding,) = draws(3, 1).rounding
     with torch.no_grad():
         before, after, random = (
-            objective(network, x, clean.x, clean.step) for x in (clean.x, noisy, (clean.x + noise).clamp(0, 1))
+            objective(network, x, clean.x, clean.step, rounding)
+            for x in (clean.x, noisy, (clean.x + noise).clamp(0, 1))
         )
     assert (after > before).all() and (after > random).all()
-    more = normalised_steps(network, clean.x, clean.step, objective, energy, 16, start(1))
-    assert objective(network, more, clean.x, clean.step).mean() > after.mean()
+    more = normalised_steps(network, clean.x, clean.step, objective, energy, draws(1, 16))
+    assert objective(network, more, clean.x, clean.step, rounding).mean() > after.mean()
 
 
 def test_every_crop_keeps_its_budget(network: Hyper) -> None:
     clean = batch()
     energy = torch.linspace(1e-5, EPSILON, 8)
-    noisy = normalised_steps(network, clean.x, clean.step, distortion, energy, 3, start(1))
+    noisy = normalised_steps(network, clean.x, clean.step, distortion, energy, draws(1, 3))
     spent = (noisy - clean.x).double().square().mean((1, 2, 3))
     assert (spent <= energy * (1 + 1e-5)).all()
     assert (spent > energy * 0.5).all()
@@ -175,13 +179,13 @@ def test_it_leaves_no_trace_in_the_network(network: Hyper) -> None:
 @pytest.mark.parametrize("objective", [distortion, rate])
 def test_in_bfloat16_an_attack_is_about_as_strong(objective: Objective, network: Hyper) -> None:
     given = batch()
-    energy, random = torch.full((len(given.x),), 5e-4), torch.randn(given.x.shape, generator=given.generator)
+    energy, (rounding,) = torch.full((len(given.x),), 5e-4), draws(3, 1).rounding
 
     def raised(*, cast: bool) -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=cast):
-            noisy = normalised_steps(network, given.x, given.step, objective, energy, 4, random)
+            noisy = normalised_steps(network, given.x, given.step, objective, energy, draws(1, 4))
         assert noisy.dtype == torch.float32
-        before, after = (objective(network, x, given.x, given.step) for x in (given.x, noisy))
+        before, after = (objective(network, x, given.x, given.step, rounding) for x in (given.x, noisy))
         return (after - before).mean().detach()
 
     assert float(raised(cast=True)) == pytest.approx(float(raised(cast=False)), rel=0.1)
