@@ -115,7 +115,7 @@ def plan_outputs(
             jobs.append(Job(source, (folder / place if folder else source).with_suffix(suffix)))
 
     jobs = _without_doubles(jobs)
-    _check_collisions(jobs)
+    _check_collisions(jobs, named=file is not None)
     keep = file is not None or overwrite
     return Plan(
         jobs=tuple(job for job in jobs if keep or not _exists(job.target)),
@@ -331,7 +331,8 @@ def _without_doubles(jobs: Sequence[Job]) -> list[Job]:
     return list({(_place(job.source), _place(job.target)): job for job in jobs}.values())
 
 
-def _check_collisions(jobs: Sequence[Job]) -> None:
+def _check_collisions(jobs: Sequence[Job], *, named: bool) -> None:
+    """Refuse two results in one file and results over inputs; `named` if -o names the file of a single result."""
     taken: dict[str | None, Job] = {}
     for job in jobs:
         other = taken.setdefault(_place(job.target), job)
@@ -342,8 +343,14 @@ def _check_collisions(jobs: Sequence[Job]) -> None:
             )
     inputs = {identity for job in jobs if job.source and (identity := _identity(job.source))}
     for job in jobs:
-        if job.target and _identity(job.target) in inputs:
-            raise UsageError(f"{clean_name(job.target)} is an input and would be overwritten; choose another name")
+        if job.target and (identity := _identity(job.target)) in inputs:
+            name = clean_name(job.target)
+            if job.source and not named and _identity(job.source) == identity:
+                raise UsageError(
+                    f"{name} ends in {job.target.suffix} already, as what this command makes; give a file of the other "
+                    "kind, or name the result with -o"
+                )
+            raise UsageError(f"{name} is an input and would be overwritten; choose another name")
 
 
 def _place(path: Path | None) -> str | None:

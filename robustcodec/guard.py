@@ -161,7 +161,10 @@ def encode(
         assert first is not None
         found = first.guarded(first.blame(), ())
         if guard.on_violation is OnViolation.FAIL:
-            raise ContractViolation(f"nothing was written: {found.verdict.sentence()}")
+            raise ContractViolation(
+                f"nothing was written: {found.verdict.sentence()}; ask for another quality, or let --on-violation "
+                "fallback do better"
+            )
         return found
     best = first
     for seen in _ladder(judge, first, guard, limits):

@@ -139,13 +139,15 @@ def read_picture(
     width and height before the pixels are decoded, and may raise.
     """
     kind, opener = _recognise(data)
-    with _pillow_errors(f"the {kind} picture is damaged"):
+    with _pillow_errors(f"the {kind} picture is damaged", advice="; get a whole copy"):
         image = opener(BytesIO(data))
         _check(kind, image, max_pixels)
         if admit is not None:
             admit(image.width, image.height)
         if kind == "TIFF" and _is_cut(data):
-            raise ImageError("the TIFF picture is damaged (its tags point beyond the end of the file)")
+            raise ImageError(
+                "the TIFF picture is damaged (its tags point beyond the end of the file); get a whole copy"
+            )
         animated = getattr(image, "is_animated", False)
         image.seek(0)
         picture = _picture(kind, image, as_is)
@@ -165,7 +167,7 @@ def to_picture(image: Image.Image | Pixels | bytes, max_pixels: int) -> Picture:
     if not isinstance(image, Image.Image):
         return _from_array(image)
     kind = image.format or "Pillow"
-    with _pillow_errors(f"the {kind} picture is damaged"):
+    with _pillow_errors(f"the {kind} picture is damaged", advice="; get a whole copy"):
         _check(kind, image, max_pixels)
         if not (image.width and image.height):
             raise ImageError("the picture has no pixels")
@@ -325,15 +327,15 @@ def _recognise(data: bytes) -> tuple[str, type[ImageFile.ImageFile]]:
         if magic.match(data):
             return kind, opener
     if not data:
-        raise ImageError("the file is empty")
+        raise ImageError("the file is empty; give a picture")
     if data.startswith(b"\x8bRB\n"):
         raise ImageError("this is a robustcodec file already; decode reads it")
     raise ImageError(f"this is no picture in a known format ({', '.join(FORMATS)}); convert it to PNG")
 
 
 @contextmanager
-def _pillow_errors(sentence: str, kind: type[RobustcodecError] = ImageError) -> Iterator[None]:
-    """Turn whatever Pillow raises on hostile data into one of our errors.
+def _pillow_errors(sentence: str, kind: type[RobustcodecError] = ImageError, advice: str = "") -> Iterator[None]:
+    """Turn whatever Pillow raises on hostile data into one of our errors: what was found, why, and what to do.
 
     Its parsers raise OSError, SyntaxError, struct.error, IndexError and many more; none of them may get out.
     """
@@ -346,7 +348,7 @@ def _pillow_errors(sentence: str, kind: type[RobustcodecError] = ImageError) -> 
     except MemoryError as error:
         raise LimitExceeded("the picture needs more memory than this machine gives") from error
     except Exception as error:
-        raise kind(f"{sentence} ({str(error).rstrip('.') or type(error).__name__})") from error
+        raise kind(f"{sentence} ({str(error).rstrip('.') or type(error).__name__}){advice}") from error
 
 
 def _check(kind: str, image: Image.Image, max_pixels: int) -> None:

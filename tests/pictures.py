@@ -155,7 +155,7 @@ def samples() -> Iterator[Sample]:
     yield Sample("GIF", _save(PALETTE, "GIF"), "RGB")
     yield Sample("GIF, transparent", _save(PALETTE, "GIF", transparency=PALETTE.getpixel((3, 3))), "RGBA")
     yield Sample("GIF, animated", _save(PALETTE, "GIF", **first), "RGB", frames)
-    yield Sample("an empty file", b"", "", "the file is empty")
+    yield Sample("an empty file", b"", "", "the file is empty; give a picture")
     yield Sample("a cut JPEG", _save(RGB, "JPEG")[:600], "", "damaged")
     yield Sample("SVG, HEIC, PDF, raw and other files", b"<svg/>", "", "no picture in a known")
 

@@ -225,9 +225,12 @@ def test_the_sample_photograph(here: Path, run: Run) -> None:
 
 def test_bad_pictures(here: Path, run: Run, png: bytes, rbc: bytes) -> None:
     bad = {
-        "empty.png": (b"", "the file is empty"),
+        "empty.png": (b"", "the file is empty; give a picture"),
         "text.png": (b"no picture at all", "no picture in a known format"),
-        "cut.png": (png[: len(png) // 2], "the PNG picture is damaged"),
+        "cut.png": (
+            png[: len(png) // 2],
+            "the PNG picture is damaged (image file is truncated); get a whole copy",
+        ),
         "short.jpg": (write_picture(read_picture(png, MAX_PIXELS), "JPEG")[:900], "the JPEG picture is damaged"),
         "already.png": (rbc, "robustcodec file already; decode reads it"),
         "floats.tif": (floats(), "32 bits per sample, whose range"),
@@ -299,7 +302,9 @@ def test_a_folder_without_pictures(here: Path, run: Run) -> None:
     for command in ("encode", "decode"):
         done = run(command, "-r", "in", "-o", "out", "--json")
         assert (done.returncode, done.stdout) == (0, b"")
-        assert done.stderr == b"nothing to do: no file of a known kind was found\n"
+        assert done.stderr == (
+            b"nothing to do: no file has a known suffix; name files to take them whatever they are called\n"
+        )
     assert not Path("out").exists()
 
 

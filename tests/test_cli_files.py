@@ -348,7 +348,7 @@ def test_reports_and_exit_code(here: Path, capsys: pytest.CaptureFixture[str]) -
     assert errors == "robustcodec: error: b.fail: the picture is bad\n"
 
     process(Copy(), Plan((), ()), Console(), processes=4)
-    assert "nothing to do: no file of a known kind was found" in capsys.readouterr().err
+    assert "nothing to do: no file has a known suffix" in capsys.readouterr().err
     process(Copy(), copy_plan("f.ok"), Console(), processes=1, shard=Shard(2, 3))
     assert capsys.readouterr().err == "nothing to do: all 1 files are of other shards\n"
 

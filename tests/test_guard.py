@@ -381,6 +381,7 @@ def test_the_command_warns_fails_and_falls_back(command: Callable[..., Any]) -> 
     done = command(*files, "--on-violation", "fail")
     assert done.exit_code == 3
     assert "error: noise.png: nothing was written: contract violated" in done.stderr
+    assert "; ask for another quality, or let --on-violation fallback do better\n" in done.stderr
     assert not Path("noise.rbc").exists()
     assert command(*files, "missing.png", "--on-violation", "fail").exit_code == 1
 

@@ -202,7 +202,9 @@ def _summarise(outcomes: Sequence[Outcome], plan: Plan, console: Console) -> Non
     count = len(outcomes) + len(plan.skipped) + len(plan.unread)
     if count == 0:
         others = (
-            f"all {plan.elsewhere} files are of other shards" if plan.elsewhere else "no file of a known kind was found"
+            f"all {plan.elsewhere} files are of other shards"
+            if plan.elsewhere
+            else "no file has a known suffix; name files to take them whatever they are called"
         )
         console.note(f"nothing to do: {others}")
     if count < 2 or console.json:

@@ -137,7 +137,7 @@ def _finish(plan: Plan, outcomes: Sequence[Outcome], console: Console) -> None:
     """Name the folders that could not be read, and exit with what was found."""
     name_unread(plan, console)
     if not plan.jobs and not plan.unread:
-        console.note("nothing to do: no file of a known kind was found")
+        console.note("nothing to do: no file has a known suffix")
     if plan.unread or any(outcome.failed for outcome in outcomes):
         raise typer.Exit(FAILED)
     if any(outcome.result.fields["suspicious"] for outcome in outcomes):
