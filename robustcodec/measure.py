@@ -5,7 +5,7 @@ Pictures are uint8 (height, width, 3) RGB: x clean, x* attacked, x_hat and x_hat
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -130,22 +130,32 @@ def measure(
     )
 
 
+def ideal_length(architecture: Architecture, data: bytes) -> float:
+    """Ideal code length in bits of all symbols in a file of the network's: what no coder could do better on average."""
+    return math.fsum(y_bits + z_bits for _, y_bits, z_bits in _lengths(architecture, data))
+
+
 def _shares(architecture: Architecture, data: bytes) -> tuple[float, float]:
     """Bytes of y and of z in a file.
 
     Both are in one message of the range coder, so its bytes are divided as the ideal code lengths of the symbols are.
     """
+    y_bytes, z_bytes = [], []
+    for size, y_bits, z_bits in _lengths(architecture, data):
+        share = y_bits / (y_bits + z_bits)  # no probability is one, so that z never costs nothing
+        y_bytes.append(size * share)
+        z_bytes.append(size * (1 - share))
+    return math.fsum(y_bytes), math.fsum(z_bytes)
+
+
+def _lengths(architecture: Architecture, data: bytes) -> Iterator[tuple[int, float, float]]:
+    """Bytes of each strip's message, and the ideal code lengths of its y and z in bits."""
     file = unpack(data)
     width = -(-file.header.coded_width // STRIDE)
-    y_bytes, z_bytes = [], []
     for index, strip in enumerate(file.payload):
         _, message = split_strip(strip)
         height = -(-len(file.header.rows_of_strip(index)) // STRIDE)
-        y_bits, z_bits = _ideal(architecture, message, height, width, file.header.step)
-        share = y_bits / (y_bits + z_bits)  # no probability is one, so that z never costs nothing
-        y_bytes.append(len(message) * share)
-        z_bytes.append(len(message) * (1 - share))
-    return math.fsum(y_bytes), math.fsum(z_bytes)
+        yield len(message), *_ideal(architecture, message, height, width, file.header.step)
 
 
 def _ideal(architecture: Architecture, message: bytes, height: int, width: int, step: int) -> tuple[float, float]:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from robustcodec.architectures import open_architecture
 from robustcodec.codec import Codec
 from robustcodec.container import unpack
 from robustcodec.images import Picture
-from robustcodec.measure import Coded, coder, measure
+from robustcodec.measure import Coded, coder, ideal_length, measure
 from robustcodec.rate import LAMBDAS, Quality
 
 Pixels = NDArray[np.uint8]
@@ -72,6 +73,8 @@ def test_y_and_z_share_the_message(codec: Codec, clean: Pixels) -> None:
     assert coded.bytes_y is not None
     assert coded.bytes_z is not None
     assert coded.bytes_y + coded.bytes_z == pytest.approx(len(strip) - 4)  # but for the checksum of the latents
+    ideal = ideal_length(open_architecture(codec.bundle, 1), coded.data)
+    assert ideal / 8 == pytest.approx(len(strip) - 4, abs=8)  # the coder ends on a whole word of 4 bytes
     finer = coder(codec, Quality(6))(clean)
     assert finer.bytes_y is not None
     assert finer.bytes_z is not None

@@ -436,6 +436,18 @@ def _code_lengths(network: Hyper, latents: Sequence[_Latents], gaussian: Arrays,
     return CodeLength(*totals.tolist())
 
 
+def code_lengths(weights: Mapping[str, Tensor], bundle: Bundle, pictures: Sequence[Pixels]) -> Iterator[CodeLength]:
+    """Measure on the middle of each picture what a bundle's probabilities cost beside those of its network's weights.
+
+    The quantiles are set anew, as an export sets them. Raises TrainingError or ModelError.
+    """
+    network = _half_precision(weights, lambda _: None)
+    shipped = dict(bundle.entropy)
+    gaussian = {**shipped, **_prefixed("y", gaussian_tables(SCALES).to_arrays())}
+    for picture in pictures:
+        yield _code_lengths(network, [_latents(network, picture)], gaussian, shipped)
+
+
 def _lab_arrays(network: Hyper, units: tuple[float, float], scale_units: NDArray[np.float64]) -> Arrays:
     """What the lab needs beside the other parts: the prior, and the units of the integer layers."""
     prior = network.entropy_bottleneck

@@ -17,7 +17,7 @@ from robustcodec.codec import Codec  # noqa: E402
 from robustcodec.errors import ModelDamaged, ModelError, TrainingError  # noqa: E402
 from robustcodec.exact import scale_index  # noqa: E402
 from robustcodec.images import Picture  # noqa: E402
-from robustcodec.lab.export import SCALES, Exported, export, measure_points  # noqa: E402
+from robustcodec.lab.export import SCALES, Exported, code_lengths, export, measure_points  # noqa: E402
 from robustcodec.lab.networks import Hyper  # noqa: E402
 from robustcodec.lab.start import orthonormal_start  # noqa: E402
 from robustcodec.metrics import bits_per_pixel, psnr  # noqa: E402
@@ -63,6 +63,15 @@ def test_exactness_costs_next_to_nothing(exported: Exported) -> None:
     assert lengths.fitted < lengths.exact
     committed = open_bundle(TINY).manifest.provenance["code_length"]
     assert committed["exact"] < committed["rounded_scale"] * 1.0005
+
+
+def test_code_lengths_of_a_bundle_are_those_of_its_export(exported: Exported, network: Hyper) -> None:
+    pictures = PICTURES[:2]
+    lengths = list(code_lengths(network.state_dict(), exported.bundle, pictures))
+    sizes = [picture.shape[0] // 64 * (picture.shape[1] // 64) for picture in pictures]
+    for name in ("real", "rounded_scale", "exact", "fitted"):
+        mean = np.average([getattr(length, name) for length in lengths], weights=sizes)
+        assert mean == pytest.approx(getattr(exported.code_length, name), rel=1e-5)
 
 
 def test_the_manifest_tells_what_was_measured(exported: Exported) -> None:
