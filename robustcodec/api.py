@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from robustcodec.bundle import find
 from robustcodec.codec import Codec, codec_for_file
 from robustcodec.container import DEFAULT_LIMITS, Limits
-from robustcodec.errors import UsageError
+from robustcodec.errors import NotRobustcodec, UsageError
 from robustcodec.guard import Verdict
 from robustcodec.guard import encode as guarded_encode
 from robustcodec.images import Picture, to_picture, to_pillow
@@ -118,12 +118,12 @@ class Model:
         without alpha if that is lost. Raises FileFormatError if the header is damaged or nothing is left,
         LimitExceeded, ModelError, ModelDamaged.
         """
-        found = self._codec.salvage(data, limits)
+        found = self._codec.salvage(_file(data), limits)
         lost = tuple((part.x, part.y, part.width, part.height) for part in found.lost)
         return found.picture.samples.copy(), lost
 
     def _decode(self, data: bytes, region: Rectangle | None, limits: Limits) -> Picture:
-        return self._codec.decode(data, limits, region=None if region is None else Region(*region))
+        return self._codec.decode(_file(data), limits, region=None if region is None else Region(*region))
 
 
 def load(model: str | None = None, threads: int | None = None) -> Model:
@@ -140,7 +140,7 @@ def load_for(data: bytes, threads: int | None = None) -> Model:
 
     Raises FileFormatError for data that is no sound file, ModelNotFound if its model is not installed.
     """
-    return Model(codec_for_file(data, threads=_checked(threads)))
+    return Model(codec_for_file(_file(data), threads=_checked(threads)))
 
 
 def encode(
@@ -163,6 +163,13 @@ def _target(quality: float | None, target: BitsPerPixel | FileSize | Psnr | None
     if quality is not None and target is not None:
         raise UsageError("quality and target exclude each other; give one of them")
     return target or (DEFAULT_TARGET if quality is None else Quality(quality))
+
+
+def _file(data: object) -> bytes:
+    """The bytes of a file, whatever holds them; a name is none, though people try."""
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise NotRobustcodec(f"a robustcodec file cannot be a {type(data).__name__}; give its bytes")
+    return bytes(data)
 
 
 def _checked(threads: int | None) -> int | None:

@@ -339,7 +339,7 @@ def _check_collisions(jobs: Sequence[Job], *, named: bool) -> None:
         if other is not job:
             raise UsageError(
                 f"{clean_name(str(other.source))} and {clean_name(str(job.source))} would both be written to "
-                f"{clean_name(str(job.target))}; use two commands"
+                f"{clean_name(str(job.target))}; rename one, or use two commands"
             )
     inputs = {identity for job in jobs if job.source and (identity := _identity(job.source))}
     for job in jobs:

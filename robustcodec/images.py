@@ -348,6 +348,11 @@ def _pillow_errors(sentence: str, kind: type[RobustcodecError] = ImageError, adv
     except MemoryError as error:
         raise LimitExceeded("the picture needs more memory than this machine gives") from error
     except Exception as error:
+        if "MAX_TEXT" in str(error):  # the picture may be sound, but its metadata could be a bomb
+            raise LimitExceeded(
+                "the PNG picture carries a colour profile or a text of more than 1 MiB, which is not unpacked; take it "
+                "out of the picture"
+            ) from error
         raise kind(f"{sentence} ({str(error).rstrip('.') or type(error).__name__}){advice}") from error
 
 

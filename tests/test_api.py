@@ -147,6 +147,20 @@ def test_images_that_cannot_be_encoded(model: robustcodec.Model, image: Pixels, 
         model.encode(image)
 
 
+@pytest.mark.parametrize("data", ["photo.rbc", Path("photo.rbc"), None, np.zeros(9, np.uint8)])
+def test_what_is_no_file_s_bytes(model: robustcodec.Model, data: bytes) -> None:
+    for decode in (model.decode, model.decode_image, model.salvage, robustcodec.decode, robustcodec.load_for):
+        with pytest.raises(robustcodec.NotRobustcodec, match=f"cannot be a {type(data).__name__}; give its bytes"):
+            decode(data)
+
+
+def test_bytes_in_other_clothes(model: robustcodec.Model, pixels: Pixels) -> None:
+    data = model.encode(pixels)
+    expected = model.decode(data)
+    for other in (bytearray(data), memoryview(data)):
+        assert np.array_equal(model.decode(other), expected)
+
+
 def test_a_truncated_pillow_image(model: robustcodec.Model, pixels: Pixels) -> None:
     file = BytesIO()
     Image.fromarray(pixels).save(file, "PNG")

@@ -330,6 +330,9 @@ def test_a_huge_profile_is_refused_until_it_is_stripped(here: Path, run: Run) ->
     (said,) = errors(run("encode", "profile.tif"))
     assert "carries 20000000 bytes of metadata but 16777216 are allowed; strip it" in said
     assert run("encode", "profile.tif", "--strip-all").returncode == 0
+    Image.new("RGB", (9, 9)).save("unpacked.png", icc_profile=bytes(profile))
+    (said,) = errors(run("encode", "unpacked.png"))
+    assert "carries a colour profile or a text of more than 1 MiB, which is not unpacked; take it out" in said
 
 
 def floats() -> bytes:
