@@ -1,4 +1,4 @@
-"""A model as a folder: finding it, checking it, opening it.
+"""A model as a folder: finding it, checking it, opening it; and the step that it has for each quality.
 
     manifest.json           what the model is, where it comes from, what was measured; sha256 of every part
     analysis.safetensors    float16: analysis and hyper analysis (read by the encoder only)

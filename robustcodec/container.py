@@ -1,4 +1,4 @@
-"""The `.rbc` file: a checked header, then checksummed chunks, with one way to write each file.
+"""The `.rbc` file: a checked header, then checksummed chunks, one way to write each, and limits on what is read.
 
 Little endian; CRC is CRC-32 as in zlib and PNG; varint is LEB128, at most 4 bytes, the shortest form only.
 

@@ -1,4 +1,4 @@
-"""Layers in exact integer arithmetic, for all that selects a probability: the same bits everywhere.
+"""Layers in exact integer arithmetic, and the table of each symbol by what they give: the same bits everywhere.
 
 Activations, weights and sums are integers held in float64. Sums of integers below 2**53 are exact in float64
 in whatever order a matrix product adds them, so the result depends on no CPU, library or number of threads.

@@ -1,4 +1,4 @@
-"""Where results go, and reading and writing them without losing anything.
+"""Where results go, reading and writing them without losing anything, and names that are safe to show.
 
 All outputs of a command are planned before any work begins, so that no two results meet in one file and no
 input is overwritten. Files appear whole or not at all.

@@ -1,4 +1,4 @@
-"""Pictures in and out of image files: the one module that imports Pillow.
+"""Pictures in and out of image files, turned upright on the way: the one module that imports Pillow.
 
 Everything here works on bytes. Only the formats of `FORMATS` are opened, each by its own Pillow class, so
 that no other of Pillow's parsers ever sees the data and its process-wide pixel limit is not in the way.

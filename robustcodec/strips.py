@@ -1,4 +1,4 @@
-"""One strip of a file: latents to the data of its chunk and back, one walk for both."""
+"""One strip of a file: latents and their checksum to the data of its chunk and back, one walk for both."""
 
 import zlib
 from collections.abc import Callable
