@@ -23,6 +23,7 @@ from robustcodec.architectures import open_architecture
 from robustcodec.bundle import find
 from robustcodec.codec import Codec
 from robustcodec.container import DEFAULT_LIMITS
+from robustcodec.errors import TargetError
 from robustcodec.images import Picture, read_picture
 from robustcodec.measure import ideal_length
 from robustcodec.metrics import psnr
@@ -92,7 +93,7 @@ def examine(codec: Codec, path: Path, encoded: Path, decoded: Path) -> dict[str,
         "length": max(excess.values()) > 0.01,
         "growth": any(small >= large for small, large in pairwise(sizes)),
         "size": not all(0 <= share <= 0.01 for share in below),
-        "psnr": not all(abs(decibels) <= 0.1 for decibels in off),
+        "psnr": not all(decibels is None or abs(decibels) <= 0.1 for decibels in off),
     }
     return {
         "picture": path.name,
@@ -112,9 +113,12 @@ def share_below(codec: Codec, picture: Picture, target: BitsPerPixel | FileSize)
     return 1 - len(codec.encode(picture, target).data) / allowed
 
 
-def distance(codec: Codec, picture: Picture, target: Psnr) -> float:
-    """By how many decibels a target is exceeded."""
-    shown = codec.encode(picture, target, measure=True).reconstruction
+def distance(codec: Codec, picture: Picture, target: Psnr) -> float | None:
+    """By how many decibels a target is exceeded; None where it is refused, since no step of the model gets there."""
+    try:
+        shown = codec.encode(picture, target, measure=True).reconstruction
+    except TargetError:
+        return None
     assert shown is not None
     return psnr(picture.pixels, shown) - target.decibels
 
@@ -149,8 +153,9 @@ def summary(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
             found = [row["below_target"][index] for row in rows]
             yield f"{target}: {min(found):.3%} to {max(found):.3%} below"
         else:
-            found = [row["off_target_db"][index - len(SIZE_TARGETS)] for row in rows]
-            yield f"{target}: {min(found):+.3f} to {max(found):+.3f} dB off"
+            answers = [row["off_target_db"][index - len(SIZE_TARGETS)] for row in rows]
+            met = [answer for answer in answers if answer is not None]
+            yield f"{target}: {min(met):+.3f} to {max(met):+.3f} dB off; {len(answers) - len(met)} refused as too high"
     if "code_length" in rows[0]:
         for name in rows[0]["code_length"]:
             yield f"{name}: {np.mean([row['code_length'][name] for row in rows]):.6f} bits per pixel"
