@@ -16,8 +16,6 @@ from robustcodec.lab.attacks.victim import Figures
 from robustcodec.lab.networks import Quantiser
 
 _MOMENTUM = 0.25
-_BACK = 0.25
-"""Length of a step that reduces a violation, as a share of one that raises the score."""
 _FIRST_PERIOD, _SHORTER, _LAST_PERIOD = 0.22, 0.03, 0.06
 """Shares of all steps between two looks at the step length: the first, what each loses, and the last."""
 
@@ -29,11 +27,13 @@ class Adaptive:
     steps: int
     quantise: Quantiser
     stride: float = 0.5
-    """First step length in radii of the budget."""
+    """Length of the first steps in radii of the budget."""
+    back: float = 0.125
+    """The same of those that reduce a violation; both are halved together."""
 
     def search(self, problem: Problem, noise: Tensor, report: Report) -> Best:
         """Give the best noise."""
-        walk = _Walk(Watch(problem, self.quantise), noise, self.stride * problem.epsilon**0.5)
+        walk = _Walk(Watch(problem, self.quantise), noise, self.stride * problem.epsilon**0.5, self.back / self.stride)
         look_at, period = _first(self.steps), _first(self.steps)
         for step in range(1, self.steps + 1):
             figures, gradient = ascend(problem, walk.noise, self.quantise, walk.aim)
@@ -60,6 +60,8 @@ class _Walk:
     watch: Watch
     noise: Tensor
     first_length: float
+    back: float
+    """Length of a step that reduces a violation, as a share of one that raises the score."""
 
     def __post_init__(self) -> None:
         self.length = torch.full((self.noise.shape[0],), self.first_length, device=self.noise.device)
@@ -89,7 +91,7 @@ class _Walk:
     def advance(self, gradient: Tensor) -> None:
         """Step along the gradient, with momentum, inside the budget."""
         problem = self.watch.real
-        length = torch.where(self.violates, _BACK * self.length, self.length)
+        length = torch.where(self.violates, self.back * self.length, self.length)
         step = length.reshape(-1, 1, 1, 1) * direction(gradient, Norm.L2)
         reached = fit_l2(self.noise + step, problem.x, problem.epsilon)
         moved = self.noise + (1 - _MOMENTUM) * (reached - self.noise) + _MOMENTUM * (self.noise - self.before)

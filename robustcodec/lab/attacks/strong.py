@@ -20,10 +20,13 @@ from robustcodec.lab.attacks.threat import Target
 from robustcodec.lab.attacks.victim import unrounded
 from robustcodec.lab.networks import Quantiser, round_straight_through, uniform_noise
 
-_GRADIENT_SHARE = 0.4
+_GRADIENT_SHARE = {Target.PSNR: 0.6, Target.BPP: 0.4}
 """Of the steps; crossings take the rest in equal parts."""
-_BASES = {Target.PSNR: (0.0, 0.5), Target.BPP: (0.85,)}
+_BASES = {Target.PSNR: (0.0, 1.0), Target.BPP: (0.85,)}
 """Lengths of what gradients found, as shares, to begin crossings with: what served best on each target."""
+_STRIDE = {Target.PSNR: (3.0, 0.24), Target.BPP: (0.5, 0.125)}
+"""Lengths of the first gradient steps, and of those that mend the bound, in radii of the budget. On PSNR steps far out
+of the budget, projected back, turn the noise towards where the codec amplifies most, as power iteration does."""
 _START = 0.01
 """Length of the first noise on PSNR in radii of the budget; the rate, and restarts, begin on the budget's edge."""
 
@@ -61,10 +64,13 @@ class Strong:
         return fit_l2(length * problem.epsilon**0.5 * problem.random_direction(), problem.x, problem.epsilon)
 
     def _once(self, problem: Problem, best: Best, start: Tensor, report: Report) -> None:
-        climb = Adaptive(steps=max(1, round(_GRADIENT_SHARE * self.steps)), quantise=_smooth(problem))
+        target = problem.threat.target
+        steps = max(1, round(_GRADIENT_SHARE[target] * self.steps))
+        stride, back = _STRIDE[target]
+        climb = Adaptive(steps=steps, quantise=_smooth(problem), stride=stride, back=back)
         start = climb.search(problem, start, report).noise
         self._offer(problem, best, start)
-        bases = _BASES[problem.threat.target]
+        bases = _BASES[target]
         rounds = (self.steps - climb.steps) // len(bases) // STEPS_PER_ROUND
         for index, base in enumerate(bases):
             done = climb.steps + index * rounds * STEPS_PER_ROUND
