@@ -37,7 +37,7 @@ from robustcodec.images import Picture
 from robustcodec.metrics import psnr
 from robustcodec.networks import STRIDE
 from robustcodec.plain import arrangement, read_classical, read_lossless, write_classical, write_lossless
-from robustcodec.processors import usable_threads
+from robustcodec.processors import useful_threads
 from robustcodec.rate import DEFAULT_TARGET, STEP_UNIT, BitsPerPixel, FileSize, Psnr, Quality, Step, Target
 from robustcodec.refine import STEPS, Edges, refine
 from robustcodec.salvage import recover
@@ -96,11 +96,11 @@ class Salvaged:
 
 
 class Codec:
-    """Encodes and decodes with one model, on `threads` threads (all usable ones by default)."""
+    """Encodes and decodes with one model, on `threads` threads (all usable ones by default, at most all there are)."""
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         self.bundle = bundle
-        self.threads = threads or usable_threads()
+        self.threads = useful_threads(threads)
 
     @cached_property
     def _architecture(self) -> Architecture:

@@ -16,6 +16,15 @@ def usable_threads() -> int:
     return max(1, min([processors, *_quotas(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]))
 
 
+def useful_threads(wanted: int | None) -> int:
+    """Number of threads to start when so many are wanted, or any number (None).
+
+    That is never more than the machine has processors: they would only wait for one another, thousands of them for
+    minutes.
+    """
+    return usable_threads() if wanted is None else max(1, min(wanted, os.cpu_count() or wanted))
+
+
 def _quotas(membership: Path, root: Path) -> list[int]:
     """Processors, rounded up, that each control group of this process grants, of version 1 or 2."""
     try:

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from robustcodec import processors
-from robustcodec.processors import usable_threads
+from robustcodec.bundle import Bundle
+from robustcodec.codec import Codec
+from robustcodec.processors import usable_threads, useful_threads
 
 ROOT = Path(__file__).parent.parent
 
@@ -54,3 +56,10 @@ def test_a_quota_below_the_affinity_wins(monkeypatch: pytest.MonkeyPatch) -> Non
     assert usable_threads() == 3
     monkeypatch.setattr(processors, "_quotas", lambda membership, root: [])
     assert usable_threads() == 8
+
+
+def test_no_more_threads_than_processors(monkeypatch: pytest.MonkeyPatch, tiny: Bundle) -> None:
+    monkeypatch.setattr(processors.os, "cpu_count", lambda: 4)
+    assert [useful_threads(wanted) for wanted in (1, 3, 4, 5, 9999)] == [1, 3, 4, 4, 4]
+    assert useful_threads(None) == usable_threads()
+    assert Codec(tiny, threads=9999).threads == 4
