@@ -434,7 +434,7 @@ def _read(path: Path, limit: int) -> bytes:
     try:
         with path.open("rb") as file:
             data = file.read(limit + 1)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ModelNotFound(
             f"{path.parent} is no model, since it has no {path.name}; give the folder of one"
         ) from error

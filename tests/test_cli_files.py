@@ -151,6 +151,13 @@ def test_models_that_are_not_there(here: Path, arguments: list[str]) -> None:
     assert [line.startswith("robustcodec: error: ") for line in done.stderr.decode().splitlines()] == [True]
 
 
+def test_a_manifest_is_no_model(here: Path) -> None:
+    Path("manifest.json").write_text("{}")
+    done = cli("models", "add", "manifest.json")
+    assert done.returncode == 1
+    assert b"manifest.json is no model, since it has no manifest.json; give the folder of one" in done.stderr
+
+
 # info, and what all commands share: streams, names, signals.
 
 
