@@ -100,7 +100,7 @@ def test_version(option: str) -> None:
         (["encode", "."], ". is a folder; add --recursive"),
         (["encode", "a.png", "b.rbc"], "write -o b.rbc"),
         (["encode", "a.png", "a.jpg"], "a.png and a.jpg would both be written to a.rbc"),
-        (["encode", "a.rbc"], "a.rbc is an input"),
+        (["encode", "a.rbc"], "a.rbc ends in .rbc already"),
         (["decode", "a.rbc", "-o", "a.xyz"], "a.xyz is no format that can be written"),
         (["decode", "a.rbc", "--format", "gif"], "gif is no format"),
     ],
