@@ -25,7 +25,7 @@ from robustcodec.lab.attacks.threat import DEFAULT_EPSILON
 from robustcodec.lab.attacks.victim import HyperVictim, code
 from robustcodec.lab.checkpoints import load_weights, network_of
 from robustcodec.lab.data import centre_crops, picture_files, read_pictures
-from robustcodec.lab.hardening_recipes import fast
+from robustcodec.lab.hardening_recipes import FAST, fast
 from robustcodec.lab.recipe import Attacker, Hardening, Method, Recipe
 from robustcodec.lab.runs import Run
 from robustcodec.lab.train import Order, train
@@ -40,6 +40,7 @@ ATTACKS = (("strong", Target.PSNR), ("paper", Target.PSNR), ("strong", Target.BP
 PLAIN = Hardening(method=Method.FAST, bpp_share=0.625)
 WHOLE = dataclasses.replace(PLAIN, least=1.0)
 IDEAS: Mapping[str, Hardening] = {
+    "fast": FAST,
     "rate": PLAIN,
     "rate, one step": dataclasses.replace(PLAIN, bpp_steps=1),
     "rate, two steps": dataclasses.replace(PLAIN, bpp_steps=2),
