@@ -58,6 +58,8 @@ class Kind(enum.Enum):
     """Stride 1, odd kernel, padded to keep the size."""
     DECONV = "deconv"
     """Transposed convolution, 5x5, stride 2, padding 2, output padding 1: doubles the size."""
+    SUBPEL = "subpel"
+    """As CONV, with four sums for each output: 4 c + 2 i + j goes to row 2 r + i, column 2 k + j. Doubles the size."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +86,19 @@ class LayerSpec:
         if self.clip is None and self.leaky:
             raise ValueError(f"{self.name}: a layer whose sums are given as they are has no activation")
 
+    @property
+    def sums(self) -> int:
+        """Rows of the weight: sums for each position of the input."""
+        return 4 * self.outputs if self.kind is Kind.SUBPEL else self.outputs
+
 
 @dataclass(frozen=True, eq=False)
 class IntegerLayer:
     """A layer with its numbers; one that exists has the right types, shapes and shifts.
 
-    weight: int16 (outputs, inputs, kernel, kernel), for a transposed convolution too (torch has inputs
+    weight: int16 (sums, inputs, kernel, kernel), for a transposed convolution too (torch has inputs
     first).
-    bias: int64 (outputs,), in units of the sums. shift: uint8 (outputs,), 0 to MAX_SHIFT; 0 where clip is
+    bias: int64 (sums,), in units of the sums. shift: uint8 (sums,), 0 to MAX_SHIFT; 0 where clip is
     None.
     Raises ModelDamaged.
     """
@@ -107,18 +114,33 @@ class IntegerLayer:
             f"{spec.name}.weight",
             self.weight,
             np.int16,
-            (spec.outputs, spec.inputs, spec.kernel, spec.kernel),
+            (spec.sums, spec.inputs, spec.kernel, spec.kernel),
         )
-        _check_array(f"{spec.name}.bias", self.bias, np.int64, (spec.outputs,))
-        _check_array(f"{spec.name}.shift", self.shift, np.uint8, (spec.outputs,))
+        _check_array(f"{spec.name}.bias", self.bias, np.int64, (spec.sums,))
+        _check_array(f"{spec.name}.shift", self.shift, np.uint8, (spec.sums,))
         largest = 0 if spec.clip is None else MAX_SHIFT
         if int(self.shift.max()) > largest:
             raise ModelDamaged(f"{spec.name}.shift holds {self.shift.max()}, but the limit is {largest}")
 
     @cached_property
-    def phases(self) -> tuple[tuple[int, int, Float64, slice], ...]:
+    def phases(self) -> tuple["Phase", ...]:
         """What `apply` multiplies with; made once, since that takes a fifth of its time for a thumbnail."""
         return tuple(_phases(self))
+
+
+@dataclass(frozen=True, eq=False)
+class Phase:
+    """What makes the outputs at the rows and columns of one remainder, row and column, modulo a layer's stride.
+
+    `matrix` (outputs, taps * inputs) multiplies the taps `used`; `bias` and `scale`, 2**-shift, are (outputs, 1).
+    """
+
+    row: int
+    column: int
+    matrix: Float64
+    used: slice
+    bias: Float64
+    scale: Float64
 
 
 def _check_array(name: str, array: NDArray[np.generic], dtype: type[np.generic], shape: tuple[int, ...]) -> None:
@@ -191,7 +213,7 @@ def check_bounds(layers: Sequence[IntegerLayer], max_input: int) -> None:
 
 
 def apply(layer: IntegerLayer, x: Float64) -> Float64:
-    """Apply a layer to integers x (inputs, H, W): (outputs, H, W), or (outputs, 2H, 2W) for a DECONV.
+    """Apply a layer to integers x (inputs, H, W): (outputs, H, W), or (outputs, 2H, 2W) for a DECONV or SUBPEL.
 
     Exact for inputs within the range that `check_bounds` was given. Products run on the BLAS threads of the
     process.
@@ -200,7 +222,7 @@ def apply(layer: IntegerLayer, x: Float64) -> Float64:
     if x.ndim != 3 or x.shape[0] != spec.inputs or x.dtype != np.float64:
         raise ValueError(f"{spec.name} takes float64 ({spec.inputs}, H, W), not {x.dtype} {x.shape}")
     height, width = x.shape[1:]
-    stride = 2 if spec.kind is Kind.DECONV else 1
+    stride = 1 if spec.kind is Kind.CONV else 2
     taps = _DECONV_TAPS if spec.kind is Kind.DECONV else _conv_taps(spec.kernel)
     margin = max(dy for dy, _ in taps)
     padded = np.pad(x, ((0, 0), (margin, margin), (margin, margin)))
@@ -210,29 +232,30 @@ def apply(layer: IntegerLayer, x: Float64) -> Float64:
         for index, (dy, dx) in enumerate(taps):
             row, column = top + margin + dy, left + margin + dx
             window[index] = padded[:, row : row + rows, column : column + columns]
-        for py, px, matrix, used in layer.phases:
-            sums = matrix @ window[used].reshape(matrix.shape[1], rows * columns)
+        for phase in layer.phases:
+            sums = phase.matrix @ window[phase.used].reshape(phase.matrix.shape[1], rows * columns)
             result[
                 :,
-                top * stride + py : (top + rows) * stride : stride,
-                left * stride + px : (left + columns) * stride : stride,
-            ] = finish(layer, sums).reshape(spec.outputs, rows, columns)
+                top * stride + phase.row : (top + rows) * stride : stride,
+                left * stride + phase.column : (left + columns) * stride : stride,
+            ] = _finish(spec, phase, sums).reshape(spec.outputs, rows, columns)
     return result
 
 
-def finish(layer: IntegerLayer, sums: Float64) -> Float64:
+def apply_at(layer: IntegerLayer, x: Float64) -> Float64:
+    """Apply a CONV of kernel 1 to integers x (inputs, n) of n positions: (outputs, n)."""
+    (phase,) = layer.phases
+    return _finish(layer.spec, phase, phase.matrix @ x)
+
+
+def _finish(spec: LayerSpec, phase: Phase, sums: Float64) -> Float64:
     """Turn products W x (outputs, n) into the layer's outputs in place: bias, activation, shift, clip."""
-    spec = layer.spec
-    sums += layer.bias.astype(np.float64)[:, None]
+    sums += phase.bias
     if spec.clip is None:
         return sums
-    scale = np.ldexp(1.0, -layer.shift.astype(np.int32))[:, None]
+    sums *= phase.scale
     if spec.leaky:
-        negative = sums < 0
-        sums *= scale
-        np.multiply(sums, LEAKY_NUMERATOR * 2.0**-LEAKY_BITS, out=sums, where=negative)
-    else:
-        sums *= scale
+        np.multiply(sums, LEAKY_NUMERATOR * 2.0**-LEAKY_BITS, out=sums, where=sums < 0)
     sums += 0.5
     np.floor(sums, out=sums)
     return np.clip(sums, *spec.clip, out=sums)
@@ -261,19 +284,27 @@ def _conv_taps(kernel: int) -> tuple[tuple[int, int], ...]:
     return tuple((dy, dx) for dy in offsets for dx in offsets)
 
 
-def _phases(layer: IntegerLayer) -> Iterator[tuple[int, int, Float64, slice]]:
-    """Yield row and column of each output phase, its weights (outputs, taps * inputs), the taps it reads."""
+def _phases(layer: IntegerLayer) -> Iterator[Phase]:
+    """Yield what makes each phase of the output."""
     spec = layer.spec
-    if spec.kind is Kind.CONV:
-        taps = _conv_taps(spec.kernel)
-        margin = spec.kernel // 2
-        kernels = [layer.weight[:, :, dy + margin, dx + margin] for dy, dx in taps]
-        yield 0, 0, _matrix(kernels), slice(0, len(taps))
+    bias, scale = layer.bias.astype(np.float64)[:, None], np.ldexp(1.0, -layer.shift.astype(np.int32))[:, None]
+    if spec.kind is Kind.DECONV:
+        for (row, column), used in _DECONV_USED.items():
+            # output 2r + p sums weight[k] * input[r + d] over k = p + 2 - 2d
+            kernels = [layer.weight[:, :, row + 2 - 2 * dy, column + 2 - 2 * dx] for dy, dx in _DECONV_TAPS[used]]
+            yield Phase(row, column, _matrix(kernels), used, bias, scale)
         return
-    for (py, px), used in _DECONV_USED.items():
-        # output 2r + p sums weight[k] * input[r + d] over k = p + 2 - 2d
-        kernels = [layer.weight[:, :, py + 2 - 2 * dy, px + 2 - 2 * dx] for dy, dx in _DECONV_TAPS[used]]
-        yield py, px, _matrix(kernels), used
+    taps = _conv_taps(spec.kernel)
+    margin = spec.kernel // 2
+    matrix = _matrix([layer.weight[:, :, dy + margin, dx + margin] for dy, dx in taps])
+    if spec.kind is Kind.CONV:
+        yield Phase(0, 0, matrix, slice(0, len(taps)), bias, scale)
+        return
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        own = slice(2 * row + column, None, 4)
+        yield Phase(
+            row, column, np.ascontiguousarray(matrix[own]), slice(0, len(taps)), bias[own].copy(), scale[own].copy()
+        )
 
 
 def _matrix(kernels: Sequence[NDArray[np.int16]]) -> Float64:
@@ -310,26 +341,35 @@ def scale_index(t: Float64, thresholds: NDArray[np.int64], step: int) -> NDArray
     `t` holds integers below 2**53, `thresholds` passed `check_thresholds`, K is at most 255, `step` 1 to
     65535.
     """
-    if not 1 <= step <= MAX_STEP or thresholds.shape[1] > MAX_THRESHOLDS:
-        raise ValueError(f"step {step} or {thresholds.shape[1]} thresholds are out of range")
-    # t * 1024 >= T * step is t >= ceil(T * step / 1024) for whole t; the product is below 2**63, the ceiling
-    # below 2**53, so that it stays exact as a float64
-    limits = (-(-thresholds * step // STEP_UNIT)).astype(np.float64)
     result = np.empty(t.shape, np.uint8)
-    for channel, limit in enumerate(limits):
+    for channel, limit in enumerate(limits_at(thresholds, step)):
         result[channel] = limit.searchsorted(t[channel], side="right")
     return result
 
 
-def quantise_layer(
-    spec: LayerSpec, weight: Float64, bias: Float64, input_unit: float, output_unit: float
-) -> IntegerLayer:
-    """Round a real layer to integers: inputs count in `input_unit`, outputs in `output_unit`.
+def limits_at(thresholds: NDArray[np.int64], step: int) -> Float64:
+    """Give whole numbers L of the thresholds' shape such that t >= L is t * 1024 >= T * step, for whole t."""
+    if not 1 <= step <= MAX_STEP or thresholds.shape[1] > MAX_THRESHOLDS:
+        raise ValueError(f"step {step} or {thresholds.shape[1]} thresholds are out of range")
+    # the product is below 2**63, the ceiling of the quotient below 2**53, so that it stays exact as a float64
+    return (-(-thresholds * step // STEP_UNIT)).astype(np.float64)
 
-    weight (outputs, inputs, k, k) and bias (outputs,) are real. The units are folded into the weights, and
+
+def index_at(t: Float64, limits: Float64) -> NDArray[np.uint8]:
+    """Count for each t of (M, n) the limits of its channel (M, K) that it reaches: `scale_index` of few positions."""
+    count: NDArray[np.uint8] = (t[:, :, None] >= limits[:, None, :]).sum(axis=2, dtype=np.uint8)
+    return count
+
+
+def quantise_layer(
+    spec: LayerSpec, weight: Float64, bias: Float64, input_unit: float | Float64, output_unit: float
+) -> IntegerLayer:
+    """Round a real layer to integers: inputs count in `input_unit`, one for all or (inputs,), outputs in `output_unit`.
+
+    weight (sums, inputs, k, k) and bias (sums,) are real. The units are folded into the weights, and
     each channel gets the largest shift with which its weights fit 16 bits. Raises ModelDamaged if none does.
     """
-    weight = weight * (input_unit / output_unit)
+    weight = weight * np.reshape(np.asarray(input_unit) / output_unit, (-1, 1, 1))
     peaks = np.abs(weight).max((1, 2, 3)).tolist()
     shifts = [_largest_shift(spec.name, peak) for peak in peaks]
     scales = np.ldexp(1.0, np.array(shifts, np.int32))

@@ -22,6 +22,7 @@ from robustcodec.exact import (
     Kind,
     LayerSpec,
     apply,
+    apply_at,
     bound,
     check_bounds,
     check_thresholds,
@@ -45,7 +46,7 @@ def reference(layer: IntegerLayer, x: Int64) -> Int64:
     stride = 2 if spec.kind is Kind.DECONV else 1
     margin = spec.kernel // 2
     reach = spec.kernel + stride
-    full = np.zeros((spec.outputs, height * stride + reach, width * stride + reach), np.int64)
+    full = np.zeros((len(layer.weight), height * stride + reach, width * stride + reach), np.int64)
     for ky, kx in np.ndindex(spec.kernel, spec.kernel):
         # a convolution gathers what a transposed one with the mirrored kernel scatters
         tap = (ky, kx) if spec.kind is Kind.DECONV else (spec.kernel - 1 - ky, spec.kernel - 1 - kx)
@@ -62,17 +63,22 @@ def reference(layer: IntegerLayer, x: Int64) -> Int64:
             low, high = spec.clip
             value = min(max((2 * value + (1 << shift)) >> (shift + 1), low), high)
         result[index] = value
-    return result
+    if spec.kind is not Kind.SUBPEL:
+        return result
+    shuffled = np.empty((spec.outputs, 2 * height, 2 * width), np.int64)
+    for row, column in np.ndindex(2, 2):
+        shuffled[:, row::2, column::2] = result[2 * row + column :: 4]
+    return shuffled
 
 
 def sample_layer(spec: LayerSpec, seed: int, weight_limit: int = 32767, shift: int = 12) -> IntegerLayer:
     generator = np.random.default_rng(seed)
-    shape = (spec.outputs, spec.inputs, spec.kernel, spec.kernel)
+    shape = (spec.sums, spec.inputs, spec.kernel, spec.kernel)
     return IntegerLayer(
         spec,
         generator.integers(-weight_limit, weight_limit + 1, shape).astype(np.int16),
-        generator.integers(-(10**7), 10**7, spec.outputs),
-        np.full(spec.outputs, 0 if spec.clip is None else shift, np.uint8),
+        generator.integers(-(10**7), 10**7, spec.sums),
+        np.full(spec.sums, 0 if spec.clip is None else shift, np.uint8),
     )
 
 
@@ -89,7 +95,7 @@ def single(
 
 
 @given(
-    kernel=st.sampled_from([0, 1, 3, 5]),
+    form_of=st.sampled_from([(Kind.CONV, 1), (Kind.CONV, 3), (Kind.CONV, 5), (Kind.DECONV, 5), (Kind.SUBPEL, 3)]),
     inputs=st.integers(1, 3),
     outputs=st.integers(1, 3),
     size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
@@ -99,7 +105,7 @@ def single(
 )
 @settings(max_examples=60, deadline=None)
 def test_layers_equal_integer_arithmetic(
-    kernel: int,
+    form_of: tuple[Kind, int],
     inputs: int,
     outputs: int,
     size: tuple[int, int],
@@ -107,12 +113,15 @@ def test_layers_equal_integer_arithmetic(
     shift: int,
     seed: int,
 ) -> None:
-    kind = Kind.CONV if kernel else Kind.DECONV
-    layer = sample_layer(LayerSpec("layer", kind, inputs, outputs, kernel or 5, *form), seed, shift=shift)
+    kind, kernel = form_of
+    layer = sample_layer(LayerSpec("layer", kind, inputs, outputs, kernel, *form), seed, shift=shift)
     x = np.random.default_rng(seed).integers(-32768, 32768, (inputs, *size))
     result = apply(layer, x.astype(np.float64))
     assert result.dtype == np.float64
     assert np.array_equal(result, reference(layer, x))
+    if kernel == 1:
+        at_places = apply_at(layer, x.reshape(inputs, -1).astype(np.float64))
+        assert np.array_equal(at_places.reshape(result.shape), result)
 
 
 @pytest.mark.parametrize("size", [(35, 61), (2, 1100), (1100, 2)])
@@ -128,9 +137,9 @@ def test_planes_larger_than_a_tile(size: tuple[int, int], kind: Kind) -> None:
 def test_extreme_weights_and_inputs_at_full_fan_in(kind: Kind, clip: tuple[int, int] | None) -> None:
     """192 channels of the largest latents in fixed point, with the largest weights of both signs."""
     spec = LayerSpec("layer", kind, 192, 2, 5, clip)
-    weight = np.full((2, 192, 5, 5), 32767, np.int16)
+    weight = np.full((spec.sums, 192, 5, 5), 32767, np.int16)
     weight[1] = -32768
-    layer = IntegerLayer(spec, weight, np.array([12345, -1]), np.zeros(2, np.uint8))
+    layer = IntegerLayer(spec, weight, np.arange(spec.sums) * 4321, np.zeros(spec.sums, np.uint8))
     x = np.full((192, 3, 3), (1 << 24) - 1)
     check_bounds([layer], int(x.max()))
     assert np.array_equal(apply(layer, x.astype(np.float64)), reference(layer, x))

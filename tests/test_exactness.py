@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from regenerate import GOLDEN, TINY, digest, latents
 
 from robustcodec import codec as codec_module
-from robustcodec.architectures.hyper import MAX_INPUT, EntropyParameters, layer_specs
+from robustcodec.architectures.hyper import EntropyParameters, layer_specs
+from robustcodec.architectures.hyperprior import MAX_INPUT
 from robustcodec.bundle import ENTROPY, Bundle, manifest_document, write_bundle
 from robustcodec.codec import Codec
 from robustcodec.container import unpack

@@ -13,7 +13,7 @@ from regenerate import GOLDEN, sample
 
 from robustcodec import codec as codec_module
 from robustcodec import transforms
-from robustcodec.architectures import hyper
+from robustcodec.architectures import hyper, hyperprior
 from robustcodec.bundle import open_bundle
 from robustcodec.codec import Codec, strip_rows
 from robustcodec.container import (
@@ -146,7 +146,7 @@ def test_windows_of_the_hyper_synthesis_are_exact(codec: Codec, height: int, wid
 def test_side_information_of_wide_strips_comes_in_parts(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     y = transforms.analyse(codec._architecture, sample(64, 700, 2), 0, 64)
     whole = codec._architecture.side_information(y)
-    monkeypatch.setattr(hyper, "_ANALYSED", 8)
+    monkeypatch.setattr(hyperprior, "_ANALYSED", 8)
     parts = codec._architecture.side_information(y)
     assert parts.shape == whole.shape
     assert (parts != whole).mean() < 0.01  # a half may round either way

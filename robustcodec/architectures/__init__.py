@@ -18,7 +18,7 @@ from robustcodec.errors import ModelError
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
 
-Positions = EllipsisType | tuple[NDArray[np.intp], ...]
+Positions = EllipsisType | tuple[slice | NDArray[np.intp], ...]
 """An index into an array (M, h, w)."""
 
 
@@ -94,9 +94,10 @@ class Architecture(Protocol):
 
 def open_architecture(bundle: Bundle, threads: int) -> Architecture:
     """Check a bundle's arrays and make its architecture. Raises ModelDamaged or another ModelError."""
+    from robustcodec.architectures.cheng import Cheng
     from robustcodec.architectures.hyper import Hyper
 
-    kinds = {"hyper": Hyper}
+    kinds: dict[str, type[Hyper] | type[Cheng]] = {kind.name: kind for kind in (Hyper, Cheng)}
     name = bundle.manifest.architecture
     if name not in kinds:
         raise ModelError(

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustcodec.architectures.hyper import MAX_INPUT, MAX_MEDIAN, EntropyParameters, layer_specs
+from robustcodec.architectures.hyper import EntropyParameters, layer_specs
+from robustcodec.architectures.hyperprior import MAX_INPUT, MAX_MEDIAN
 from robustcodec.bundle import ANALYSIS, ENTROPY, LAB, SYNTHESIS, Bundle, RatePoint, write_bundle
 from robustcodec.codec import Codec
 from robustcodec.entropy import LARGEST_VALUE, Table, TableSet, gaussian_tables, ideal_bits, quantise
