@@ -120,8 +120,8 @@ def test_layers_equal_integer_arithmetic(
     assert result.dtype == np.float64
     assert np.array_equal(result, reference(layer, x))
     if kernel == 1:
-        at_places = apply_at(layer, x.reshape(inputs, -1).astype(np.float64))
-        assert np.array_equal(at_places.reshape(result.shape), result)
+        at_places = apply_at(layer, x.reshape(inputs, -1).T.astype(np.float64))
+        assert np.array_equal(at_places.T.reshape(result.shape), result)
 
 
 @pytest.mark.parametrize("size", [(35, 61), (2, 1100), (1100, 2)])
@@ -304,7 +304,7 @@ def test_quantised_layers_come_close_to_the_real_ones() -> None:
     real[1][2] *= 1e-3
     biases = [generator.normal(0, 0.1, spec.outputs) for spec in SPECS]
     unit_in, unit = 2.0**-10, 5 / 65535
-    first = quantise_layer(SPECS[0], real[0], biases[0], unit_in, unit)
+    first = quantise_layer(SPECS[0], real[0], biases[0], unit_in, unit, 1 << 25)
     last, units = quantise_last_layer(SPECS[1], real[1], biases[1], unit)
     # no channel wastes a bit of its weights
     peaks = np.abs(first.weight.astype(np.int64)).max((1, 2, 3))
@@ -338,11 +338,32 @@ def _real_chain(
 def test_weights_beyond_16_bits_are_refused() -> None:
     spec = LayerSpec("layer", Kind.CONV, 1, 1, 1, U16)
     weight, bias = np.full((1, 1, 1, 1), 32767.0), np.zeros(1)
-    assert quantise_layer(spec, weight, bias, 1.0, 1.0).shift.tolist() == [0]
+    assert quantise_layer(spec, weight, bias, 1.0, 1.0, 65535).shift.tolist() == [0]
     with pytest.raises(ModelDamaged, match="too large for 16 bits"):
-        quantise_layer(spec, weight + 1, bias, 1.0, 1.0)
+        quantise_layer(spec, weight + 1, bias, 1.0, 1.0, 65535)
     with pytest.raises(ModelDamaged, match="biases too large"):
-        quantise_layer(spec, weight / 32767, np.array([2.0**50]), 1.0, 1.0)
+        quantise_layer(spec, weight / 32767, np.array([2.0**50]), 1.0, 1.0, 65535)
+
+
+@pytest.mark.parametrize("leaky", [False, True])
+def test_weights_keep_as_many_bits_as_the_proof_allows(leaky: bool) -> None:
+    """Weights of one magnitude, 1152 to a sum of inputs with 25 bits: as full 16 bits their sums could overflow."""
+    spec = LayerSpec("layer", Kind.CONV, 128, 2, 3, S16, leaky=leaky)
+    weight = np.stack([np.full((128, 3, 3), 0.9), np.full((128, 3, 3), 0.01)])
+    layer = quantise_layer(spec, weight, np.zeros(2), 1 / 1024, 1 / 1024, 1 << 25)
+    check_bounds([layer], 1 << 25)
+    doubled = IntegerLayer(spec, layer.weight * np.int16(2), layer.bias, layer.shift + np.uint8(1))
+    if leaky:
+        assert bound(doubled, 1 << 25) > LIMIT // 2
+    else:
+        assert layer.weight.max() > 16383
+
+
+def test_inputs_in_several_units() -> None:
+    spec = LayerSpec("layer", Kind.CONV, 2, 1, 1, S16)
+    weight = np.array([3.0, 5.0]).reshape(1, 2, 1, 1)
+    layer = quantise_layer(spec, weight, np.zeros(1), np.array([1 / 4, 1 / 64]), 1 / 256, 32768)
+    assert apply_at(layer, np.array([[4.0, 0.0], [0.0, 64.0]])).tolist() == [[3 * 256], [5 * 256]]
 
 
 def test_channels_of_zeros_can_be_quantised() -> None:

@@ -43,7 +43,7 @@ def test_the_context_is_that_of_a_raster_walk(channels: int, height: int, width:
     start = generator.integers(-99, 100, (channels, height, width)).astype(np.float64)
 
     def follow(window: NDArray[np.float64], own: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray((weights @ window + own) % 101 - 50)
+        return np.asarray((window @ weights.T + own) % 101 - 50)
 
     raster = np.zeros((channels, height + 2, width + 4))
     for row, column in np.ndindex(height, width):
@@ -52,9 +52,9 @@ def test_the_context_is_that_of_a_raster_walk(channels: int, height: int, width:
     slanted = np.full((channels, height, width), np.nan)
     context = Context(channels, height)
     for front in fronts(height, width):
-        values = follow(context.around(front), start[:, front.rows, front.columns])
+        values = follow(context.around(front), start[:, front.rows, front.columns].T)
         context.add(front, values)
-        slanted[:, front.rows, front.columns] = values
+        slanted[:, front.rows, front.columns] = values.T
     assert np.array_equal(slanted, raster[:, 2:, 2:-2])
 
 

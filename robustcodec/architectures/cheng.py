@@ -88,11 +88,11 @@ class EntropyParameters(IntegerParameters):
         return values
 
     def gaussians(self, side: Float64, context: Float64) -> tuple[Float64, Float64]:
-        """Give scales (M, n), in each channel's own unit, and means (M, n) in units of 1/1024, of n latents.
+        """Give scales (n, M), in each channel's own unit, and means (n, M) in units of 1/1024, of n latents.
 
-        `side` (2 M, n) is what z says about them, `context` (12 M, n) what `Context.around` gives.
+        `side` (n, 2 M) is what z says about them, `context` (n, 12 M) what `Context.around` gives.
         """
-        values = np.concatenate([side, apply_at(self._context, context)])
+        values = np.concatenate([side, apply_at(self._context, context)], axis=1)
         for layer in self._hidden:
             values = apply_at(layer, values)
         return apply_at(self._scales, values), apply_at(self._means, values)
@@ -131,14 +131,14 @@ class ChengConditions:
         y_hat = np.empty(symbols.shape, np.int32)
         for front in fronts(self.height, self.width):
             rows, columns = front.rows, front.columns
-            side = self.side[rows, columns].T.astype(np.float64)
+            side = self.side[rows, columns].astype(np.float64)
             scales, means = self.entropy.gaussians(side, context.around(front))
             positions = (slice(None), rows, columns)
-            coded = yield Group(positions, index_at(scales, limits), means.astype(np.int32))
-            values = np.clip(coded * np.float64(step) + means, -LARGEST_Y, LARGEST_Y)
+            coded = yield Group(positions, index_at(scales, limits).T, means.T.astype(np.int32))
+            values = np.clip(coded.T * np.float64(step) + means, -LARGEST_Y, LARGEST_Y)
             context.add(front, values)
             symbols[positions] = coded
-            y_hat[positions] = values
+            y_hat[positions] = values.T
         return Latents(y_hat, (symbols, y_hat))
 
 

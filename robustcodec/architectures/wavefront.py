@@ -59,22 +59,22 @@ class Context:
     """Holds what the latents of the next front see of those that are known; zeros lie beyond the plane."""
 
     def __init__(self, channels: int, height: int) -> None:
-        self._ring = np.zeros((_KEPT, channels, height + _REACH))
+        self._ring = np.zeros((_KEPT, height + _REACH, channels))
         self._last = -1
 
     def around(self, front: Front) -> Float64:
-        """Give the context (12 * channels, n) of a front's latents, tap by tap as in `TAPS`."""
+        """Give the context (n, 12 * channels) of a front's latents, tap by tap as in `TAPS`."""
         self._clear_to(front.number)
-        count, channels = front.stop - front.first, self._ring.shape[1]
-        window = np.empty((len(TAPS), channels, count))
+        count = front.stop - front.first
+        window = np.empty((count, len(TAPS), self._ring.shape[2]))
         for tap, (row, column) in enumerate(TAPS):
             start = front.first + row + _REACH
-            window[tap] = self._ring[(front.number + _SLANT * row + column) % _KEPT, :, start : start + count]
-        return window.reshape(-1, count)
+            window[:, tap] = self._ring[(front.number + _SLANT * row + column) % _KEPT, start : start + count]
+        return window.reshape(count, -1)
 
     def add(self, front: Front, values: Float64) -> None:
-        """Take a front's latents (channels, n), once what they depended on was asked for."""
-        self._ring[front.number % _KEPT, :, front.first + _REACH : front.stop + _REACH] = values
+        """Take a front's latents (n, channels), once what they depended on was asked for."""
+        self._ring[front.number % _KEPT, front.first + _REACH : front.stop + _REACH] = values
 
     def _clear_to(self, number: int) -> None:
         for passed in range(self._last + 1, number + 1):

@@ -21,6 +21,7 @@ from robustcodec.entropy import LARGEST_VALUE, Table, TableSet, gaussian_tables,
 from robustcodec.errors import TrainingError
 from robustcodec.exact import (
     MAX_THRESHOLD,
+    U16,
     IntegerLayer,
     check_bounds,
     layers_to_arrays,
@@ -332,8 +333,8 @@ def _integer_layers(network: Hyper, units: tuple[float, float]) -> tuple[tuple[I
         for layer in real
     ]
     biases = [bias(layer).double().numpy() for layer in real]
-    layer_0 = quantise_layer(first, matrices[0], biases[0], 1 / STEP_UNIT, units[0])
-    layer_1 = quantise_layer(second, matrices[1], biases[1], units[0], units[1])
+    layer_0 = quantise_layer(first, matrices[0], biases[0], 1 / STEP_UNIT, units[0], MAX_INPUT)
+    layer_1 = quantise_layer(second, matrices[1], biases[1], units[0], units[1], max(U16))
     layer_2, scale_units = quantise_last_layer(last, matrices[2], biases[2], units[1])
     layers = (layer_0, layer_1, layer_2)
     check_bounds(layers, MAX_INPUT)

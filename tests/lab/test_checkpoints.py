@@ -15,6 +15,7 @@ from safetensors.torch import save_file  # noqa: E402
 
 from robustcodec import networks  # noqa: E402
 from robustcodec.architectures.hyper import EntropyParameters  # noqa: E402
+from robustcodec.architectures.hyperprior import MAX_INPUT  # noqa: E402
 from robustcodec.bundle import ANALYSIS, ENTROPY, LAB, SYNTHESIS, Bundle, manifest_document, write_bundle  # noqa: E402
 from robustcodec.errors import ModelDamaged, TrainingError  # noqa: E402
 from robustcodec.exact import quantise_last_layer, quantise_layer  # noqa: E402
@@ -248,8 +249,8 @@ def test_rebuilt_layers_round_to_the_same_integers(tiny: Bundle) -> None:
     biases = [layer.bias.detach().double().numpy() for layer in layers]
     first, second, last = entropy.layers
     again = [
-        quantise_layer(first.spec, real[0], biases[0], units[0], units[1]),
-        quantise_layer(second.spec, real[1], biases[1], units[1], units[2]),
+        quantise_layer(first.spec, real[0], biases[0], units[0], units[1], MAX_INPUT),
+        quantise_layer(second.spec, real[1], biases[1], units[1], units[2], 65535),
         quantise_last_layer(last.spec, real[2], biases[2], units[2])[0],
     ]
     for layer, expected in zip(again, entropy.layers, strict=True):
