@@ -29,7 +29,7 @@ from robustcodec.lab.attacks.switching import Paper
 from robustcodec.lab.attacks.threat import DEFAULT_EPSILON, Target, Threat
 from robustcodec.lab.attacks.victim import HyperVictim, Rough, code
 from robustcodec.lab.checkpoints import network_of, weights_of_bundle
-from robustcodec.lab.interop import scale_hyperprior
+from robustcodec.lab.interop import compressai_model
 from robustcodec.lab.precision import Precision
 from robustcodec.rate import STEP_UNIT
 
@@ -87,7 +87,7 @@ def against_compressai(
 ) -> Comparison:
     """Time the paper's attack on one picture, ours and as a plain loop, both in one precision."""
     problem = make_problem(bundle, x, target, precision)
-    model = scale_hyperprior(weights_of_bundle(bundle), bundle.manifest.step(QUALITY) / STEP_UNIT).to(x.device)
+    model = compressai_model(weights_of_bundle(bundle), bundle.manifest.step(QUALITY) / STEP_UNIT).to(x.device)
     model.requires_grad_(True).train()  # in evaluation mode rounding would leave no gradient
     ours = _synchronised(x, lambda: Paper(steps=steps).search(problem, lambda step, score: None))
     rough = precision is Precision.BFLOAT16

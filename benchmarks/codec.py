@@ -35,7 +35,7 @@ from robustcodec.codec import Codec
 from robustcodec.entropy import TableSet
 from robustcodec.images import Picture, read_picture, write_picture
 from robustcodec.lab.checkpoints import weights_of_bundle
-from robustcodec.lab.interop import scale_hyperprior, write_for_compressai
+from robustcodec.lab.interop import compressai_model, write_for_compressai
 from robustcodec.metrics import psnr
 from robustcodec.processors import usable_threads
 from robustcodec.rate import STEP_UNIT, Quality
@@ -127,7 +127,7 @@ def main() -> None:
     pictures = [read_picture(path.read_bytes(), MAX_PIXELS) for path in options.pictures]
     step = bundle.manifest.step(options.quality) / STEP_UNIT
     codec = Codec(bundle, options.threads)
-    model = scale_hyperprior(weights_of_bundle(bundle), step)
+    model = compressai_model(weights_of_bundle(bundle), step)
     quality = Quality(options.quality)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         comparisons = [

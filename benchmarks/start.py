@@ -60,12 +60,12 @@ def main() -> None:
         start.orthonormal_start(network, sample, torch.Generator().manual_seed(0))
 
     def packets(network: Hyper) -> None:
-        own = start._principal_components
-        start._principal_components = haar
+        own = start.principal_components
+        start.principal_components = haar
         try:
             principal(network)
         finally:
-            start._principal_components = own
+            start.principal_components = own
 
     kinds: dict[str, Callable[[Hyper], None]] = {"random": lambda _: None, "haar": packets, "principal": principal}
     print(f"| start | dB, not rounded | J before | J after {options.steps} steps |\n| --- | --- | --- | --- |")

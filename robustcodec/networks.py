@@ -82,7 +82,7 @@ class Networks:
         names = graphs.parameters(self._architecture, self._sizes, network)
         return _Session(
             graphs.read_graph(self._architecture, self._sizes, network),
-            graphs.initialisers(network, {name: self._tensors[name] for name in names}),
+            graphs.initialisers(self._architecture, network, {name: self._tensors[name] for name in names}),
             self._threads,
         )
 

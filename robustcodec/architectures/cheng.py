@@ -8,7 +8,7 @@ All that leads to means and scales is integer arithmetic, and y_hat is a whole n
 the context that the encoder saw.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,7 +26,18 @@ from robustcodec.architectures.hyperprior import (
 from robustcodec.architectures.wavefront import TAPS, Context, fronts
 from robustcodec.bundle import Bundle
 from robustcodec.errors import ModelDamaged
-from robustcodec.exact import S16, Float64, Kind, LayerSpec, apply, apply_at, check_bounds, index_at, limits_at
+from robustcodec.exact import (
+    S16,
+    Float64,
+    IntegerLayer,
+    Kind,
+    LayerSpec,
+    apply,
+    apply_at,
+    check_bounds,
+    index_at,
+    limits_at,
+)
 
 LARGEST_Y = 1 << 25
 """Largest magnitude of y_hat and of means, in units of 1/1024: what is beyond is cut off."""
@@ -66,6 +77,16 @@ def layer_specs(n: int, m: int) -> tuple[LayerSpec, ...]:
     )
 
 
+def check_exact(layers: Sequence[IntegerLayer]) -> None:
+    """Prove each chain of the layers of `layer_specs` exact. Raises ModelDamaged."""
+    context, *hidden, scales, means = layers[_HYPER_LAYERS:]
+    largest = max(abs(limit) for limit in S16)
+    check_bounds(layers[:_HYPER_LAYERS], MAX_INPUT)
+    check_bounds([context], LARGEST_Y)
+    check_bounds([*hidden, scales], largest)
+    check_bounds([means], largest)
+
+
 class EntropyParameters(IntegerParameters):
     """Everything that selects probabilities: integers out of a bundle, checked."""
 
@@ -74,11 +95,7 @@ class EntropyParameters(IntegerParameters):
         self._hyper_synthesis = self.layers[:_HYPER_LAYERS]
         self._context, *hidden, self._scales, self._means = self.layers[_HYPER_LAYERS:]
         self._hidden = tuple(hidden)
-        largest = max(abs(limit) for limit in S16)
-        check_bounds(self._hyper_synthesis, MAX_INPUT)
-        check_bounds([self._context], LARGEST_Y)
-        check_bounds([*self._hidden, self._scales], largest)
-        check_bounds([self._means], largest)
+        check_exact(self.layers)
 
     def hyper_synthesis(self, z: Int32) -> Float64:
         """Give what z's symbols (N, h, w) say about latents: (2 M, 4h, 4w)."""

@@ -98,7 +98,7 @@ def harden(
         return _go_on(context, run, Console(quiet=quiet, json=False))
 
     from robustcodec.lab.checkpoints import load_weights
-    from robustcodec.lab.harden import channels_of, estimate, find_weights, in_units, qualities_of
+    from robustcodec.lab.harden import estimate, find_weights, in_units, network_in, qualities_of
     from robustcodec.lab.hardening_recipes import fitted, with_options
     from robustcodec.lab.hardening_request import Request
 
@@ -106,7 +106,7 @@ def harden(
     source = find_weights(init)
     plan = _only(_plan(recipe, method, data, validation), stage)
     if recipe in _NAMED:
-        plan = fitted(plan, channels_of(load_weights(source), source), qualities_of(source))
+        plan = fitted(plan, *network_in(load_weights(source), source), qualities_of(source))
     plan = with_options(
         plan,
         epsilon=epsilon,

@@ -33,9 +33,10 @@ def train(
     validation: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of validation pictures [default: some of --data].")
     ] = None,
-    arch: Annotated[str, typer.Option(help="Architecture: hyper.")] = "hyper",
+    arch: Annotated[str | None, typer.Option(help="Architecture: hyper [default] or cheng.")] = None,
     channels: Annotated[
-        str | None, typer.Option(metavar="N,M", help="Channels inside and of the latents [default: 128,192].")
+        str | None,
+        typer.Option(metavar="N,M", help="Channels inside and of the latents [default: 128,192; cheng: 128,128]."),
     ] = None,
     quality: Annotated[float | None, typer.Option("-q", "--quality", help="Train for this quality alone.")] = None,
     qualities: Annotated[
@@ -86,7 +87,8 @@ def train(
     elif not Run(run).exists:
         raise UsageError(f"{run} holds no run to resume; name a folder of training pictures with --data")
     elif any(
-        option is not None for option in (validation, channels, start, quality, qualities, init, hours, steps, recipe)
+        option is not None
+        for option in (validation, arch, channels, start, quality, qualities, init, hours, steps, recipe)
     ):
         raise UsageError("a run is resumed as it was begun: give -o RUN alone, or all options of a new run with --data")
     with joined() as team, Reporter(run, console.note) as reporter, Stopper() as stopper:
@@ -166,7 +168,7 @@ def require_lab() -> None:
 
 def _choose_recipe(
     file: Path | None,
-    arch: str,
+    arch: str | None,
     channels: str | None,
     start: str | None,
     quality: float | None,
@@ -177,6 +179,7 @@ def _choose_recipe(
     continues: bool,
 ) -> "Recipe":
     """The recipe that the options ask for: a file or the default, with what else was said put into it."""
+    from robustcodec.graphs import SIZES
     from robustcodec.lab import recipe as recipes
 
     if quality is not None and qualities is not None:
@@ -189,12 +192,14 @@ def _choose_recipe(
         raise UsageError("--start and --init exclude each other; give one of them")
     if start is not None and start not in list(recipes.Start):
         raise UsageError(f"--start can be {' or '.join(recipes.Start)}, not {start}")
-    if arch != "hyper":
-        raise UsageError(f"there is no architecture {arch!r} to train; this release has hyper")
+    if arch is not None and arch not in SIZES:
+        raise UsageError(f"there is no architecture {arch!r} to train; this release has {' and '.join(SIZES)}")
     if file is not None:
         chosen = recipes.Recipe.load(file)
     else:
         chosen = (recipes.continued if continues else recipes.from_start)(_STEPS)
+    if arch is not None:
+        chosen = dataclasses.replace(chosen, arch=arch, channels=SIZES[arch][0])
     if steps is not None:
         chosen = dataclasses.replace(chosen, steps=steps)
     if channels is not None:

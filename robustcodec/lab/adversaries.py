@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from robustcodec.lab.losses import Batch
-from robustcodec.lab.networks import Hyper
+from robustcodec.lab.networks import Network
 from robustcodec.lab.recipe import Attacker, Hardening
 
-Adversary = Callable[[Hyper, Batch], Tensor]
+Adversary = Callable[[Network, Batch], Tensor]
 """Gives x_new (B, 3, H, W) in [0, 1] for a batch's crops, from the batch's generator alone, and leaves the rest be."""
 
-Objective = Callable[[Hyper, Tensor, Tensor, Tensor, Tensor], Tensor]
+Objective = Callable[[Network, Tensor, Tensor, Tensor, Tensor], Tensor]
 """What an attack raises: of noisy and clean crops (B, 3, H, W) at steps (B,), with draws (B, C, h, w) from [-1/2, 1/2)
 to stand for rounding where it needs any, it gives (B,)."""
 
@@ -36,7 +36,7 @@ class Draws:
         return Draws(self.start[chosen], self.rounding[:, chosen])
 
 
-Attack = Callable[[Hyper, Tensor, Tensor, Objective, Tensor, Draws], Tensor]
+Attack = Callable[[Network, Tensor, Tensor, Objective, Tensor, Draws], Tensor]
 """An attack on some crops, of as many steps as there are draws; see `normalised_steps`."""
 
 _START = 0.1
@@ -49,7 +49,7 @@ def adversary_of(hardening: Hardening) -> Adversary:
     """Give the adversary that a hardening run asks for."""
     attack = _attack(hardening.attacker)
 
-    def adversary(network: Hyper, batch: Batch) -> Tensor:
+    def adversary(network: Network, batch: Batch) -> Tensor:
         here = batch.x.shape[0]
         total = here * batch.part.count
         psnr, bpp = hardening.attacks(total)
@@ -84,13 +84,13 @@ def _attack(attacker: Attacker) -> Attack:
     return search_attack(attacker)
 
 
-def distortion(network: Hyper, noisy: Tensor, clean: Tensor, step: Tensor, rounding: Tensor) -> Tensor:
+def distortion(network: Network, noisy: Tensor, clean: Tensor, step: Tensor, rounding: Tensor) -> Tensor:
     """MSE (B,) between the clean crops and what is decoded of the noisy ones, if nothing were rounded."""
     decoded = network.synthesise(network.analyse(noisy)).clamp(0, 1)
     return (decoded - clean).square().mean((1, 2, 3))
 
 
-def rate(network: Hyper, noisy: Tensor, clean: Tensor, step: Tensor, rounding: Tensor) -> Tensor:
+def rate(network: Network, noisy: Tensor, clean: Tensor, step: Tensor, rounding: Tensor) -> Tensor:
     """Bits per pixel (B,) of the noisy crops at the steps (B,) with draws for rounding, escape codes included.
 
     Without rounding the rate would be flat where a symbol is sure to be zero; draws show what lies beyond.
@@ -106,7 +106,7 @@ def rate(network: Hyper, noisy: Tensor, clean: Tensor, step: Tensor, rounding: T
 
 
 def normalised_steps(
-    network: Hyper, x: Tensor, step: Tensor, objective: Objective, energy: Tensor, draws: Draws
+    network: Network, x: Tensor, step: Tensor, objective: Objective, energy: Tensor, draws: Draws
 ) -> Tensor:
     """Raise `objective` by steps along its normalised gradient; give the noisy crops (B, 3, H, W) in [0, 1].
 
@@ -123,7 +123,7 @@ def normalised_steps(
     return (x + noise).clamp(0, 1)  # what is added may round beyond the edge
 
 
-def _draw(network: Hyper, batch: Batch, count: int, steps: int) -> Draws:
+def _draw(network: Network, batch: Batch, count: int, steps: int) -> Draws:
     """Draw what attacks on `count` crops need, wherever those are."""
     device, generator = batch.generator.device, batch.generator
     _, colours, height, width = batch.x.shape
@@ -154,7 +154,7 @@ def _uniform(batch: Batch, count: int) -> Tensor:
 
 
 @contextmanager
-def frozen(network: Hyper) -> Iterator[None]:
+def frozen(network: Network) -> Iterator[None]:
     """Take parameters out of the graph, which halves the cost of a gradient."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in trained:

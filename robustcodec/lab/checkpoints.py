@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +13,11 @@ from torch import Tensor
 
 from robustcodec.bundle import MANIFEST, Bundle, damage_named, floats, open_bundle
 from robustcodec.errors import ModelDamaged, TrainingError
-from robustcodec.exact import Kind
 from robustcodec.graphs import parameters
+from robustcodec.lab.architectures import untrained
 from robustcodec.lab.entropy_models import FactorizedPrior
-from robustcodec.lab.networks import Gdn, Hyper
+from robustcodec.lab.networks import Gdn, Network
 from robustcodec.lab.runs import Run
-from robustcodec.rate import STEP_UNIT
-
-if TYPE_CHECKING:
-    from robustcodec.architectures.hyper import EntropyParameters
 
 _WRAPPINGS = ("state_dict", "network", "model_state_dict", "model", "net")
 _LEGACY = {"_matrix": "matrices.", "_bias": "biases.", "_factor": "factors."}
@@ -34,10 +30,9 @@ _CONSTANTS = (
     "._offset",
     "._quantized_cdf",
     "._cdf_length",
+    "context_prediction.mask",
 )
 """How the names of what CompressAI stores beside its parameters end; an export makes all of it anew."""
-
-_MAX_CHANNELS = 1024
 
 Announce = Callable[[str], None]
 
@@ -95,19 +90,14 @@ def unwrap(document: Any, source: str) -> dict[str, Tensor]:
     }
 
 
-def network_of(weights: dict[str, Tensor], source: str, announce: Announce = lambda _: None) -> Hyper:
-    """Build the network whose sizes and weights a state dict holds; see `fill`."""
-    if "g_a.0.weight" not in weights or "g_a.6.weight" not in weights:
-        raise TrainingError(f"{source} is no scale hyperprior (hyper): it lacks g_a.0.weight or g_a.6.weight")
-    n, m = (weights[name].shape[:1].numel() for name in ("g_a.0.weight", "g_a.6.weight"))
-    if not (1 <= n <= _MAX_CHANNELS and 1 <= m <= _MAX_CHANNELS):
-        raise TrainingError(f"{source} has {n} and {m} channels; a network has 1 to {_MAX_CHANNELS} of each")
-    network = Hyper(n, m)
+def network_of(weights: dict[str, Tensor], source: str, announce: Announce = lambda _: None) -> Network:
+    """Build the network whose architecture, sizes and weights a state dict holds; see `fill`."""
+    network = untrained(weights, source)
     fill(network, weights, source, announce)
     return network
 
 
-def fill(network: Hyper, weights: dict[str, Tensor], source: str, announce: Announce = lambda _: None) -> None:
+def fill(network: Network, weights: dict[str, Tensor], source: str, announce: Announce = lambda _: None) -> None:
     """Load weights into a network; what it does not use is left aside and, unless always stored, announced."""
     expected = network.state_dict()
     for name, tensor in expected.items():
@@ -131,25 +121,27 @@ def weights_of_bundle(bundle: Bundle) -> dict[str, Tensor]:
     Raises ModelError.
     """
     # only here: what trains on a GPU machine needs no ONNX Runtime
-    from robustcodec.architectures.hyper import EntropyParameters
+    from robustcodec.lab.integers import integers_of, unit_shapes
 
     architecture, sizes = bundle.manifest.architecture, bundle.manifest.sizes
-    if architecture != Hyper.arch or len(sizes) != 2:
-        raise ModelDamaged(f"{bundle.path} is no hyper model with two sizes, which is all that can be read so far")
+    if len(sizes) != 2:
+        raise ModelDamaged(f"{bundle.path} has {len(sizes)} sizes, but a model has two")
     n, m = sizes
+    integers = integers_of(architecture)
     real: dict[str, NDArray[np.float32]] = {}
     for arrays, names in ((bundle.analysis, ("analysis", "hyper_analysis")), (bundle.synthesis, ("synthesis",))):
         shapes = {key: shape for name in names for key, shape in parameters(architecture, (n, m), name).items()}
         real |= floats(arrays, shapes, "transforms")
     prior = {f"entropy_bottleneck.{name}": tensor for name, tensor in FactorizedPrior(n).state_dict().items()}
-    units = {"h_s.0.unit": (1,), "h_s.2.unit": (1,), "h_s.4.unit": (m,)}
+    units = unit_shapes(integers.specs(n, m))
     kept = floats(bundle.lab, {**{name: tuple(tensor.shape) for name, tensor in prior.items()}, **units}, "lab part")
     if not all((kept[name] > 0).all() for name in units):
         raise ModelDamaged(f"{bundle.path} has units of its integer layers that are not above zero")
+    layers = integers.parameters(bundle.entropy, n, m).layers
     return {
         **{name: torch.from_numpy(array) for name, array in real.items()},
         **_normalisations(real),
-        **_hyper_synthesis(EntropyParameters(bundle.entropy, n, m), kept),
+        **integers.real(layers, {name: kept[name] for name in units}),
         **{name: torch.from_numpy(kept[name]) for name in prior},
     }
 
@@ -164,23 +156,6 @@ def _normalisations(real: Mapping[str, NDArray[np.float32]]) -> dict[str, Tensor
         normalisation = Gdn(beta.shape[0])
         normalisation.set_parameters(beta, gamma[:, :, 0, 0])
         result |= {f"{layer}.{name}": tensor for name, tensor in normalisation.state_dict().items()}
-    return result
-
-
-def _hyper_synthesis(entropy: "EntropyParameters", units: Mapping[str, NDArray[np.float32]]) -> dict[str, Tensor]:
-    """Undo `exact.quantise_layer`: integers times the units that were folded into them."""
-    result: dict[str, Tensor] = {}
-    inputs: NDArray[np.float64] = np.full(1, 1 / STEP_UNIT)
-    for layer in entropy.layers:
-        name = layer.spec.name
-        outputs = units[f"{name}.unit"].astype(np.float64)
-        unit = np.ldexp(outputs, -layer.shift.astype(np.int32))
-        weight = layer.weight * (unit / inputs)[:, None, None, None]
-        if layer.spec.kind is Kind.DECONV:
-            weight = weight.swapaxes(0, 1)  # torch keeps a transposed convolution's inputs first
-        result[f"{name}.weight"] = torch.from_numpy(np.ascontiguousarray(weight, np.float32))
-        result[f"{name}.bias"] = torch.from_numpy((layer.bias * unit).astype(np.float32))
-        inputs = outputs
     return result
 
 

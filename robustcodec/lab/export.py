@@ -13,36 +13,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustcodec.architectures.hyper import EntropyParameters, layer_specs
-from robustcodec.architectures.hyperprior import MAX_INPUT, MAX_MEDIAN
+from robustcodec.architectures import Conditions, Group
+from robustcodec.architectures.hyperprior import MAX_MEDIAN
 from robustcodec.bundle import ANALYSIS, ENTROPY, LAB, SYNTHESIS, Bundle, RatePoint, write_bundle
 from robustcodec.codec import Codec
 from robustcodec.entropy import LARGEST_VALUE, Table, TableSet, gaussian_tables, ideal_bits, quantise
 from robustcodec.errors import TrainingError
-from robustcodec.exact import (
-    MAX_THRESHOLD,
-    U16,
-    IntegerLayer,
-    check_bounds,
-    layers_to_arrays,
-    quantise_last_layer,
-    quantise_layer,
-    scale_index,
-)
+from robustcodec.exact import MAX_THRESHOLD, layers_to_arrays
 from robustcodec.graphs import check_size
 from robustcodec.images import Picture
 from robustcodec.lab.checkpoints import load_weights, network_of
 from robustcodec.lab.data import picture_files, read_pictures
 from robustcodec.lab.entropy_models import SCALE_MIN, FactorizedPrior, gaussian_bits
-from robustcodec.lab.networks import Gdn, Hyper, bias, convolutions
+from robustcodec.lab.integers import Arrays, Parameters, Rounded, Seen, integers_of
+from robustcodec.lab.networks import Convolution, Gdn, Network, round_straight_through
 from robustcodec.lab.runs import Run
 from robustcodec.lab.train import split_pictures
 from robustcodec.lab.training import pixels_seen
 from robustcodec.metrics import bits_per_pixel, psnr
 from robustcodec.rate import STEP_UNIT, Quality, high_rate_step, lagrangian, score
+from robustcodec.strips import quantised, walk
 
 Pixels = NDArray[np.uint8]
-Arrays = dict[str, NDArray[Any]]
 
 SCALES = tuple(np.exp(np.linspace(math.log(SCALE_MIN), math.log(256.0), 64)).tolist())
 """Scales that the tables of y stand for, as in CompressAI; a latent takes the nearest in the logarithm."""
@@ -51,9 +43,6 @@ _MIDDLES = np.sqrt(np.array(SCALES[:-1]) * np.array(SCALES[1:]))
 """Where one table ends and the next begins."""
 
 QUALITIES = (1, 2, 3, 4, 5, 6)
-
-_HEADROOM = 1.5
-"""How far beyond the largest activation on the calibration pictures the integers reach before they saturate."""
 
 _PRIOR_SHARE = 0.05
 """Share of a Gaussian in each fitted table: what hostile pictures bring is not what was counted."""
@@ -126,10 +115,10 @@ def export(
     announce(f"calibrating on {len(calibration)} pictures")
     latents = [_latents(network, picture) for picture in calibration]
     medians = _medians(network.entropy_bottleneck)
-    units = _activation_units(network, latents, medians)
-    layers, scale_units = _integer_layers(network, units)
-    gaussian = _entropy_arrays(network, layers, scale_units, medians, gaussian_tables(SCALES))
-    counts = _count(EntropyParameters(gaussian, network.n, network.m), latents)
+    integers = integers_of(network.arch)
+    rounded = integers.rounded(network, [Seen(each.y[None], _z_hat(each, medians)[1]) for each in latents])
+    gaussian = _entropy_arrays(network, rounded, medians, gaussian_tables(SCALES))
+    counts = _count(integers.parameters(gaussian, network.n, network.m), latents)
     entropy = {**gaussian, **_prefixed("y", _fitted_tables(gaussian_tables(SCALES), counts).to_arrays())}
     lengths = _code_lengths(network, latents, gaussian, entropy)
     rates = tuple(
@@ -148,7 +137,7 @@ def export(
         "attacks": [],
     }
     analysis, synthesis = _transforms(network)
-    parts = {ANALYSIS: analysis, SYNTHESIS: synthesis, ENTROPY: entropy, LAB: _lab_arrays(network, units, scale_units)}
+    parts = {ANALYSIS: analysis, SYNTHESIS: synthesis, ENTROPY: entropy, LAB: _lab_arrays(network, rounded)}
     announce(f"measuring operating points on {len(validation)} pictures")
     with tempfile.TemporaryDirectory() as scratch:
         points = tuple(measure_points(write_bundle(Path(scratch) / id, manifest, parts), validation))
@@ -214,11 +203,11 @@ def calibration_files(training: Sequence[Path]) -> Sequence[Path]:
 
 def _large_enough(pictures: Sequence[Pixels], announce: Callable[[str], None]) -> list[Pixels]:
     """Leave out the pictures that side information does not fit into."""
-    kept = [picture for picture in pictures if min(picture.shape[:2]) >= Hyper.stride]
+    kept = [picture for picture in pictures if min(picture.shape[:2]) >= Network.stride]
     if not kept:
-        raise TrainingError(f"no picture to calibrate on is at least {Hyper.stride} pixels wide and high")
+        raise TrainingError(f"no picture to calibrate on is at least {Network.stride} pixels wide and high")
     if len(kept) < len(pictures):
-        announce(f"left out {len(pictures) - len(kept)} pictures of fewer than {Hyper.stride} pixels a side")
+        announce(f"left out {len(pictures) - len(kept)} pictures of fewer than {Network.stride} pixels a side")
     return kept
 
 
@@ -237,38 +226,45 @@ def measure_points(bundle: Bundle, pictures: Sequence[Pixels]) -> Iterator[Point
         yield Point(float(quality), *means, score(*means, quality))
 
 
-def _half_precision(weights: Mapping[str, Tensor], announce: Callable[[str], None]) -> Hyper:
+def _half_precision(weights: Mapping[str, Tensor], announce: Callable[[str], None]) -> Network:
     """Build the network with its transforms rounded to float16, as they are shipped, and its quantiles set."""
     network = network_of(dict(weights), "the checkpoint", announce).eval().requires_grad_(False)
-    for module in (network.g_a, network.h_a, network.g_s):
-        for layer in module:
-            if isinstance(layer, Gdn):
-                beta, gamma = layer.parameters_in_use()
-                layer.set_parameters(beta.half().float().clamp(min=2.0**-14), gamma.half().float())
-            else:
-                for parameter in layer.parameters():
-                    parameter.copy_(parameter.half().float())
+    for _, layer in _layers(network):
+        if isinstance(layer, Gdn):
+            beta, gamma = layer.parameters_in_use()
+            layer.set_parameters(beta.half().float().clamp(min=2.0**-14), gamma.half().float())
+        else:
+            for parameter in layer.parameters():
+                parameter.copy_(parameter.half().float())
     network.entropy_bottleneck.set_quantiles()
     return network
 
 
-def _transforms(network: Hyper) -> tuple[Arrays, Arrays]:
+def _layers(network: Network, *transforms: str) -> Iterator[tuple[str, Gdn | Convolution]]:
+    """Go through the layers of some of the transforms, by default of all."""
+    for transform in transforms or ("g_a", "h_a", "g_s"):
+        for name, layer in network.get_submodule(transform).named_modules(prefix=transform):
+            if isinstance(layer, Gdn | torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+                yield name, layer
+
+
+def _transforms(network: Network) -> tuple[Arrays, Arrays]:
     """Arrays of the analysis part (g_a, h_a) and the synthesis part (g_s): float16, GDN's parameters as they act."""
 
-    def arrays(name: str, module: torch.nn.Sequential) -> Arrays:
+    def arrays(*transforms: str) -> Arrays:
         result: Arrays = {}
-        for index, layer in enumerate(module):
+        for name, layer in _layers(network, *transforms):
             if isinstance(layer, Gdn):
                 beta, gamma = layer.parameters_in_use()
                 # float16 of a value that is float16 but for the last bits of its square root
-                result[f"{name}.{index}.beta"] = beta.half().numpy()
-                result[f"{name}.{index}.gamma"] = gamma.half().numpy()[:, :, None, None]
+                result[f"{name}.beta"] = beta.half().numpy()
+                result[f"{name}.gamma"] = gamma.half().numpy()[:, :, None, None]
             else:
                 for key, parameter in layer.named_parameters():
-                    result[f"{name}.{index}.{key}"] = parameter.half().numpy()
+                    result[f"{name}.{key}"] = parameter.half().numpy()
         return result
 
-    return arrays("g_a", network.g_a) | arrays("h_a", network.h_a), arrays("g_s", network.g_s)
+    return arrays("g_a", "h_a"), arrays("g_s")
 
 
 @dataclass(frozen=True)
@@ -281,14 +277,14 @@ class _Latents:
 
 
 @torch.no_grad()
-def _latents(network: Hyper, picture: Pixels) -> _Latents:
+def _latents(network: Network, picture: Pixels) -> _Latents:
     """Analyse the middle of a picture, cut to whole side information."""
     height, width = (min(side, _CALIBRATION_CROP) // network.stride * network.stride for side in picture.shape[:2])
     top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
     crop = picture[top : top + height, left : left + width]
     x = torch.from_numpy(crop.copy()).permute(2, 0, 1)[None].float() / 255
     y = network.analyse(x)
-    return _Latents(y[0], network.h_a(y.abs())[0], height * width)
+    return _Latents(y[0], network.side_information(y)[0], height * width)
 
 
 def _medians(prior: FactorizedPrior) -> NDArray[np.int32]:
@@ -304,54 +300,22 @@ def _z_hat(latents: _Latents, medians: NDArray[np.int32]) -> tuple[NDArray[np.in
 
 
 def _entropy_arrays(
-    network: Hyper,
-    layers: Sequence[IntegerLayer],
-    units: NDArray[np.float64],
+    network: Network,
+    rounded: Rounded,
     medians: NDArray[np.int32],
     y_tables: TableSet,
 ) -> Arrays:
-    """Make the integer part of a bundle, with the given tables of y; `units` (M,) are those of the scales."""
-    thresholds = np.minimum(np.ceil(_MIDDLES[None, :] / units[:, None]), MAX_THRESHOLD - 1).astype(np.int64)
+    """Make the integer part of a bundle, with the given tables of y."""
+    thresholds = np.minimum(np.ceil(_MIDDLES[None, :] / rounded.scale_units[:, None]), MAX_THRESHOLD - 1).astype(
+        np.int64
+    )
     return {
-        **layers_to_arrays(layers),
-        "thresholds": thresholds,
+        **layers_to_arrays(rounded.layers),
+        "thresholds": np.minimum(thresholds, MAX_THRESHOLD - 1).astype(np.int64),
         "medians": medians,
         **_prefixed("y", y_tables.to_arrays()),
         **_prefixed("z", _z_tables(network.entropy_bottleneck, medians).to_arrays()),
     }
-
-
-def _integer_layers(network: Hyper, units: tuple[float, float]) -> tuple[tuple[IntegerLayer, ...], NDArray[np.float64]]:
-    """Round the hyper synthesis to integers and prove it exact; also give the unit of each channel's scale."""
-    first, second, last = layer_specs(network.n, network.m)
-    real = convolutions(network.h_s)
-    matrices = [
-        # torch keeps a transposed convolution's inputs first
-        layer.weight.double().transpose(0, 1).numpy()
-        if isinstance(layer, torch.nn.ConvTranspose2d)
-        else layer.weight.double().numpy()
-        for layer in real
-    ]
-    biases = [bias(layer).double().numpy() for layer in real]
-    layer_0 = quantise_layer(first, matrices[0], biases[0], 1 / STEP_UNIT, units[0], MAX_INPUT)
-    layer_1 = quantise_layer(second, matrices[1], biases[1], units[0], units[1], max(U16))
-    layer_2, scale_units = quantise_last_layer(last, matrices[2], biases[2], units[1])
-    layers = (layer_0, layer_1, layer_2)
-    check_bounds(layers, MAX_INPUT)
-    return layers, scale_units
-
-
-@torch.no_grad()
-def _activation_units(network: Hyper, latents: Sequence[_Latents], medians: NDArray[np.int32]) -> tuple[float, float]:
-    """Units in which the two hidden activations, with headroom, fill 16 bits."""
-    largest = [0.0, 0.0]
-    for each in latents:
-        _, hidden = _z_hat(each, medians)
-        for position, span in enumerate((slice(0, 2), slice(2, 4))):
-            hidden = network.h_s[span](hidden)
-            largest[position] = max(largest[position], float(hidden.max()))
-    first, second = (max(value, 1e-3) * _HEADROOM / 65535 for value in largest)
-    return first, second
 
 
 @torch.no_grad()
@@ -378,20 +342,39 @@ def _double(prior: FactorizedPrior) -> FactorizedPrior:
     return copy.double()
 
 
-def _count(parameters: EntropyParameters, latents: Sequence[_Latents]) -> NDArray[np.int64]:
+def _count(parameters: Parameters, latents: Sequence[_Latents]) -> NDArray[np.int64]:
     """Count magnitudes of y's symbols by table, over all qualities: (tables, largest counted + 2), the rest last."""
     largest = int(parameters.y_tables.escapes.max())
     counts = np.zeros((len(parameters.y_tables), largest + 2), np.int64)
     for each in latents:
-        symbols, _ = _z_hat(each, parameters.medians)
-        scales = parameters.scales(symbols, *each.y.shape[1:])
+        conditions = _conditions(parameters, each)
         for quality in QUALITIES:
-            step = round(STEP_UNIT * high_rate_step(quality))
-            index = scale_index(scales, parameters.thresholds, step)
-            values = np.minimum(np.abs(np.rint(each.y.numpy() * (STEP_UNIT / step))), largest + 1).astype(np.int64)
-            flat = index.astype(np.int64).ravel() * (largest + 2) + values.ravel()
+            symbols, index = _coded(conditions, each.y.numpy(), round(STEP_UNIT * high_rate_step(quality)))
+            values = np.minimum(np.abs(symbols), largest + 1).astype(np.int64)
+            flat = index.astype(np.int64) * (largest + 2) + values
             counts += np.bincount(flat, minlength=counts.size).reshape(counts.shape)
     return counts
+
+
+def _conditions(parameters: Parameters, latents: _Latents) -> Conditions:
+    symbols, _ = _z_hat(latents, parameters.medians)
+    return parameters.conditions(symbols, *latents.y.shape[1:])
+
+
+def _coded(
+    conditions: Conditions, y: NDArray[np.float32], step: int
+) -> tuple[NDArray[np.int32], NDArray[np.integer[Any]]]:
+    """Walk latents as the codec does: give all symbols and the index of each one's table, in the order of coding."""
+    groups: list[tuple[NDArray[np.int32], NDArray[np.integer[Any]]]] = []
+
+    def note(group: Group) -> NDArray[np.int32]:
+        symbols = quantised(y, group, step)
+        groups.append((symbols.ravel(), group.table.ravel()))
+        return symbols
+
+    walk(conditions.schedule(step), note)
+    symbols, index = zip(*groups, strict=True)
+    return np.concatenate(symbols), np.concatenate(index)
 
 
 def _fitted_tables(gaussian: TableSet, counts: NDArray[np.int64]) -> TableSet:
@@ -413,24 +396,26 @@ def _fitted_tables(gaussian: TableSet, counts: NDArray[np.int64]) -> TableSet:
 
 
 @torch.no_grad()
-def _code_lengths(network: Hyper, latents: Sequence[_Latents], gaussian: Arrays, fitted: Arrays) -> CodeLength:
+def _code_lengths(network: Network, latents: Sequence[_Latents], gaussian: Arrays, fitted: Arrays) -> CodeLength:
     """Measure what exactness costs and what fitted tables gain, at step 1."""
     n, m = network.n, network.m
-    exact, shipped = EntropyParameters(gaussian, n, m), EntropyParameters(fitted, n, m)
+    integers = integers_of(network.arch)
+    exact, shipped = integers.parameters(gaussian, n, m), integers.parameters(fitted, n, m)
     log_middles = np.log(_MIDDLES)
+    step = torch.ones(1, 1, 1, 1)
     totals = np.zeros(4)
     for each in latents:
         z_symbols, z_hat = _z_hat(each, exact.medians)
-        y_symbols = np.rint(each.y.numpy()).astype(np.int32)
         z_index = np.broadcast_to(np.arange(n)[:, None, None], z_symbols.shape)
         z_exact = ideal_bits(z_symbols, z_index, exact.z_tables).sum()
-        real = network.h_s(z_hat)[0].clamp(min=SCALE_MIN)
+        y_hat = network.quantised(each.y[None], step, round_straight_through)
+        means, scales = network.gaussians(z_hat, y_hat)
+        coded, real = y_hat - means, scales.clamp(min=SCALE_MIN)
         nearest = np.searchsorted(log_middles, np.log(real.numpy()), side="right")
-        scales = exact.scales(z_symbols, *each.y.shape[1:])
-        index = scale_index(scales, exact.thresholds, STEP_UNIT)
+        y_symbols, index = _coded(_conditions(exact, each), each.y.numpy(), STEP_UNIT)
         totals += [
-            float(gaussian_bits(each.y.round(), real).sum() + network.entropy_bottleneck.bits(z_hat).sum()),
-            float(ideal_bits(y_symbols, nearest, exact.y_tables).sum() + z_exact),
+            float(gaussian_bits(coded, real).sum() + network.entropy_bottleneck.bits(z_hat).sum()),
+            float(ideal_bits(coded.round().numpy().astype(np.int32), nearest, exact.y_tables).sum() + z_exact),
             float(ideal_bits(y_symbols, index, exact.y_tables).sum() + z_exact),
             float(ideal_bits(y_symbols, index, shipped.y_tables).sum() + z_exact),
         ]
@@ -450,15 +435,11 @@ def code_lengths(weights: Mapping[str, Tensor], bundle: Bundle, pictures: Sequen
         yield _code_lengths(network, [_latents(network, picture)], gaussian, shipped)
 
 
-def _lab_arrays(network: Hyper, units: tuple[float, float], scale_units: NDArray[np.float64]) -> Arrays:
+def _lab_arrays(network: Network, rounded: Rounded) -> Arrays:
     """What the lab needs beside the other parts: the prior, and the units of the integer layers."""
     prior = network.entropy_bottleneck
-    return {
-        **{f"entropy_bottleneck.{name}": tensor.numpy() for name, tensor in prior.state_dict().items()},
-        "h_s.0.unit": np.array([units[0]], np.float32),
-        "h_s.2.unit": np.array([units[1]], np.float32),
-        "h_s.4.unit": scale_units.astype(np.float32),
-    }
+    kept = {f"entropy_bottleneck.{name}": tensor.numpy() for name, tensor in prior.state_dict().items()}
+    return {**kept, **rounded.units}
 
 
 def _prefixed(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:

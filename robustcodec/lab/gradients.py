@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustcodec.lab.losses import Batch, Loss
-from robustcodec.lab.networks import Hyper
+from robustcodec.lab.networks import Network
 from robustcodec.lab.precision import Precision
 
 Gradients = Callable[[Batch], dict[str, Tensor]]
@@ -21,7 +21,7 @@ _TOLERANCE = 0.05
 
 
 def gradients_of(
-    network: Hyper, loss: Loss, precision: Precision, announce: Callable[[str], None], *, record: bool = True
+    network: Network, loss: Loss, precision: Precision, announce: Callable[[str], None], *, record: bool = True
 ) -> Gradients:
     """Choose how the network's gradients are computed; why a GPU does not replay them is announced."""
     eager = _eager(network, loss, precision)
@@ -37,7 +37,7 @@ def use_fast_kernels(device: torch.device) -> None:
         torch.backends.cudnn.benchmark = True
 
 
-def _eager(network: Hyper, loss: Loss, precision: Precision) -> Gradients:
+def _eager(network: Network, loss: Loss, precision: Precision) -> Gradients:
     parameters = list(network.parameters())
     device = parameters[0].device.type
 
@@ -52,7 +52,7 @@ def _eager(network: Hyper, loss: Loss, precision: Precision) -> Gradients:
     return compute
 
 
-def _recording(network: Hyper, eager: Gradients, announce: Callable[[str], None]) -> Gradients:
+def _recording(network: Network, eager: Gradients, announce: Callable[[str], None]) -> Gradients:
     """Record one graph for each kind of batch as it comes, and check it against the eager computation."""
     parameters = list(network.parameters())
     kind: tuple[object, ...] | None = None

@@ -242,10 +242,10 @@ def qualities_of(source: Path) -> tuple[float, float]:
     return 4.0, 4.0
 
 
-def channels_of(weights: dict[str, Tensor], source: Path) -> tuple[int, int]:
-    """N and M of weights. Raises TrainingError if they are no network's that can be hardened."""
+def network_in(weights: dict[str, Tensor], source: Path) -> tuple[str, tuple[int, int]]:
+    """Architecture, N and M of weights. Raises TrainingError if they are no network's that can be hardened."""
     network = network_of(weights, str(source))
-    return network.n, network.m
+    return network.arch, (network.n, network.m)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,15 +24,15 @@ from torch import Tensor
 from robustcodec.errors import TrainingError
 from robustcodec.lab.adversaries import Adversary, adversary_of
 from robustcodec.lab.losses import Batch, Loss, Terms, rate_distortion
-from robustcodec.lab.networks import Hyper
+from robustcodec.lab.networks import Network
 from robustcodec.lab.recipe import Hardening, Method
 from robustcodec.lab.smoothness import smoothness
 
-Rate = Callable[[Hyper, Batch], Tensor]
+Rate = Callable[[Network, Batch], Tensor]
 """Bits per pixel (B,) that a batch's clean crops should cost."""
 
 
-def loss_of(hardening: Hardening | None, teacher: Hyper | None) -> Loss:
+def loss_of(hardening: Hardening | None, teacher: Network | None) -> Loss:
     """Give the loss of a run: rate and distortion alone, or a hardening one. `teacher` is on the device that trains.
 
     Raises TrainingError if the loss needs a teacher and there is none.
@@ -58,12 +58,12 @@ def needs_teacher(hardening: Hardening | None) -> bool:
     return hardening is not None and hardening.method is Method.DISTILLED and hardening.distil
 
 
-def rate_of(teacher: Hyper) -> Rate:
+def rate_of(teacher: Network) -> Rate:
     """Freeze a teacher and give what it pays, under the same kind of noise as the student."""
     teacher.requires_grad_(False)
 
     @torch.no_grad()
-    def rate(network: Hyper, batch: Batch) -> Tensor:
+    def rate(network: Network, batch: Batch) -> Tensor:
         y_bits, z_bits = teacher.code_length(teacher.analyse(batch.x), batch.step, batch.quantisers()[0])
         return (y_bits + z_bits) / _pixels(batch)
 
@@ -73,7 +73,7 @@ def rate_of(teacher: Hyper) -> Rate:
 def teacher_loss(hardening: Hardening) -> Loss:
     """Stage I (equation 2): rate and distortion, and smooth_loss."""
 
-    def loss(network: Hyper, batch: Batch) -> Terms:
+    def loss(network: Network, batch: Batch) -> Terms:
         terms = rate_distortion(network, batch)
         smooth, figures = _smooth(network, batch, hardening)
         return Terms(terms.loss + hardening.teacher_smooth * (batch.step * smooth).mean(), {**terms.figures, **figures})
@@ -84,7 +84,7 @@ def teacher_loss(hardening: Hardening) -> Loss:
 def distilled_loss(hardening: Hardening, adversary: Adversary, teacher: Rate | None) -> Loss:
     """Stage II (equations 3 to 5). Without a teacher the rate itself stands for its distance from the teacher's."""
 
-    def loss(network: Hyper, batch: Batch) -> Terms:
+    def loss(network: Network, batch: Batch) -> Terms:
         new = dataclasses.replace(batch, x=adversary(network, batch))
         coded = network(new.x, new.step, *new.quantisers())
         target = batch.x if hardening.clean_target else new.x
@@ -104,7 +104,7 @@ def distilled_loss(hardening: Hardening, adversary: Adversary, teacher: Rate | N
 def ma2023_loss(adversary: Adversary) -> Loss:
     """Plain adversarial training as in Ma2023's code: what is attacked is its own target."""
 
-    def loss(network: Hyper, batch: Batch) -> Terms:
+    def loss(network: Network, batch: Batch) -> Terms:
         return rate_distortion(network, dataclasses.replace(batch, x=adversary(network, batch)))
 
     return loss
@@ -113,7 +113,7 @@ def ma2023_loss(adversary: Adversary) -> Loss:
 def fast_loss(hardening: Hardening, adversary: Adversary) -> Loss:
     """Ours: rate and distortion with clean targets, so noise is not worth its bits."""
 
-    def loss(network: Hyper, batch: Batch) -> Terms:
+    def loss(network: Network, batch: Batch) -> Terms:
         new = dataclasses.replace(batch, x=adversary(network, batch))
         coded = network(new.x, new.step, *new.quantisers())
         bpp = coded.bits / _pixels(batch)
@@ -135,7 +135,7 @@ def fast_loss(hardening: Hardening, adversary: Adversary) -> Loss:
     return loss
 
 
-def _smooth(network: Hyper, batch: Batch, hardening: Hardening) -> tuple[Tensor, dict[str, Tensor]]:
+def _smooth(network: Network, batch: Batch, hardening: Hardening) -> tuple[Tensor, dict[str, Tensor]]:
     """smooth_loss of each crop, (B,), and its terms for the log."""
     found = smoothness(network, batch, bpp=hardening.smooth_bpp > 0, latents=hardening.smooth_latents > 0)
     total = hardening.smooth_bpp * found.bpp + hardening.smooth_latents * found.latents

@@ -111,12 +111,12 @@ def paper_ma2023() -> Plan:
     return Plan(student=Recipe(steps=2000, phases=(phase,), average_horizon=0.0, hardening=hardening))
 
 
-def fitted(plan: Plan, channels: tuple[int, int], qualities: tuple[float, float]) -> Plan:
+def fitted(plan: Plan, arch: str, channels: tuple[int, int], qualities: tuple[float, float]) -> Plan:
     """Fit a plan to the network that it begins with: its N and M, and the qualities it was trained for."""
     low, high = qualities
     return Plan(
         **{
-            name: dataclasses.replace(recipe, channels=channels, quality_low=low, quality_high=high)
+            name: dataclasses.replace(recipe, arch=arch, channels=channels, quality_low=low, quality_high=high)
             for name, recipe in plan.stages()
         }
     )

@@ -1,12 +1,16 @@
 """Networks as CompressAI knows them; the only module that imports compressai.
 
-CompressAI's ScaleHyperprior has no quantisation step: it rounds y itself. A network at step s is the same function
-as a network without a step whose layers next to y work in units of s:
+CompressAI's networks have no quantisation step: they round y itself. A network at step s is the same function as a
+network without a step whose layers next to y work in units of s:
 
     last layer of the analysis            / s      y comes out as y / s
     first layer of the hyper analysis     * s      and is read as y
-    last layer of the hyper synthesis     / s      scales are those of y / s
-    first layer of the synthesis          * s      y_hat is read as s * round(y / s)
+    last layer of scales (and means)      / s      they are those of y / s
+    first layer of the synthesis          * s      y_hat is read as s * y_hat / s
+    masked convolution, if there is one   * s      and so it is there
+
+The synthesis of cheng begins with a residual block, whose identity cannot be scaled: there the block works in units
+of s, which its activations leave as they are, and the layers after it read s times what it gives.
 """
 
 import io
@@ -22,55 +26,69 @@ from torch import Tensor
 from robustcodec.errors import MissingExtra, UsageError
 from robustcodec.files import write_output
 from robustcodec.lab.checkpoints import network_of
+from robustcodec.lab.cheng import Cheng
+from robustcodec.lab.networks import Hyper
 
 Weights = Mapping[str, Tensor]
 
 
 def write_for_compressai(weights: Weights, step: float, path: Path) -> None:
-    """Write a network at a quantisation step as a state dict that CompressAI's ScaleHyperprior loads.
+    """Write a network at a quantisation step as a state dict that CompressAI loads: ScaleHyperprior, Cheng2020Anchor.
 
     `weights` are our state dict (see `checkpoints.load_weights`), `step` is above zero, in units of y. The suffix
     of the path chooses the format: .safetensors, or .pth, .pt and .tar for torch's own.
-    Raises UsageError for another suffix, TrainingError for weights that are no hyper network, MissingExtra without
+    Raises UsageError for another suffix, TrainingError for weights of no network that is known, MissingExtra without
     compressai, OutputError.
     """
     serialise = _format(path)
-    write_output(path, serialise(scale_hyperprior(weights, step).state_dict()))
+    write_output(path, serialise(compressai_model(weights, step).state_dict()))
 
 
-def scale_hyperprior(weights: Weights, step: float) -> Any:
-    """Build CompressAI's ScaleHyperprior of a network at a quantisation step, in evaluation mode, tables updated."""
+def compressai_model(weights: Weights, step: float) -> Any:
+    """Build CompressAI's model of a network at a quantisation step, in evaluation mode, tables updated."""
     network = network_of(dict(weights), "the network")
     network.entropy_bottleneck.set_quantiles()
     try:
         with warnings.catch_warnings():
             # torch deprecates what compressai does while it is imported
             warnings.simplefilter("ignore")
-            from compressai.models import ScaleHyperprior
+            from compressai.models import Cheng2020Anchor, ScaleHyperprior
     except ImportError as error:
         raise MissingExtra(
             "this needs CompressAI, which has releases for Python up to 3.12; install it with: "
             "pip install 'robustcodec[lab]'"
         ) from error
-    model = ScaleHyperprior(network.n, network.m)
+    model = Cheng2020Anchor(network.n) if network.arch == Cheng.arch else ScaleHyperprior(network.n, network.m)
     # what ours lacks are constants that it has made itself, and tables that update() makes
     model.load_state_dict({**model.state_dict(), **fold_step(network.state_dict(), step)})
     model.eval().requires_grad_(False).update(force=True)
     return model
 
 
+_DIVIDED = {
+    Hyper.arch: ("g_a.6", "h_s.4"),
+    Cheng.arch: ("g_a.6", "entropy_parameters.4", "g_s.0.conv2"),
+}
+"""Layers whose weights and biases are divided by the step."""
+
+_MULTIPLIED = {
+    Hyper.arch: ("h_a.0", "g_s.0"),
+    Cheng.arch: ("h_a.0", "context_prediction", "g_s.0.conv1", "g_s.1.subpel_conv.0", "g_s.1.upsample.0"),
+}
+"""Layers whose weights are multiplied by it."""
+
+
 def fold_step(weights: Weights, step: float) -> dict[str, Tensor]:
     """Give a state dict that does at step 1 what `weights` does at `step`, but for the unit of y."""
     if not step > 0:
         raise ValueError(f"a quantisation step of {step}")
+    arch = Cheng.arch if Cheng.SIGNS[0] in weights else Hyper.arch
+    divided = [f"{layer}.{part}" for layer in _DIVIDED[arch] for part in ("weight", "bias")]
+    multiplied = [f"{layer}.weight" for layer in _MULTIPLIED[arch]]
     return {
         **weights,
-        "g_a.6.weight": weights["g_a.6.weight"] / step,
-        "g_a.6.bias": weights["g_a.6.bias"] / step,
-        "h_a.0.weight": weights["h_a.0.weight"] * step,
-        "h_s.4.weight": weights["h_s.4.weight"] / step,
-        "h_s.4.bias": weights["h_s.4.bias"] / step,
-        "g_s.0.weight": weights["g_s.0.weight"] * step,
+        **{name: weights[name] / step for name in divided},
+        **{name: weights[name] * step for name in multiplied},
     }
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustcodec.lab.networks import Hyper, Quantiser, round_straight_through
+from robustcodec.lab.networks import Network, Quantiser, round_straight_through
 from robustcodec.lab.recipe import Recipe, Rounding
 from robustcodec.rate import high_rate_step, lagrangian
 
@@ -66,10 +66,10 @@ class Terms:
     figures: dict[str, Tensor]
 
 
-Loss = Callable[[Hyper, Batch], Terms]
+Loss = Callable[[Network, Batch], Terms]
 
 
-def rate_distortion(network: Hyper, batch: Batch) -> Terms:
+def rate_distortion(network: Network, batch: Batch) -> Terms:
     """Bits per pixel + lambda * 255^2 * MSE, each crop divided by what its quality usually costs.
 
     J of well-trained models falls roughly as lambda^(-1/2) rises, that is, as the step falls; dividing by it keeps

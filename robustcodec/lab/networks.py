@@ -111,32 +111,47 @@ def _up(inputs: int, outputs: int) -> nn.ConvTranspose2d:
     return nn.ConvTranspose2d(inputs, outputs, 5, stride=2, padding=2, output_padding=1)
 
 
-class Hyper(nn.Module):
-    """Scale hyperprior (Ballé 2018; CompressAI's ScaleHyperprior) with a quantisation step per picture.
+class Network(nn.Module):
+    """What all architectures have in common: a hyperprior, and a quantisation step per picture.
 
-    N channels inside, M channels of y. y is (B, M, H/16, W/16), z (B, N, H/64, W/64).
+    N channels inside, M channels of y. y is (B, M, H/16, W/16), z (B, N, H/64, W/64). What y is quantised to is
+    called its symbols, in units of the step; they are whole numbers only where an architecture has no means.
     """
 
-    arch = "hyper"
+    arch: str
+    SIGNS: tuple[str, str]
+    """Parameters by which a state dict is known to be for this architecture; their first sides are N and M."""
     stride = 64
+    g_a: nn.Sequential
+    g_s: nn.Sequential
+    h_a: nn.Sequential
+    h_s: nn.Sequential
+    entropy_bottleneck: FactorizedPrior
 
-    def __init__(self, n: int = 128, m: int = 192) -> None:
+    def __init__(self, n: int, m: int) -> None:
         super().__init__()
         self.n, self.m = n, m
-        self.g_a = nn.Sequential(_down(3, n), Gdn(n), _down(n, n), Gdn(n), _down(n, n), Gdn(n), _down(n, m))
-        self.g_s = nn.Sequential(_up(m, n), Gdn(n, True), _up(n, n), Gdn(n, True), _up(n, n), Gdn(n, True), _up(n, 3))
-        self.h_a = nn.Sequential(nn.Conv2d(m, n, 3, padding=1), nn.ReLU(), _down(n, n), nn.ReLU(), _down(n, n))
-        self.h_s = nn.Sequential(_up(n, n), nn.ReLU(), _up(n, n), nn.ReLU(), nn.Conv2d(n, m, 3, padding=1), nn.ReLU())
-        self.entropy_bottleneck = FactorizedPrior(n)
 
     def analyse(self, x: Tensor) -> Tensor:
         """Give y of x (B, 3, H, W) in [0, 1]; float32 whatever the autocast, since y is to be rounded."""
-        return _in_own_type(self.g_a[-1], self.g_a[:-1](x))
+        return in_own_type(self.g_a[-1], self.g_a[:-1](x))
 
     def synthesise(self, y_hat: Tensor) -> Tensor:
         """Give x_hat (B, 3, H, W) of y_hat."""
-        x_hat: Tensor = self.g_s[1:](_in_own_type(self.g_s[0], y_hat)).to(y_hat.dtype)
+        x_hat: Tensor = self.g_s[1:](in_own_type(self.g_s[0], y_hat)).to(y_hat.dtype)
         return x_hat
+
+    def side_information(self, y: Tensor) -> Tensor:
+        """Give z (B, N, h/4, w/4) of y (B, M, h, w), not rounded."""
+        raise NotImplementedError
+
+    def quantised(self, latents: Tensor, step: Tensor, quantise: Quantiser) -> Tensor:
+        """Give the symbols of latents (B, M, h, w), y in units of the steps `step` (B, 1, 1, 1)."""
+        raise NotImplementedError
+
+    def gaussians(self, z_hat: Tensor, y_hat: Tensor) -> tuple[Tensor, Tensor]:
+        """Give means and scales of y, (B, M, h, w) or one for all, by what z_hat and earlier elements of y_hat say."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor, step: Tensor, rate: Quantiser, distortion: Quantiser) -> Coded:
         """Code x (B, 3, H, W) at the quantisation steps `step` (B,).
@@ -149,39 +164,77 @@ class Hyper(nn.Module):
     def code(self, y: Tensor, step: Tensor, rate: Quantiser, distortion: Quantiser) -> Coded:
         """Code latents y (B, M, h, w): everything that follows the analysis."""
         step = step.reshape(-1, 1, 1, 1)
-        symbols = rate(y / step)
-        y_hat = (symbols if distortion is rate else distortion(y / step)) * step
+        symbols = self.quantised(y / step, step, rate)
+        y_hat = (symbols if distortion is rate else self.quantised(y / step, step, distortion)) * step
         y_bits, z_bits = self.bits(y, symbols, step, rate)
         return Coded(self.synthesise(y_hat), y_bits, z_bits)
 
     def code_length(self, y: Tensor, step: Tensor, quantise: Quantiser) -> tuple[Tensor, Tensor]:
         """Bits (B,) of latents y (B, M, h, w) at the steps (B,), and of their z, without making a picture."""
         step = step.reshape(-1, 1, 1, 1)
-        return self.bits(y, quantise(y / step), step, quantise)
+        return self.bits(y, self.quantised(y / step, step, quantise), step, quantise)
 
     def bits(self, y: Tensor, symbols: Tensor, step: Tensor, quantise: Quantiser) -> tuple[Tensor, Tensor]:
         """Bits (B,) of y's symbols and of z."""
-        y_bits, z_bits = self.bits_of_each(y, symbols, step, quantise)
+        y_bits, z_bits, _ = self.bits_of_each(y, symbols, step, quantise)
         return y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3))
 
     def bits_in_file(self, y: Tensor, symbols: Tensor, step: Tensor, quantise: Quantiser) -> Tensor:
         """Bits (B,) of y's symbols and z together, of each at most what an escape code takes; see `escaped`."""
-        y_bits, z_bits = self.bits_of_each(y, symbols, step, quantise)
-        return escaped(y_bits, symbols).sum((1, 2, 3)) + escaped(z_bits, torch.ones(())).sum((1, 2, 3))
+        y_bits, z_bits, coded = self.bits_of_each(y, symbols, step, quantise)
+        return escaped(y_bits, coded).sum((1, 2, 3)) + escaped(z_bits, torch.ones(())).sum((1, 2, 3))
 
-    def bits_of_each(self, y: Tensor, symbols: Tensor, step: Tensor, quantise: Quantiser) -> tuple[Tensor, Tensor]:
-        """Bits of each of y's symbols (B, M, h, w) and of each element of z (B, N, h/4, w/4)."""
+    def bits_of_each(
+        self, y: Tensor, symbols: Tensor, step: Tensor, quantise: Quantiser
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Bits of each of y's symbols (B, M, h, w) and of each element of z (B, N, h/4, w/4), and what is coded of y.
+
+        That is the symbols without their means.
+        """
         with torch.autocast(y.device.type, enabled=False):
-            z = self.h_a(y.abs())
-            medians = self.entropy_bottleneck.medians()
-            z_hat = quantise(z - medians) + medians
+            z_hat = self.quantised_side(y, quantise)
             z_bits = self.entropy_bottleneck.bits(z_hat)
-            scales = self.h_s(z_hat)[:, :, : y.shape[2], : y.shape[3]]
-            y_bits = gaussian_bits(symbols, scales / step)
-        return y_bits, z_bits
+            means, scales = self.gaussians(z_hat, symbols * step)
+            coded = symbols - means / step
+            y_bits = gaussian_bits(coded, scales / step)
+        return y_bits, z_bits, coded
+
+    def quantised_side(self, y: Tensor, quantise: Quantiser) -> Tensor:
+        """Give z_hat (B, N, h/4, w/4) of y (B, M, h, w)."""
+        medians = self.entropy_bottleneck.medians()
+        return quantise(self.side_information(y) - medians) + medians
 
 
-def _in_own_type(layer: nn.Module, values: Tensor) -> Tensor:
+class Hyper(Network):
+    """Scale hyperprior (Ballé 2018; CompressAI's ScaleHyperprior)."""
+
+    arch = "hyper"
+    SIGNS = ("g_a.0.weight", "g_a.6.weight")
+
+    def __init__(self, n: int = 128, m: int = 192) -> None:
+        super().__init__(n, m)
+        self.g_a = nn.Sequential(_down(3, n), Gdn(n), _down(n, n), Gdn(n), _down(n, n), Gdn(n), _down(n, m))
+        self.g_s = nn.Sequential(_up(m, n), Gdn(n, True), _up(n, n), Gdn(n, True), _up(n, n), Gdn(n, True), _up(n, 3))
+        self.h_a = nn.Sequential(nn.Conv2d(m, n, 3, padding=1), nn.ReLU(), _down(n, n), nn.ReLU(), _down(n, n))
+        self.h_s = nn.Sequential(_up(n, n), nn.ReLU(), _up(n, n), nn.ReLU(), nn.Conv2d(n, m, 3, padding=1), nn.ReLU())
+        self.entropy_bottleneck = FactorizedPrior(n)
+
+    def side_information(self, y: Tensor) -> Tensor:
+        """Give z of the magnitudes of y."""
+        z: Tensor = self.h_a(y.abs())
+        return z
+
+    def quantised(self, latents: Tensor, step: Tensor, quantise: Quantiser) -> Tensor:
+        """Quantise each latent by itself."""
+        return quantise(latents)
+
+    def gaussians(self, z_hat: Tensor, y_hat: Tensor) -> tuple[Tensor, Tensor]:
+        """Give a mean of zero for all, and the scales that z_hat says."""
+        scales: Tensor = self.h_s(z_hat)[:, :, : y_hat.shape[2], : y_hat.shape[3]]
+        return torch.zeros((), device=y_hat.device), scales
+
+
+def in_own_type(layer: nn.Module, values: Tensor) -> Tensor:
     """Apply a layer outside autocast: latents in bfloat16 would be coarser than their quantiser."""
     with torch.autocast(values.device.type, enabled=False):
         result: Tensor = layer(values.to(next(layer.parameters()).dtype))

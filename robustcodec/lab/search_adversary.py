@@ -14,7 +14,7 @@ from robustcodec.lab.attacks.problem import Best, Problem, Report
 from robustcodec.lab.attacks.switching import Ma2023, Paper
 from robustcodec.lab.attacks.threat import Target, Threat
 from robustcodec.lab.attacks.victim import Rough, code
-from robustcodec.lab.networks import Hyper, Quantiser
+from robustcodec.lab.networks import Network, Quantiser
 from robustcodec.lab.recipe import Attacker
 
 
@@ -22,12 +22,16 @@ from robustcodec.lab.recipe import Attacker
 class _Victim:
     """The network in training, each crop at its own step (B, 1, 1, 1)."""
 
-    network: Hyper
+    network: Network
     step: Tensor
 
     def analyse(self, x: Tensor) -> Tensor:
         """Give the latents in units of their step."""
         return self.network.analyse(x) / self.step
+
+    def quantise(self, latents: Tensor, quantise: Quantiser) -> Tensor:
+        """Quantise in units of the step."""
+        return self.network.quantised(latents, self.step, quantise)
 
     def synthesise(self, symbols: Tensor, height: int, width: int) -> Tensor:
         """Give the pictures; crops are of whole latents."""
@@ -65,7 +69,7 @@ def search_attack(attacker: Attacker) -> Attack:
     method = _METHODS[attacker]
 
     def attack(
-        network: Hyper,
+        network: Network,
         x: Tensor,
         step: Tensor,
         objective: Objective,

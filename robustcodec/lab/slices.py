@@ -26,12 +26,13 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from robustcodec.errors import TrainingError
+from robustcodec.lab.architectures import make_network
 from robustcodec.lab.checkpoints import network_of
 from robustcodec.lab.crops import unpack_crops
 from robustcodec.lab.data import Pool, centre_crops
 from robustcodec.lab.hardening import loss_of, needs_teacher
 from robustcodec.lab.losses import Loss
-from robustcodec.lab.networks import Hyper
+from robustcodec.lab.networks import Network
 from robustcodec.lab.recipe import Recipe
 from robustcodec.lab.runs import LOG, Run, Settings, State, default_device
 from robustcodec.lab.training import Progress, fit, seconds_per_step
@@ -189,10 +190,10 @@ def train_slice(
     device = default_device()
     pool = Pool.of(unpack_crops(pack[_CROPS]), max(phase.crop for phase in recipe.phases), device)
     pictures = unpack_crops(pack[_VALIDATION])
-    side = min(picture.shape[0] for picture in pictures) // Hyper.stride * Hyper.stride
+    side = min(picture.shape[0] for picture in pictures) // Network.stride * Network.stride
     validation = centre_crops(pictures, side)
     announce(f"{len(pool.heights)} training crops and {len(validation)} for validation on {device}")
-    network = Hyper(*recipe.channels).to(device)
+    network = make_network(recipe.arch, recipe.channels).to(device)
     network.load_state_dict(state.weights)
     loss = _loss(pack, recipe, device)
     if plan.steps is None:

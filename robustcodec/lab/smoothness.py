@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from robustcodec.lab.losses import Batch
-from robustcodec.lab.networks import Hyper
+from robustcodec.lab.networks import Network
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Smoothness:
     latents: Tensor
 
 
-def smoothness(network: Hyper, batch: Batch, *, bpp: bool = True, latents: bool = True) -> Smoothness:
+def smoothness(network: Network, batch: Batch, *, bpp: bool = True, latents: bool = True) -> Smoothness:
     """Differentiate the bits of y, and y itself, with respect to the batch's crops.
 
     The Jacobian of y is not formed: for v of independent standard normals the mean of ||v dy/dx||^2 is its squared

@@ -29,19 +29,16 @@ def orthonormal_start(network: Hyper, crops: Tensor, generator: torch.Generator,
     """Set the transforms of `network` from `crops` (B, 3, H, W) in [0, 1], H and W multiples of 16."""
     for module in network.modules():
         if isinstance(module, Gdn):
-            channels = module.beta.shape[0]
-            gamma = torch.full((channels, channels), _GDN_OTHERS)
-            gamma.fill_diagonal_(_GDN_DIAGONAL)
-            module.set_parameters(torch.ones(channels), gamma)
+            near_identity(module)
     means = crops.mean((0, 2, 3))
     features = crops - means[:, None, None]
     down, up = convolutions(network.g_a), convolutions(network.g_s)
     for analysis, synthesis in zip(down, reversed(up), strict=True):
-        blocks = _blocks(features)
-        basis = _principal_components(blocks, analysis.out_channels)
+        squares = blocks(features)
+        basis = principal_components(squares, analysis.out_channels)
         _set_analysis(analysis, basis, generator)
         _set_synthesis(synthesis, basis)
-        features = torch.einsum("kc,bchw->bkhw", basis, blocks)
+        features = torch.einsum("kc,bchw->bkhw", basis, squares)
     first, last = down[0], down[-1]
     bias(first).copy_(-torch.einsum("ocyx,c->o", first.weight, means))
     bias(up[-1]).copy_(means)
@@ -77,14 +74,22 @@ def _start_hyperprior(network: Hyper, y: Tensor) -> None:
     bias(scale).copy_(_HYPER_FLOOR * mean)
 
 
-def _blocks(features: Tensor) -> Tensor:
+def near_identity(module: Gdn) -> None:
+    """Let a normalisation pass values nearly as they are."""
+    channels = module.beta.shape[0]
+    gamma = torch.full((channels, channels), _GDN_OTHERS)
+    gamma.fill_diagonal_(_GDN_DIAGONAL)
+    module.set_parameters(torch.ones(channels), gamma)
+
+
+def blocks(features: Tensor) -> Tensor:
     """Stack the 2x2 blocks of (B, C, H, W) as channels: (B, 4C, H/2, W/2), channel index c*4 + 2*row + column."""
     return torch.pixel_unshuffle(features, 2)
 
 
-def _principal_components(blocks: Tensor, count: int) -> Tensor:
+def principal_components(squares: Tensor, count: int) -> Tensor:
     """Orthonormal rows (min(count, C), C): the directions of largest variance of (B, C, H, W)."""
-    samples = blocks.transpose(0, 1).flatten(1).double()
+    samples = squares.transpose(0, 1).flatten(1).double()
     samples = samples - samples.mean(1, keepdim=True)
     _, vectors = torch.linalg.eigh(samples @ samples.T)
     basis: Tensor = vectors.flip(1)[:, :count].T.float()

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from robustcodec.errors import TrainingError
 from robustcodec.graphs import check_size
+from robustcodec.lab.architectures import make_network, start
 from robustcodec.lab.checkpoints import fill, load_weights, network_of
 from robustcodec.lab.data import Pool, centre_crops, picture_files, read_pictures
 from robustcodec.lab.hardening import loss_of, needs_teacher
 from robustcodec.lab.losses import Loss
-from robustcodec.lab.networks import Hyper
+from robustcodec.lab.networks import Network
 from robustcodec.lab.recipe import Recipe, Start
 from robustcodec.lab.runs import Run, Settings, State, cpu_copy, default_device, digest
-from robustcodec.lab.start import orthonormal_start
 from robustcodec.lab.team import ALONE, Team
 from robustcodec.lab.training import Report, Stop, fit, seconds_per_step
 
@@ -85,7 +85,7 @@ def _train(
     pool, crops = _load_pictures(settings, announce)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.recipe.seed)
-        network = Hyper(*settings.recipe.channels)
+        network = make_network(settings.recipe.arch, settings.recipe.channels)
     if begins and order is not None and team.first:
         _begin(run, settings, order, network, pool, announce, team)
     team.agree(True)  # what follows was written by the first
@@ -153,7 +153,7 @@ def _digest(settings: Settings) -> str:
 
 
 def _begin(
-    run: Run, settings: Settings, order: Order, network: Hyper, pool: Pool, announce: Announce, team: Team
+    run: Run, settings: Settings, order: Order, network: Network, pool: Pool, announce: Announce, team: Team
 ) -> None:
     """Set the first weights, turn hours into steps, and write the run's settings and first state."""
     recipe = settings.recipe
@@ -167,7 +167,7 @@ def _begin(
         announce("measuring the orthonormal start")
         generator = torch.Generator().manual_seed(recipe.seed)
         crops = pool.draw(_START_CROPS, recipe.phases[0].crop, generator)
-        orthonormal_start(network, crops.cpu(), generator)
+        start(network, crops.cpu(), generator)
     if order.hours is not None:
         loss = _loss(run, settings)
         seconds = seconds_per_step(recipe, network.to(default_device()), loss, pool, part=team.part)

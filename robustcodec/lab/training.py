@@ -18,7 +18,7 @@ from robustcodec.errors import TrainingError
 from robustcodec.lab.data import Pool
 from robustcodec.lab.gradients import gradients_of, use_fast_kernels
 from robustcodec.lab.losses import WHOLE, Batch, Loss, Part, draw_qualities
-from robustcodec.lab.networks import Hyper, round_straight_through
+from robustcodec.lab.networks import Network, round_straight_through
 from robustcodec.lab.recipe import Phase, Recipe, Trained
 from robustcodec.lab.runs import Run, State, cpu_copy
 from robustcodec.lab.team import ALONE, Team
@@ -50,7 +50,7 @@ def fit(
     run: Run,
     recipe: Recipe,
     state: State,
-    network: Hyper,
+    network: Network,
     loss: Loss,
     pool: Pool,
     validation: Tensor,
@@ -169,7 +169,7 @@ def draw_batch(recipe: Recipe, phase: Phase, step: int, pool: Pool, device: torc
 
 def seconds_per_step(
     recipe: Recipe,
-    network: Hyper,
+    network: Network,
     loss: Loss,
     pool: Pool,
     budget: float = 40.0,
@@ -209,7 +209,7 @@ def seconds_per_step(
 
 
 @torch.no_grad()
-def validate(network: Hyper, crops: Tensor, recipe: Recipe) -> dict[str, float]:
+def validate(network: Network, crops: Tensor, recipe: Recipe) -> dict[str, float]:
     """Measure J on crops with rounded latents, by the entropy model's estimate, at the quality that is reported."""
     network.entropy_bottleneck.set_quantiles()
     device = next(network.parameters()).device
@@ -242,7 +242,7 @@ def pixels_seen(recipe: Recipe, step: int) -> int:
     return total
 
 
-def _select(network: Hyper, trained: Trained) -> None:
+def _select(network: Network, trained: Trained) -> None:
     """Let gradients flow to the parameters that a phase trains, and to no others."""
     frozen = {Trained.ALL: (), Trained.ENTROPY: ("g_a.", "g_s."), Trained.DECODER: ("g_a.", "h_a.")}[trained]
     for name, parameter in network.named_parameters():
@@ -250,13 +250,13 @@ def _select(network: Hyper, trained: Trained) -> None:
 
 
 @torch.no_grad()
-def _update_average(average: Hyper, network: Hyper, step: int, recipe: Recipe) -> None:
+def _update_average(average: Network, network: Network, step: int, recipe: Recipe) -> None:
     """Exponential moving average whose memory is a share of the steps done so far."""
     weight = min(1.0, 1.0 / (1.0 + recipe.average_horizon * step))
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), weight)
 
 
-def _state(step: int, seconds: float, network: Hyper, average: Hyper, optimiser: torch.optim.Adam) -> State:
+def _state(step: int, seconds: float, network: Network, average: Network, optimiser: torch.optim.Adam) -> State:
     moments = {
         name: cpu_copy(optimiser.state[parameter])
         for name, parameter in network.named_parameters()
@@ -265,7 +265,7 @@ def _state(step: int, seconds: float, network: Hyper, average: Hyper, optimiser:
     return State(step, seconds, cpu_copy(network.state_dict()), cpu_copy(average.state_dict()), moments)
 
 
-def _restore(state: State, network: Hyper, average: Hyper, optimiser: torch.optim.Adam) -> None:
+def _restore(state: State, network: Network, average: Network, optimiser: torch.optim.Adam) -> None:
     network.load_state_dict(state.weights)
     average.load_state_dict(state.average)
     for name, parameter in network.named_parameters():

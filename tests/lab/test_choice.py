@@ -94,7 +94,7 @@ def test_held_out_crops_are_spread_and_readable(tmp_path: Path) -> None:
 def test_numbers_before_and_after_are_kept_in_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(3):
         write(tmp_path / "pictures", f"{seed}.png", 96, 80, seed)
-    ((_, recipe),) = fitted(recipes.fast(), (8, 12), (1.0, 6.0)).stages()
+    ((_, recipe),) = fitted(recipes.fast(), "hyper", (8, 12), (1.0, 6.0)).stages()
     assert recipe.hardening is not None
     phases = tuple(dataclasses.replace(phase, batch=2, crop=64) for phase in recipe.phases)
     plan = Plan(student=dataclasses.replace(recipe, phases=phases, steps=8, validations=1))
@@ -163,7 +163,7 @@ def test_a_start_that_is_no_bundle_is_exported_to_compare_with(tmp_path: Path) -
     """And where no checkpoint keeps the limit, that is said."""
     for seed in range(3):
         write(tmp_path / "pictures", f"{seed}.png", 96, 80, seed)
-    ((_, recipe),) = fitted(recipes.fast(), (8, 12), (4.0, 4.0)).stages()
+    ((_, recipe),) = fitted(recipes.fast(), "hyper", (8, 12), (4.0, 4.0)).stages()
     phases = tuple(dataclasses.replace(phase, batch=2, crop=64) for phase in recipe.phases)
     plan = Plan(student=dataclasses.replace(recipe, phases=phases, steps=1, validations=1))
     first = Request(run=tmp_path / "first", data=tmp_path / "pictures", validation=None, init=TINY, plan=plan, crops=0)

@@ -1,4 +1,4 @@
-"""The graphs: the bytes are those that the code writes, the numbers those of CompressAI's ScaleHyperprior."""
+"""The graphs: the bytes are those that the code writes, the numbers those of CompressAI's networks."""
 
 import warnings
 from pathlib import Path
@@ -14,7 +14,7 @@ from robustcodec.graphs.digests import DIGESTS  # noqa: E402
 from robustcodec.lab.graphs import write_all  # noqa: E402
 from robustcodec.networks import Networks, load, parameters  # noqa: E402
 
-SIZES = (8, 12)
+SIZES = {"hyper": (8, 12), "cheng": (8, 8)}
 
 
 def test_committed_files_are_what_the_code_writes(tmp_path: Path) -> None:
@@ -22,14 +22,14 @@ def test_committed_files_are_what_the_code_writes(tmp_path: Path) -> None:
     committed = Path(graphs.__file__).parent
     written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert written.keys() == {*DIGESTS, "digests.py"}
-    assert written.keys() == {path.name for path in committed.iterdir() if path.is_file()} - {"__init__.py"}
+    assert written.keys() == {path.name for path in committed.glob("*.onnx")} | {"digests.py"}
     for name, data in written.items():
         assert data == (committed / name).read_bytes(), name
 
 
 def test_graphs_are_small_plain_and_name_no_tool() -> None:
-    allowed = {"Conv", "Mul", "Div", "Sqrt", "Add", "Abs", "Relu", "Concat", "DepthToSpace"}
-    backward = {"Clip", "Sub", "SpaceToDepth", "Split"}
+    allowed = {"Conv", "Mul", "Div", "Sqrt", "Add", "Abs", "Relu", "LeakyRelu", "Concat", "DepthToSpace"}
+    backward = {"Clip", "Sub", "SpaceToDepth", "Split", "Greater", "Where"}
     for name in DIGESTS:
         data = (Path(graphs.__file__).parent / name).read_bytes()
         model = onnx.load_model_from_string(data)
@@ -38,28 +38,39 @@ def test_graphs_are_small_plain_and_name_no_tool() -> None:
         operators = {node.op_type for node in model.graph.node}
         assert operators <= (allowed | backward if "descent" in name else allowed)
         inside = [each.name for each in model.graph.initializer if each.data_location != onnx.TensorProto.EXTERNAL]
-        assert inside == (["zero", "one"] if "descent" in name else [])
+        constants = {"hyper": ["zero", "one"], "cheng": ["zero", "one", "slope"]}[name.partition("-")[0]]
+        assert inside == (constants if "descent" in name else [])
+
+
+@pytest.fixture(scope="module", params=list(SIZES))
+def arch(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
 
 
 @pytest.fixture(scope="module")
-def model():  # type: ignore[no-untyped-def]
+def model(arch: str):  # type: ignore[no-untyped-def]
     """CompressAI's network with every parameter random, so that no error of place can hide behind a zero."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch deprecates what compressai does while it is imported
         compressai_models = pytest.importorskip("compressai.models")
     generator = torch.Generator().manual_seed(1)
-    network = compressai_models.ScaleHyperprior(*SIZES).eval()
+    if arch == "hyper":
+        network = compressai_models.ScaleHyperprior(*SIZES[arch]).eval()
+    else:
+        network = compressai_models.Cheng2020Anchor(SIZES[arch][0]).eval()
+    middle, span = (0.4, 0.3) if arch == "hyper" else (0.5, 0.25)  # such that pictures lie about [0, 1]
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             noise = torch.rand(parameter.shape, generator=generator)
-            parameter.copy_(noise * 0.3 + 0.2 if name.endswith(("beta", "gamma")) else (noise - 0.4) * 0.3)
+            parameter.copy_(noise * 0.3 + 0.2 if name.endswith(("beta", "gamma")) else (noise - middle) * span)
     return network
 
 
 @pytest.fixture(scope="module")
-def networks(model) -> Networks:  # type: ignore[no-untyped-def]
+def networks(model, arch: str) -> Networks:  # type: ignore[no-untyped-def]
     tensors = {}
-    for name in parameters("hyper", SIZES):
+    for name in parameters(arch, SIZES[arch]):
         layer = model.get_submodule(name.rpartition(".")[0])
         value = getattr(layer, name.rpartition(".")[2])
         if name.endswith("beta"):
@@ -67,11 +78,11 @@ def networks(model) -> Networks:  # type: ignore[no-untyped-def]
         if name.endswith("gamma"):
             value = layer.gamma_reparam(value)[:, :, None, None]
         tensors[name] = value.detach().numpy()
-    return load("hyper", SIZES, tensors, threads=1)
+    return load(arch, SIZES[arch], tensors, threads=1)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (16, 48), (64, 32), (80, 112)])
-def test_pictures_pass_as_through_compressai(model, networks: Networks, size: tuple[int, int]) -> None:  # type: ignore[no-untyped-def]
+def test_pictures_pass_as_through_compressai(model, arch: str, networks: Networks, size: tuple[int, int]) -> None:  # type: ignore[no-untyped-def]
     generator = np.random.default_rng(2)
     x = generator.random((3, *size), dtype=np.float32)
     y = networks.analyse(x)
@@ -80,7 +91,7 @@ def test_pictures_pass_as_through_compressai(model, networks: Networks, size: tu
     x_hat = networks.synthesise(y_hat)
     with torch.no_grad():
         _assert_close(y, model.g_a(torch.from_numpy(x)[None]))
-        _assert_close(z, model.h_a(torch.from_numpy(y)[None].abs()))
+        _assert_close(z, model.h_a(torch.from_numpy(np.abs(y) if arch == "hyper" else y)[None]))
         _assert_close(x_hat, model.g_s(torch.from_numpy(y_hat)[None]))
 
 
@@ -91,10 +102,10 @@ def _assert_close(values: np.ndarray, expected) -> None:  # type: ignore[no-unty
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (4, 2), (5, 7)])
-def test_gradients_are_those_of_autograd(model, networks: Networks, size: tuple[int, int]) -> None:  # type: ignore[no-untyped-def]
+def test_gradients_are_those_of_autograd(model, arch: str, networks: Networks, size: tuple[int, int]) -> None:  # type: ignore[no-untyped-def]
     """Of half the weighted squared error; where the picture is beyond [0, 1], the error is that of the edge."""
     generator = np.random.default_rng(3)
-    y_hat = generator.normal(0, 2, (12, *size)).astype(np.float32)
+    y_hat = generator.normal(0, 2, (SIZES[arch][1], *size)).astype(np.float32)
     height, width = 16 * size[0], 16 * size[1]
     target = generator.random((3, height, width), dtype=np.float32)
     weight = generator.random((1, height, width), dtype=np.float32)

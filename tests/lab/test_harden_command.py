@@ -40,7 +40,7 @@ def pictures(tmp_path: Path) -> Path:
 def quick(plan: Plan, steps: int = 2) -> Plan:
     """The plan on the tiny network, with small crops and few attack steps."""
     small = {}
-    for name, recipe in fitted(plan, (8, 12), (1.0, 6.0)).stages():
+    for name, recipe in fitted(plan, "hyper", (8, 12), (1.0, 6.0)).stages():
         assert recipe.hardening is not None
         phases = tuple(dataclasses.replace(phase, batch=min(phase.batch, 3), crop=64) for phase in recipe.phases)
         hardening = recipe.hardening
@@ -283,7 +283,7 @@ def test_bad_input_is_refused_in_a_sentence(pictures: Path, tmp_path: Path, monk
 
     assert "empty holds no pictures" in refusal("empty")
     assert "no picture is at least 64 pixels" in refusal("small")
-    assert "other.pth is no scale hyperprior" in refusal("pictures", "other.pth", "fast")
+    assert "other.pth is no network that this release knows" in refusal("pictures", "other.pth", "fast")
     assert "the model in damaged is damaged (lab.safetensors does not match its checksum)" in refusal(
         "pictures", "./damaged", "fast"
     )

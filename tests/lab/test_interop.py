@@ -15,7 +15,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 from robustcodec.errors import MissingExtra, TrainingError, UsageError  # noqa: E402
 from robustcodec.lab.checkpoints import load_weights, network_of  # noqa: E402
-from robustcodec.lab.interop import fold_step, scale_hyperprior, write_for_compressai  # noqa: E402
+from robustcodec.lab.interop import compressai_model, fold_step, write_for_compressai  # noqa: E402
 from robustcodec.lab.networks import Coded, Hyper, round_straight_through  # noqa: E402
 
 FILES = ["network.pth.tar", "network.pt", "network.safetensors"]
@@ -57,7 +57,7 @@ def assert_same(coded: Coded, theirs) -> None:  # type: ignore[no-untyped-def]
 def test_a_folded_network_does_what_ours_does_at_its_step(network: Hyper, pictures, step: float) -> None:  # type: ignore[no-untyped-def]
     coded = ours(network, pictures, step)
     with torch.no_grad():
-        theirs = scale_hyperprior(network.state_dict(), step)(pictures)
+        theirs = compressai_model(network.state_dict(), step)(pictures)
     assert coded.y_bits.min() > 500  # latents that are all zero would prove nothing
     assert_same(coded, theirs)
 

@@ -27,6 +27,9 @@ class Linear:
     def analyse(self, x: Tensor) -> Tensor:
         return x * self.FINE
 
+    def quantise(self, latents: Tensor, quantise: Quantiser) -> Tensor:
+        return quantise(latents)
+
     def synthesise(self, symbols: Tensor, height: int, width: int) -> Tensor:
         return (symbols.flatten(1) / self.FINE @ self.w.T).reshape(symbols.shape)
 
@@ -47,6 +50,9 @@ class BlockDct:
         blocks = x.unfold(2, 8, 8).unfold(3, 8, 8)  # (B, 3, h, w, 8, 8)
         coefficients = self.basis.to(x) @ blocks @ self.basis.to(x).T / self.step
         return coefficients.permute(0, 1, 4, 5, 2, 3).reshape(x.shape[0], 192, x.shape[2] // 8, x.shape[3] // 8)
+
+    def quantise(self, latents: Tensor, quantise: Quantiser) -> Tensor:
+        return quantise(latents)
 
     def synthesise(self, symbols: Tensor, height: int, width: int) -> Tensor:
         coefficients = symbols.reshape(-1, 3, 8, 8, height // 8, width // 8).permute(0, 1, 4, 5, 2, 3) * self.step

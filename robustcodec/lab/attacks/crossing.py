@@ -46,12 +46,13 @@ class _Start:
     """Where crossings begin: latents (B, C, h, w) in steps, and for each what moving it costs and how it bends."""
 
     latents: Tensor
+    symbols: Tensor
     row_energy: Tensor
     curvature: Tensor
 
     def distance(self, towards: Tensor) -> Tensor:
         """How far each latent is from where it has crossed the threshold above (+1) or below (-1) it."""
-        return 0.5 + _BEYOND - towards * (self.latents - self.latents.round())
+        return 0.5 + _BEYOND - towards * (self.latents - self.symbols)
 
     def cost(self, towards: Tensor) -> Tensor:
         """Energy of the noise that makes each latent cross, times the number of samples."""
@@ -77,7 +78,7 @@ def cross(problem: Problem, base: Tensor, best: Best, rounds: int, report: Repor
     paid: tuple[_Prices | None, _Prices | None] = (None, None)
     for index in range(rounds):
         with torch.no_grad():
-            symbols = problem.victim.analyse(problem.x + noise).round()
+            symbols = _rounded(problem, problem.victim.analyse(problem.x + noise))
         up, down = (_damped(new, old) for new, old in zip(_prices(problem, start, symbols), paid, strict=True))
         paid = (up, down)
         chosen, towards, foreseen = _choose(up, down, start, share * left, _allowance(problem) - unforeseen)
@@ -100,18 +101,19 @@ def _look(problem: Problem, base: Tensor) -> _Start:
         for _ in range(_PROBES):
             moved = problem.victim.analyse(problem.x + base + _PROBE_LENGTH * _signs(base, problem.generator))
             response += ((moved - latents) / _PROBE_LENGTH).square() / _PROBES
-    symbols = latents.round().requires_grad_()
-    x_hat = problem.guide.synthesise(symbols, *problem.x.shape[2:])
+        symbols = _rounded(problem, latents)
+    shown = symbols.clone().requires_grad_()
+    x_hat = problem.guide.synthesise(shown, *problem.x.shape[2:])
     curvature = torch.zeros_like(latents)
     for _ in range(_PROBES):
-        (column,) = torch.autograd.grad(x_hat, symbols, _signs(base, problem.generator), retain_graph=True)
+        (column,) = torch.autograd.grad(x_hat, shown, _signs(base, problem.generator), retain_graph=True)
         curvature += column.square() / _PROBES
-    return _Start(latents, _smooth(response).clamp(min=1e-12), _smooth(curvature))
+    return _Start(latents, symbols, _smooth(response).clamp(min=1e-12), _smooth(curvature))
 
 
 def _prices(problem: Problem, start: _Start, symbols: Tensor) -> tuple[_Prices, _Prices]:
     """Prices of crossing upwards and downwards from the start, given all other symbols as they are."""
-    moved = symbols - start.latents.round()
+    moved = symbols - start.symbols
     shown = symbols.clone().requires_grad_()
     x_hat = problem.guide.synthesise(shown, *problem.x.shape[2:])
     error = (x_hat.clamp(0, 1) - problem.x).detach()
@@ -121,7 +123,7 @@ def _prices(problem: Problem, start: _Start, symbols: Tensor) -> tuple[_Prices, 
     for towards in (1.0, -1.0):
         distortion = 2 * towards * alone + start.curvature
         # the slope half way is what a whole step costs, for a smooth code length
-        half_way = (start.latents.round() + towards / 2).requires_grad_()
+        half_way = (start.symbols + towards / 2).requires_grad_()
         bits = problem.victim.bits(start.latents, half_way, round_straight_through)
         (rate,) = torch.autograd.grad(bits.sum(), half_way)
         rate = towards * rate
@@ -202,6 +204,10 @@ def _solve(problem: Problem, base: Tensor, start: _Start, chosen: Tensor, toward
         (pull,) = torch.autograd.grad(latents, moving, missing)
         noise = torch.clamp(noise + pull, -problem.x, 1 - problem.x)
     return noise
+
+
+def _rounded(problem: Problem, latents: Tensor) -> Tensor:
+    return problem.victim.quantise(latents, round_straight_through)
 
 
 def _signs(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustcodec.lab.networks import Hyper, Quantiser, round_straight_through
+from robustcodec.lab.networks import Network, Quantiser, round_straight_through
 
 _LATENT_STRIDE = 16
 
@@ -18,6 +18,9 @@ class Victim(Protocol):
     def analyse(self, x: Tensor) -> Tensor:
         """Give the latents (B, C, h, w) of x (B, 3, H, W) in [0, 1], in units of their step, not rounded."""
 
+    def quantise(self, latents: Tensor, quantise: Quantiser) -> Tensor:
+        """Give what latents become by a quantiser, their symbols: if it rounds, what the codec makes of them."""
+
     def synthesise(self, symbols: Tensor, height: int, width: int) -> Tensor:
         """Give the picture (B, 3, height, width) of symbols (or of anything near them), not clipped."""
 
@@ -26,9 +29,9 @@ class Victim(Protocol):
 
 
 class HyperVictim:
-    """A scale hyperprior at one quantisation step, its parameters frozen."""
+    """A network at one quantisation step, its parameters frozen."""
 
-    def __init__(self, network: Hyper, step: float) -> None:
+    def __init__(self, network: Network, step: float) -> None:
         self.network = network.requires_grad_(False).to(memory_format=torch.channels_last)
         self.step = step
 
@@ -39,14 +42,20 @@ class HyperVictim:
             x = F.pad(x, (0, right, 0, bottom), mode="replicate")
         return self.network.analyse(x.contiguous(memory_format=torch.channels_last)) / self.step
 
+    def quantise(self, latents: Tensor, quantise: Quantiser) -> Tensor:
+        """Quantise in units of the step."""
+        return self.network.quantised(latents, self._steps(latents), quantise)
+
     def synthesise(self, symbols: Tensor, height: int, width: int) -> Tensor:
         """Synthesise and crop."""
         return self.network.synthesise(symbols * self.step)[:, :, :height, :width]
 
     def bits(self, latents: Tensor, symbols: Tensor, quantise: Quantiser) -> Tensor:
         """Bits of y and z, of each at most what an escape code takes."""
-        step = torch.full((latents.shape[0], 1, 1, 1), self.step, device=latents.device)
-        return self.network.bits_in_file(latents * step, symbols, step, quantise)
+        return self.network.bits_in_file(latents * self.step, symbols, self._steps(latents), quantise)
+
+    def _steps(self, latents: Tensor) -> Tensor:
+        return torch.full((latents.shape[0], 1, 1, 1), self.step, device=latents.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +71,10 @@ class Rough:
         """Give latents of the other's shape and unit, float32."""
         with torch.autocast(x.device.type, torch.bfloat16):
             return self.victim.analyse(x)
+
+    def quantise(self, latents: Tensor, quantise: Quantiser) -> Tensor:
+        """Quantise as the other does."""
+        return self.victim.quantise(latents, quantise)
 
     def synthesise(self, symbols: Tensor, height: int, width: int) -> Tensor:
         """Give the picture, float32."""
@@ -96,7 +109,7 @@ def code(victim: Victim, adversarial: Tensor, clean: Tensor, quantise: Quantiser
     """Code pictures (B, 3, H, W); with the default quantiser the figures are those of the real codec's estimate."""
     latents = victim.analyse(adversarial)
     height, width = clean.shape[2:]
-    symbols = quantise(latents)
+    symbols = victim.quantise(latents, quantise)
     x_hat = victim.synthesise(symbols, height, width).clamp(0, 1)
     bpp = victim.bits(latents, symbols, quantise) / (height * width)
     return Figures(x_hat, bpp, (x_hat - clean).square().mean((1, 2, 3)))
