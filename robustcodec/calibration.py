@@ -11,14 +11,14 @@ from robustcodec.contract import Contract, Result, fit
 from robustcodec.errors import ImageError, RobustcodecError
 from robustcodec.images import Picture, read_picture
 from robustcodec.metrics import bits_per_pixel, psnr
-from robustcodec.rate import Step
-from robustcodec.statistics import block_errors, describe
+from robustcodec.rate import DEFAULT_TARGET, Step
+from robustcodec.statistics import added, block_errors, describe
 
 CROPS = ((128, 128), (384, 384), (512, 768))
 """Rows and columns of the crops, one of each picture in turn: small pictures scatter more."""
 
 _PER_PICTURE = 2
-"""Qualities at which each crop is coded."""
+"""Qualities at which each crop is coded: the one at which nearly all pictures are, and another one."""
 
 
 def calibrate(codec: Codec, files: Sequence[Path], announce: Callable[[str], None] = lambda text: None) -> Contract:
@@ -45,8 +45,9 @@ def calibrate(codec: Codec, files: Sequence[Path], announce: Callable[[str], Non
 def results(codec: Codec, pixels: np.ndarray[tuple[int, int, int], np.dtype[np.uint8]], seed: int) -> Iterator[Result]:
     """Code a picture at some of the model's qualities, and measure it."""
     picture, statistics = Picture(pixels=pixels), describe(pixels)
-    steps = [point.step for point in codec.bundle.manifest.rates]
-    for step in np.random.default_rng(seed).permutation(steps)[:_PER_PICTURE].tolist():
+    usual = codec.bundle.manifest.step(DEFAULT_TARGET.value)
+    others = [point.step for point in codec.bundle.manifest.rates if point.step != usual]
+    for step in [usual, *np.random.default_rng(seed).permutation(others)[: _PER_PICTURE - 1].tolist()]:
         encoded = codec.encode(picture, Step(step), measure=True)
         assert encoded.reconstruction is not None
         yield Result(
@@ -55,6 +56,7 @@ def results(codec: Codec, pixels: np.ndarray[tuple[int, int, int], np.dtype[np.u
             psnr=min(psnr(pixels, encoded.reconstruction), 100.0),
             bpp=bits_per_pixel(sum(map(len, unpack(encoded.data).payload)), picture.width, picture.height),
             errors=block_errors(pixels, encoded.reconstruction),
+            added=added(pixels, encoded.reconstruction),
             latent=encoded.largest,
         )
 

@@ -1,9 +1,10 @@
 """What a model is expected to make of a picture: fidelity and size from the picture's statistics, with their margins.
 
 A model's manifest has a contract once one was fitted on ordinary pictures (`fit`, by `robustcodec models contract`).
-It is four linear predictions: PSNR of the whole picture and of each 64 x 64 block, and the logarithm of the bits per
-pixel, from the picture's features alone, and from these and the PSNR that was reached. Each comes with a prediction of
-how far ordinary results scatter; a result that is worse by more than a multiple of that is suspicious.
+It is five linear predictions: PSNR of the whole picture and of each 64 x 64 block, what each block has that the picture
+has not, and the logarithm of the bits per pixel, from the picture's features alone, and from these and the PSNR that
+was reached. Each comes with a prediction of how far ordinary results scatter; a result that is worse by more than a
+multiple of that is suspicious.
 """
 
 import math
@@ -16,30 +17,39 @@ from numpy.typing import NDArray
 
 from robustcodec.errors import ModelDamaged
 from robustcodec.rate import STEP_UNIT
-from robustcodec.statistics import Statistics
+from robustcodec.statistics import KINDS, Statistics
 
-VERSION = 1
+VERSION = 2
 """Of what a manifest keeps."""
 
-_THRESHOLDS = (0.5, 1.0, 2.0, 4.0)
+_THRESHOLDS = (0.7, 2.0)
 """Of the statistics, in multiples of `_DEADZONE` times the quantisation step."""
 
 _DEADZONE = 16.0
 """8-bit levels that stand for a step of one."""
 
-_FEATURES = 2 * len(_THRESHOLDS) + 3
+_OF_PICTURE = 2 * len(_THRESHOLDS) * KINDS
+_FEATURES = _OF_PICTURE + 3
+_OF_WHOLE = _FEATURES + _OF_PICTURE
 
 _SMALL = 12000.0
 """Pixels of a picture whose figures scatter 1.4 times as much as a large one's."""
 
 _TAIL = 0.003
-"""Share of ordinary results that are outside a margin before it is widened."""
+"""Share of ordinary results that are outside a margin."""
 
-_WIDENED = 1.1
-"""What was fitted fits better than what comes: of pictures held out, one in a hundred then breaks some margin."""
+_FOLDS = 5
+"""Parts of the results, in their order, so that those of one picture stay together: see `_prediction`."""
+
+_PEDESTAL = 4.0
+"""Mean square, at a quantisation step of one, that is put beneath what a block has and the picture has not: less does
+no harm."""
 
 _BEST = 100.0
 """Decibels that stand for equal pictures."""
+
+_PREDICTIONS = {"psnr": _OF_WHOLE, "bpp": _OF_WHOLE, "block": _FEATURES, "added": _FEATURES, "rate": _OF_WHOLE + 2}
+"""Weights of each."""
 
 _RIDGE = 1e-3
 _LARGEST = 1e6
@@ -90,15 +100,19 @@ class Prediction:
 class Expectation:
     """What a model should make of one picture at one step, and the margins by which results may be worse.
 
-    `psnr` and `blocks` (rows, columns) are in dB, `bpp` is of the strips alone; its margin is of the natural logarithm.
+    `psnr`, `blocks` and `added` (rows, columns) are in dB, `bpp` is of the strips alone; its margin is of the natural
+    logarithm.
     """
 
+    step: int
     psnr: float
     bpp: float
     blocks: Float64
+    added: Float64
     psnr_margin: float
     bpp_margin: float
     block_margins: Float64
+    added_margins: Float64
     rate_of: Callable[[float], tuple[float, float]]
     """Gives the logarithm of the bits per pixel at a PSNR, and its margin."""
 
@@ -112,11 +126,15 @@ class Expectation:
         """The bits per pixel above which a result is suspicious."""
         return self.bpp * _exp(self.bpp_margin)
 
-    def shortfalls(self, psnr: float, bpp: float, errors: Float64) -> dict[str, float]:
-        """Say by how many margins a result, with the MSE of each block, is worse than expected: 1 is just allowed."""
+    def shortfalls(self, psnr: float, bpp: float, errors: Float64, added: Float64) -> dict[str, float]:
+        """Say by how many margins a result is worse than expected: 1 is just allowed.
+
+        `errors` and `added` are of each block, as `block_errors` and `added` of `robustcodec.statistics` give them.
+        """
         return {
             "psnr": (self.psnr - psnr) / self.psnr_margin,
             "block": float(np.max((self.blocks - _decibels(errors)) / self.block_margins)),
+            "added": float(np.max((self.added - _added_decibels(added, self.step)) / self.added_margins)),
             "bpp": math.log(max(bpp, 1e-9) / self.bpp) / self.bpp_margin,
         }
 
@@ -130,6 +148,7 @@ class Expectation:
 class Contract:
     """Predictions of `psnr` in dB, of the natural logarithm of `bpp`, and of each block's PSNR in dB.
 
+    `added` predicts, in dB like a PSNR, what each block has that the picture has not.
     `rate` predicts the logarithm of the bits per pixel once more, this time knowing the PSNR.
 
     `latent` is the largest magnitude of the latents of ordinary pictures, `results` on how many results all rests.
@@ -138,28 +157,32 @@ class Contract:
     psnr: Prediction
     bpp: Prediction
     block: Prediction
+    added: Prediction
     rate: Prediction
     latent: float
     results: int
 
     def expect(self, statistics: Statistics, step: int) -> Expectation:
         """Predict what becomes of a picture at quantisation step R."""
-        whole = _features(statistics.whole, step)[0, 0]
-        psnr, log_bpp = float(self.psnr.of(whole)), float(self.bpp.of(whole))
-        scatter = _scatter(int(statistics.samples.sum()) // 3)
         blocks = _features(statistics, step)
+        whole = _of_whole(statistics, blocks, step)
+        psnr, log_bpp = float(self.psnr.of(whole)), float(self.bpp.of(whole))
+        scatter = _scatter(statistics.pixels)
 
         def rate_of(psnr: float) -> tuple[float, float]:
             features = np.array([*whole, psnr, psnr * psnr])
             return float(self.rate.of(features)), float(self.rate.allowed(features)) * scatter
 
         return Expectation(
+            step=step,
             psnr=psnr,
             bpp=_exp(log_bpp),
             blocks=self.block.of(blocks),
+            added=self.added.of(blocks),
             psnr_margin=float(self.psnr.allowed(whole)) * scatter,
             bpp_margin=float(self.bpp.allowed(whole)) * scatter,
             block_margins=self.block.allowed(blocks),
+            added_margins=self.added.allowed(blocks),
             rate_of=rate_of,
         )
 
@@ -170,13 +193,17 @@ class Contract:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a model has made of an ordinary picture, to fit a contract to: `errors` are the MSE of each block."""
+    """What a model has made of an ordinary picture, to fit a contract to.
+
+    `errors` and `added` are of each block, as `block_errors` and `added` of `robustcodec.statistics` give them.
+    """
 
     statistics: Statistics
     step: int
     psnr: float
     bpp: float
     errors: Float64
+    added: Float64
     latent: float
 
 
@@ -187,17 +214,21 @@ def fit(results: Sequence[Result]) -> Contract:
     """
     if len(results) < 20:
         raise ValueError(f"a contract rests on more than {len(results)} results")
-    whole = np.array([_features(each.statistics.whole, each.step)[0, 0] for each in results])
-    scatter = np.array([_scatter(int(each.statistics.samples.sum()) // 3) for each in results])
+    of_each = [_features(each.statistics, each.step) for each in results]
+    whole = np.array([_of_whole(each.statistics, own, each.step) for each, own in zip(results, of_each, strict=True)])
+    scatter = np.array([_scatter(each.statistics.pixels) for each in results])
     psnr = np.array([min(each.psnr, _BEST) for each in results])
     log_bpp = np.log([each.bpp for each in results])
     knowing = np.column_stack([whole, psnr, psnr * psnr])
-    blocks = [_features(each.statistics, each.step).reshape(-1, _FEATURES) for each in results]
-    of_blocks = [_decibels(each.errors).ravel() for each in results]
+    blocks = np.concatenate([own.reshape(-1, _FEATURES) for own in of_each])
+    groups = [each.errors.size for each in results]
+    errors = np.concatenate([_decibels(each.errors).ravel() for each in results])
+    added = np.concatenate([_added_decibels(each.added, each.step).ravel() for each in results])
     return Contract(
         psnr=_prediction(whole, psnr, scatter, 1),
         bpp=_prediction(whole, log_bpp, scatter, -1),
-        block=_prediction(np.concatenate(blocks), np.concatenate(of_blocks), None, 1, [len(part) for part in blocks]),
+        block=_prediction(blocks, errors, None, 1, groups),
+        added=_prediction(blocks, added, None, 1, groups),
         rate=_prediction(knowing, log_bpp, scatter, -1),
         latent=float(max(each.latent for each in results)),
         results=len(results),
@@ -209,10 +240,7 @@ def read_contract(document: Mapping[str, Any] | None) -> Contract | None:
     if document is None or document.get("version") != VERSION:
         return None
     try:
-        predictions = {
-            name: _read_prediction(document[name], count)
-            for name, count in (("psnr", _FEATURES), ("bpp", _FEATURES), ("block", _FEATURES), ("rate", _FEATURES + 2))
-        }
+        predictions = {name: _read_prediction(document[name], count) for name, count in _PREDICTIONS.items()}
         latent, results = float(document["latent"]), int(document["results"])
         if not (0 < latent < math.inf and results > 0):
             raise ValueError("its scale must be above zero")
@@ -232,9 +260,15 @@ def _read_prediction(document: Mapping[str, Any], count: int) -> Prediction:
 def _features(statistics: Statistics, step: int) -> Float64:
     """Give (rows, columns, features) of all blocks at a step."""
     scale = step / STEP_UNIT
-    parts = [statistics.features(threshold * _DEADZONE * scale) for threshold in _THRESHOLDS]
+    of_picture = statistics.features([threshold * _DEADZONE * scale for threshold in _THRESHOLDS])
     of_step = np.array([1.0, math.log(scale), math.log(scale) ** 2])
-    return np.concatenate([*parts, np.broadcast_to(of_step, (*parts[0].shape[:2], 3))], axis=2)
+    return np.concatenate([of_picture, np.broadcast_to(of_step, (*of_picture.shape[:2], 3))], axis=2)
+
+
+def _of_whole(statistics: Statistics, blocks: Float64, step: int) -> Float64:
+    """Give the features of the whole picture: of all its details together, and the mean of those of its blocks."""
+    together = _features(statistics.whole, step)[0, 0]
+    return np.concatenate([together, blocks[..., :_OF_PICTURE].mean((0, 1))])
 
 
 def _regression(features: Float64, wanted: Float64) -> Float64:
@@ -247,7 +281,7 @@ def _regression(features: Float64, wanted: Float64) -> Float64:
     ridge += 1e-9 * len(wanted) * np.eye(features.shape[1])  # steps may all be the same
     weights: Float64 = np.linalg.solve(normal.T @ normal + ridge, normal.T @ wanted) / spread
     # the centre is taken off by the feature that is 1 everywhere
-    weights[2 * len(_THRESHOLDS)] -= weights @ centre
+    weights[_OF_PICTURE] -= weights @ centre
     return weights
 
 
@@ -257,20 +291,31 @@ def _prediction(
     """Fit a prediction of what was `found`; results are worse where they are less (sign 1) or more (sign -1).
 
     `scatter` is what is known of it beforehand. With `groups`, of so many results each, a group is as good as its
-    worst.
+    worst. How far results lie from a prediction is taken from fits that they had no part in.
     """
-    weights = _regression(features, found)
-    shortfalls = sign * (features @ weights - found) / (1.0 if scatter is None else scatter)
+    sizes = np.ones(len(found), np.intp) if groups is None else np.asarray(groups)
+    fold = np.repeat(_FOLDS * np.arange(len(sizes)) // len(sizes), sizes)
+    predicted = _apart(features, found, fold)
+    shortfalls = sign * (predicted - found) / (1.0 if scatter is None else scatter)
     size = np.abs(shortfalls)
-    of_scatter = _regression(features, np.log(size + 0.1 * size.mean() + 1e-6))
-    known = features @ of_scatter
+    logarithm = np.log(size + 0.1 * size.mean() + 1e-6)
+    known = _apart(features, logarithm, fold)
     least, most = np.quantile(known, [0.02, 0.98]).tolist()
     relative = shortfalls / np.exp(np.clip(known, least, most))
-    if groups is not None:
-        relative = np.maximum.reduceat(relative, np.cumsum([0, *groups[:-1]]))
+    worst = np.maximum.reduceat(relative, np.cumsum([0, *sizes[:-1]]))
     lowest, highest = np.quantile(found, [_TAIL, 1 - _TAIL]).tolist()
-    margin = max(_WIDENED * float(np.quantile(relative, 1 - _TAIL)), 1e-3)
+    margin = max(float(np.quantile(worst, 1 - _TAIL)), 1e-3)
+    weights, of_scatter = _regression(features, found), _regression(features, logarithm)
     return Prediction(tuple(weights.tolist()), tuple(of_scatter.tolist()), margin, lowest, highest, least, most)
+
+
+def _apart(features: Float64, wanted: Float64, fold: NDArray[np.intp]) -> Float64:
+    """Predict each value by a fit to those of the other folds."""
+    result = np.empty_like(wanted)
+    for each in range(_FOLDS):
+        own = fold == each
+        result[own] = features[own] @ _regression(features[~own], wanted[~own])
+    return result
 
 
 def _scatter(pixels: int) -> float:
@@ -279,6 +324,11 @@ def _scatter(pixels: int) -> float:
 
 def _decibels(errors: Float64) -> Float64:
     result: Float64 = 10 * np.log10(255**2 / np.maximum(errors, 0.01))
+    return result
+
+
+def _added_decibels(added: Float64, step: int) -> Float64:
+    result: Float64 = 10 * np.log10(255**2 / (added + _PEDESTAL * (step / STEP_UNIT) ** 2))
     return result
 
 

@@ -19,7 +19,7 @@ from robustcodec.images import Picture
 from robustcodec.metrics import bits_per_pixel, psnr, worst_block
 from robustcodec.policy import DEFAULT_GUARD, Guard, OnViolation, Rung
 from robustcodec.rate import DEFAULT_TARGET, STEP_MAX, STEP_MIN, Step, Target
-from robustcodec.statistics import block_errors, describe
+from robustcodec.statistics import added, block_errors, describe
 
 MARGIN = 0.02
 """Decibels that a measured PSNR must lie above its floor: on other machines pixels may differ by a level."""
@@ -71,10 +71,10 @@ class Verdict:
     `psnr` and `worst_block` are in dB, infinite for equal pictures; `bpp` is of the whole file. `expected` and
     `suspicion` (by how many margins the result is worse than expected, in what it is worst in; above 1 is suspicious)
     are None without a contract of the model. `broken` names what is not kept: psnr, block, bpp as the caller asked,
-    size (on the ladder: more than the samples take by themselves), and expected_psnr, expected_block, expected_bpp,
-    expected_latents, and, of the plain result alone, expected_rate: more bits than so many decibels should take.
-    `first` is what the plain encoding broke, if `rung` (None: it was good enough, or there is no better) has replaced
-    it. `tries` counts encodings.
+    size (on the ladder: more than the samples take by themselves), and expected_psnr, expected_block, expected_added,
+    expected_bpp, expected_latents, and, of the plain result alone, expected_rate: more bits than so many decibels
+    should take. `first` is what the plain encoding broke, if `rung` (None: it was good enough, or there is no better)
+    has replaced it. `tries` counts encodings.
     """
 
     status: Status
@@ -272,7 +272,8 @@ class _Judge:
         if self._expected is not None:
             strips = sum(map(len, unpack(encoded.data, _ANY).payload))
             coded = bits_per_pixel(strips, picture.width, picture.height)
-            worse = self._expected.shortfalls(found - MARGIN, coded, block_errors(picture.pixels, shown))
+            errors, more = block_errors(picture.pixels, shown), added(picture.pixels, shown)
+            worse = self._expected.shortfalls(found - MARGIN, coded, errors, more)
             if self._contract is not None:
                 worse["latents"] = encoded.largest / (_EXTREME * self._contract.latent)
             if rung is None:

@@ -5,43 +5,28 @@ was measured against them.
 """
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from robustcodec.container import Header, Payload
 from robustcodec.errors import LimitExceeded
 
-USUAL_SIZES = (128, 192)
-"""Channel counts of the models that come with the package."""
-
 _PROCESS = 150 << 20
 """Python, numpy, Pillow and ONNX Runtime."""
 
-_HALO = 2
-"""Latents around a tile of 1024 pixels that a hyper model's synthesis sees."""
-
-_WINDOWS = (36 / 32) ** 2
-"""What the hyper synthesis computes of a large strip, with what its windows see twice."""
-
-_TILE_SIDE = 1024 + 2 * 64
-"""Pixels that a network sees at once in each direction, the halo of any architecture included."""
-
-_TILE, _TILE_RGB = 2, 40
-"""Bytes for each pixel of a tile that one network takes: for each of its channels N, and for the picture's own."""
-
-_DESCENT, _DESCENT_SIDE = 9, 512 + 2 * 64
-"""Bytes for each pixel and channel of a tile that goes back through the synthesis, and pixels along its sides."""
+_TILE, _DESCENT_TILE = 1024, 512
+"""Pixels along the sides of the tiles that networks see, without what lies around them."""
 
 _LOOKED = 64
 """Bytes for each pixel of a band whose details the guard counts."""
+
+_COUNTED = 1
+"""Bytes for each pixel of the picture that these counts take, and what follows from them."""
 
 _CLASSICAL = 64
 """Bytes for each pixel of a strip that an encoder of AV1 takes."""
 
 _REFINED = 64
 """Bytes for each latent of a strip while it is refined."""
-
-_STRIP = 48
-"""Bytes for each latent of a strip while it is coded."""
 
 _PLAIN = 24
 """Bytes for each pixel of a strip that needs no model, while it is decoded."""
@@ -50,10 +35,34 @@ _RGB, _PILLOW, _ALPHA = 3, 4, 5
 """Bytes for each pixel: of a picture here, and in Pillow, and more of all kinds if it has alpha."""
 
 
-def to_decode(header: Header, size: int, sizes: Sequence[int], pixels: int | None = None) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What a model takes, whatever the picture.
+
+    `latents` are the channels of y. `weights` counts parameters. `halo` are latents around a tile that the synthesis
+    sees, `analysis_halo` pixels around one that the analysis sees. In bytes: `tile` for each pixel of a tile in a
+    network, `descent` for each of one that goes back through the synthesis, `strip` for each element of y while it is
+    coded. In multiplications: `synthesis` and `entropy` for each latent, `side` for each place of the side information,
+    which `windows` multiplies along each side by what they see twice.
+    """
+
+    weights: int
+    latents: int
+    halo: int
+    analysis_halo: int
+    tile: int
+    descent: int
+    strip: int
+    synthesis: int
+    entropy: int
+    side: int
+    windows: float
+
+
+def to_decode(header: Header, size: int, model: Demand, pixels: int | None = None) -> int:
     """Give the bytes that decoding a file of `size` bytes takes, and writing the picture as PNG.
 
-    `sizes` are the channel counts of its model; `pixels` are those of a region, if no more is wanted.
+    `model` is what its model takes; `pixels` are those of a region, if no more is wanted.
     """
     width, height = header.coded_width, header.coded_height
     if header.payload is not Payload.NETWORK:
@@ -61,16 +70,16 @@ def to_decode(header: Header, size: int, sizes: Sequence[int], pixels: int | Non
         return _PROCESS + size + strip + width * height * (2 * _RGB + _PILLOW + 2 * _ALPHA * header.alpha)
     shown = width * height if pixels is None else pixels
     picture = shown * _RGB * (1 + (header.transform != 0)) + width * height * _ALPHA * header.alpha
-    strip = _strip(width, header.strip_rows or height, sizes)
+    strip = _strip(width, header.strip_rows or height, model)
     file = shown * (_PILLOW + _RGB + _ALPHA * header.alpha)
-    return _process(sizes) + size + picture + _tile(width, height, sizes) + max(strip, file)
+    return _process(model) + size + picture + _tile(width, height, model) + max(strip, file)
 
 
 def to_encode(
     width: int,
     height: int,
     rows: int,
-    sizes: Sequence[int],
+    model: Demand,
     *,
     searches: bool,
     measures: bool,
@@ -85,30 +94,28 @@ def to_encode(
     be encoded without the model in the end.
     """
     pixels = width * height
-    networks = _tile(width, height, sizes) * (1 + measures) + _strip(width, rows or height, sizes)
+    networks = _tile(width, height, model) * (1 + measures) + _strip(width, rows or height, model)
     if refines:
-        columns, lines = min(width, _DESCENT_SIDE), min(height, _DESCENT_SIDE)
-        networks += (_DESCENT * sizes[0] + _TILE_RGB) * columns * lines
-        networks += _REFINED * _latents(width, rows or height, sizes)
+        side = _DESCENT_TILE + 2 * 16 * model.halo
+        networks += model.descent * min(width, side) * min(height, side)
+        networks += _REFINED * _latents(width, rows or height, model)
         searches = True  # what is refined is kept
-    kept = 4 * _latents(width, height, sizes) * searches + _RGB * pixels * measures
+    kept = 4 * _latents(width, height, model) * searches + (_RGB + _COUNTED) * pixels * measures
     kept += _LOOKED * min(pixels, 1 << 20) * measures + (_RGB * pixels + _CLASSICAL * min(pixels, 1 << 22)) * falls_back
     source = _RGB * pixels  # PNG of noise is as large
-    return _process(sizes) + source + (_RGB + _ALPHA * alpha) * pixels + max(networks + kept, _PILLOW * pixels)
+    return _process(model) + source + (_RGB + _ALPHA * alpha) * pixels + max(networks + kept, _PILLOW * pixels)
 
 
-def multiplications(width: int, height: int, sizes: Sequence[int]) -> int:
+def multiplications(width: int, height: int, model: Demand) -> int:
     """Give the multiplications that decoding a picture of this size takes; encoding takes about as many.
 
     They are those of the networks and the integer layers, of what tiles see twice too. Nothing in a file but its size
     changes them, so that the time which a file can cost is known, and bounded by a limit on pixels.
     """
-    n, m = sizes[0], sizes[-1]
-    transposed = 25 * (n * m + 4 * n * n + 16 * n * n + 64 * n * 3)  # for each latent
-    normalised = (4 + 16 + 64) * n * n
-    scales = 25 * n * n + 4 * 25 * n * n + 16 * 9 * n * m  # for each place of the side information
+    latents = -(-width // 16) * -(-height // 16)
     places = -(-width // 64) * -(-height // 64)
-    return (transposed + normalised) * _seen(width) * _seen(height) + math.ceil(_WINDOWS * scales * places)
+    synthesis = model.synthesis * _seen(width, model.halo) * _seen(height, model.halo)
+    return synthesis + model.entropy * latents + math.ceil(model.windows**2 * model.side * places)
 
 
 def check(needed: int, max_memory: int | None) -> None:
@@ -119,25 +126,24 @@ def check(needed: int, max_memory: int | None) -> None:
         )
 
 
-def _seen(side: int) -> int:
+def _seen(side: int, halo: int) -> int:
     """Latents along one side that the synthesis sees, those around tiles included."""
-    return -(-side // 16) + 2 * _HALO * ((side - 1) // 1024)
+    return -(-side // 16) + 2 * halo * ((side - 1) // _TILE)
 
 
-def _process(sizes: Sequence[int]) -> int:
-    n, m = sizes[0], sizes[-1]
-    weights = 200 * n * n + 68 * n * m  # the number of them in a hyper model
-    return _PROCESS + 16 * weights
+def _process(model: Demand) -> int:
+    return _PROCESS + 16 * model.weights
 
 
-def _tile(width: int, height: int, sizes: Sequence[int]) -> int:
-    columns, rows = (min(-(-side // 16) * 16, _TILE_SIDE) for side in (width, height))
-    return (_TILE * sizes[0] + _TILE_RGB) * columns * rows
+def _tile(width: int, height: int, model: Demand) -> int:
+    largest = _TILE + 2 * max(16 * model.halo, model.analysis_halo)
+    columns, rows = (min(-(-side // 16) * 16, largest) for side in (width, height))
+    return model.tile * columns * rows
 
 
-def _strip(width: int, rows: int, sizes: Sequence[int]) -> int:
-    return _STRIP * _latents(width, rows, sizes)
+def _strip(width: int, rows: int, model: Demand) -> int:
+    return model.strip * _latents(width, rows, model)
 
 
-def _latents(width: int, height: int, sizes: Sequence[int]) -> int:
-    return sizes[-1] * -(-width // 16) * -(-height // 16)
+def _latents(width: int, height: int, model: Demand) -> int:
+    return model.latents * -(-width // 16) * -(-height // 16)

@@ -33,7 +33,7 @@ from robustcodec.images import Picture, write_picture
 from robustcodec.metrics import bits_per_pixel, mse, psnr, worst_block
 from robustcodec.policy import Guard, OnViolation, Rung
 from robustcodec.rate import Quality, Step
-from robustcodec.statistics import block_errors, describe
+from robustcodec.statistics import KINDS, added, block_errors, describe
 
 Pixels = NDArray[np.uint8]
 FALLBACK = OnViolation.FALLBACK
@@ -233,6 +233,7 @@ def results(codec: Codec, seeds: range, spoil: Callable[[Pixels], Pixels] = lamb
                 psnr=psnr(pixels, shown),
                 bpp=bits_per_pixel(bits, *pixels.shape[1::-1]),
                 errors=block_errors(pixels, shown),
+                added=added(pixels, shown),
                 latent=encoded.largest,
             )
         )
@@ -264,9 +265,9 @@ def test_an_expectation_is_near_what_is_found(codec: Codec, contract: Contract) 
         assert abs(expected.psnr - each.psnr) < 2.5
         assert abs(np.log(expected.bpp / each.bpp)) < 0.3
         assert expected.psnr_floor < expected.psnr and expected.bpp_cap > expected.bpp
-        assert max(expected.shortfalls(each.psnr, each.bpp, each.errors).values()) < 1
-        assert expected.shortfalls(expected.psnr_floor, expected.bpp_cap, each.errors)["psnr"] == pytest.approx(1)
-        assert expected.shortfalls(expected.psnr_floor, expected.bpp_cap, each.errors)["bpp"] == pytest.approx(1)
+        assert max(expected.shortfalls(each.psnr, each.bpp, each.errors, each.added).values()) < 1
+        at_bounds = expected.shortfalls(expected.psnr_floor, expected.bpp_cap, each.errors, each.added)
+        assert (at_bounds["psnr"], at_bounds["bpp"]) == pytest.approx((1, 1))
 
 
 def test_noise_and_damage_break_it(bound_codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,8 +328,9 @@ def test_a_contract_goes_through_a_manifest(tiny: Bundle, contract: Contract, tm
         {"psnr": None},
         {"psnr": {"weights": [1.0]}},
         {"psnr": {"scatter": [1.0] * 10}},
-        {"bpp": {"weights": [1e9] * 11}},
-        {"bpp": {"scatter": ["x"] * 11}},
+        {"bpp": {"weights": [1e9] * 67}},
+        {"bpp": {"scatter": ["x"] * 67}},
+        {"added": None},
         {"block": {"margin": 0}},
         {"block": {"lowest": 2, "highest": 1}},
         {"rate": {"most": 99.0}},
@@ -470,31 +472,48 @@ def test_the_command_refuses(command: Callable[..., Any], arguments: tuple[str, 
 @settings(max_examples=30, deadline=None, derandomize=True)
 def test_blocks_make_up_the_whole(height: int, width: int, seed: int) -> None:
     a, b = sample(height, width, seed), sample(height, width, seed + 1)
-    found = describe(a)
+    counts = describe(a).counts
     errors = block_errors(a, b)
-    assert found.samples.sum() == 3 * height * width
-    assert errors.shape == found.samples.shape == found.counts.shape[:2]
-    assert (errors * found.samples).sum() / found.samples.sum() == pytest.approx(mse(a, b))
+    assert errors.shape == added(a, b).shape == counts.shape[:2] == (max(1, height // 64), max(1, width // 64))
+    sizes = [np.bincount(np.minimum(np.arange(side) // 64, max(1, side // 64) - 1)) for side in (height, width)]
+    assert (errors * np.outer(*sizes)).sum() / (height * width) == pytest.approx(mse(a, b))
+    padded = [-(-side // 16) * 16 for side in (height, width)]
+    assert counts.sum() == sum(9 * padded[0] * padded[1] // 4**level for level in range(1, 5))
 
 
 def test_statistics_do_not_depend_on_bands(monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels = sample(300, 210, 2)
-    whole = describe(pixels)
+    a, b = sample(300, 210, 2), sample(300, 210, 3)
+    whole, more = describe(a), added(a, b)
     monkeypatch.setattr("robustcodec.statistics._BAND", 64 * 210)
-    assert np.array_equal(describe(pixels).counts, whole.counts)
+    assert np.array_equal(describe(a).counts, whole.counts)
+    assert added(a, b) == pytest.approx(more)
 
 
 def test_details_have_the_energy_of_the_picture() -> None:
-    """The transform is orthonormal: the mean square below a huge threshold is the variance, but for the coarsest."""
-    pixels = noise(128, 128)
-    lost = np.exp(describe(pixels).whole.features(1e9)[0, 0, 0])
-    assert lost == pytest.approx(pixels.var(), rel=0.1)
+    """The transform is orthonormal: mean squares below a huge threshold are the variance, of each kind."""
+    pixels = noise(256, 256)
+    kinds = np.exp(describe(pixels).whole.features([1e9])[0, 0].reshape(KINDS, 2)[:, 0])
+    assert kinds == pytest.approx(np.full(KINDS, pixels.var()), rel=0.15)
+
+
+def test_what_a_result_lacks_is_not_added() -> None:
+    pixels = noise(128, 192)
+    means = pixels.reshape(8, 16, 12, 16, 3).mean((1, 3)).repeat(16, axis=0).repeat(16, axis=1)
+    half = (pixels + means) / 2
+    for smoother in (pixels, means.round().astype(np.uint8), half.round().astype(np.uint8)):
+        assert (added(pixels, smoother) < 0.3).all()
+    flat = np.full((128, 192, 3), 128, np.uint8)
+    assert added(flat, pixels) == pytest.approx(block_errors(flat, pixels), rel=1e-4)
+    weaker = (means + 0.6 * (pixels - means)).round().astype(np.uint8)
+    assert added(weaker, pixels) == pytest.approx(block_errors(weaker, pixels), rel=0.1)
+    turned = (2 * means - weaker).round().astype(np.uint8)
+    assert added(weaker, turned) == pytest.approx(block_errors(turned, means.round().astype(np.uint8)), rel=0.1)
 
 
 def test_a_finer_threshold_loses_less_and_takes_more_bits() -> None:
     found = describe(sample(128, 128, 3)).whole
-    values = np.array([found.features(each)[0, 0] for each in (1.0, 4.0, 16.0, 64.0)])
-    assert (np.diff(values[:, 0]) > 0).all() and (np.diff(values[:, 1]) < 0).all()
+    values = found.features((1.0, 4.0, 16.0, 64.0))[0, 0].reshape(KINDS, 4, 2)
+    assert (np.diff(values[..., 0], axis=1) > 0).all() and (np.diff(values[..., 1], axis=1) < 0).all()
 
 
 def test_explicit_steps(codec: Codec) -> None:
