@@ -96,7 +96,7 @@ def runs(megapixels: float, codec: Codec, folder: Path, threads: int) -> list[Ru
     options = ("-m", str(codec.bundle.path), "--threads", str(threads))
     encode = timed("encode", str(source), "-o", str(file), *options)
     data = file.read_bytes()
-    promised = memory.to_decode(unpack(data).header, len(data), codec.bundle.manifest.sizes)
+    promised = memory.to_decode(unpack(data).header, len(data), codec.demand)
     decode = timed("decode", str(file), "-o", str(decoded), *options)
     return [
         Run("encode", megapixels, *encode, guard.memory_to_encode(codec, width, height, DEFAULT_TARGET, DEFAULT_GUARD)),

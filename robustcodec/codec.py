@@ -14,6 +14,7 @@ from threadpoolctl import ThreadpoolController
 from robustcodec import memory
 from robustcodec.alpha import decode_alpha, encode_alpha
 from robustcodec.architectures import Architecture, Float32, Int32, open_architecture
+from robustcodec.architectures.demands import demand_of
 from robustcodec.bundle import Bundle, damage_named, find_for
 from robustcodec.bundle import find as find_bundle
 from robustcodec.container import (
@@ -103,6 +104,12 @@ class Codec:
         self.threads = useful_threads(threads)
 
     @cached_property
+    def demand(self) -> memory.Demand:
+        """What the model takes of memory and arithmetic."""
+        with damage_named(self.bundle.path):
+            return demand_of(self.bundle.manifest.architecture, self.bundle.manifest.sizes)
+
+    @cached_property
     def _architecture(self) -> Architecture:
         return open_architecture(self.bundle, self.threads)
 
@@ -152,7 +159,7 @@ class Codec:
             width,
             height,
             strip_rows(width, height),
-            self.bundle.manifest.sizes,
+            self.demand,
             searches=not isinstance(target, Quality | Step),
             measures=measure or isinstance(target, Psnr),
             alpha=alpha,
@@ -229,7 +236,7 @@ class Codec:
                 f"({self.bundle.fingerprint.hex()}); decode it with that one"
             )
         pixels = shown.width * shown.height
-        memory.check(memory.to_decode(header, size, self.bundle.manifest.sizes, pixels), limits.max_memory)
+        memory.check(memory.to_decode(header, size, self.demand, pixels), limits.max_memory)
 
     def _step(self, target: Target) -> int:
         """Give the step that a target names."""

@@ -89,7 +89,7 @@ def test_what_is_left_of_a_damaged_file(here: Path, codec: Codec) -> None:
 
 def test_memory_has_a_limit(here: Path, codec: Codec) -> None:
     data = Path("a.rbc").read_bytes()
-    to_decode = memory.to_decode(unpack(data).header, len(data), codec.bundle.manifest.sizes)
+    to_decode = memory.to_decode(unpack(data).header, len(data), codec.demand)
     to_encode = codec.memory_to_encode(90, 150)
     for command, needed, output in (("decode", to_decode, "b.png"), ("encode", to_encode, "b.rbc")):
         source = "a.rbc" if command == "decode" else "a.png"
@@ -100,7 +100,7 @@ def test_memory_has_a_limit(here: Path, codec: Codec) -> None:
         assert run(command, source, "-o", output, "--max-memory", str(needed)).exit_code == 0
     done = run("info", "-v", "a.rbc")
     assert f"  memory to decode: at most {to_decode:,} bytes" in done.stdout.splitlines()
-    work = memory.multiplications(90, 150, codec.bundle.manifest.sizes)
+    work = memory.multiplications(90, 150, codec.demand)
     assert f"  work to decode: at most {work:,} multiplications" in done.stdout.splitlines()
     row = json.loads(run("info", "--json", "a.rbc").stdout)
     assert (row["memory"], row["multiplications"]) == (to_decode, work)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from regenerate import sample
 
 from robustcodec import graphs, memory
-from robustcodec.architectures.hyper import layer_specs
+from robustcodec.architectures import cheng, hyper
+from robustcodec.architectures.demands import USUAL, demand_of
 from robustcodec.bundle import open_bundle
 from robustcodec.codec import Codec
 from robustcodec.container import Header, Limits, Payload, unpack
@@ -65,7 +66,7 @@ def test_the_formula_bounds_what_is_taken(tmp_path: Path, model: str, height: in
         stated = codec.memory_to_encode(width, height, target, measure)
         assert stated / 2 < peak("encode", picture, *options, *extra) < stated
     data = Path(file).read_bytes()
-    stated = memory.to_decode(unpack(data).header, len(data), codec.bundle.manifest.sizes)
+    stated = memory.to_decode(unpack(data).header, len(data), codec.demand)
     assert stated / 2 < peak("decode", file, "-o", decoded, "-m", str(path)) < stated
 
 
@@ -73,33 +74,76 @@ def test_large_pictures_need_little_more_than_their_pixels() -> None:
     """100 megapixels in less than 2 GiB, whatever is asked for; wide ones too."""
     for width, height, rows in ((12_000, 8_400, 1024), (100_000, 1_000, 128), (1_000, 100_000, 1024)):
         header = Header(width=width, height=height, payload=Payload.NETWORK, step=8, strip_rows=rows)
-        assert 500e6 < memory.to_decode(header, 100_000_000, memory.USUAL_SIZES) < 2**31
+        assert 500e6 < memory.to_decode(header, 100_000_000, USUAL) < 2**31
         for searches, measures in ((False, False), (True, False)):
-            needed = memory.to_encode(width, height, rows, memory.USUAL_SIZES, searches=searches, measures=measures)
+            needed = memory.to_encode(width, height, rows, USUAL, searches=searches, measures=measures)
             assert 500e6 < needed < 2**31
 
 
 def test_a_region_of_a_large_picture_takes_less() -> None:
     header = Header(width=20_000, height=13_000, payload=Payload.NETWORK, step=8, strip_rows=832)
-    whole, part = (memory.to_decode(header, 1, memory.USUAL_SIZES, pixels) for pixels in (None, 1000))
+    whole, part = (memory.to_decode(header, 1, USUAL, pixels) for pixels in (None, 1000))
     assert whole > 2.5e9 and part < 1.3e9
 
 
+places = pytest.mark.parametrize(("width", "height"), [(1, 1), (90, 1000), (1024, 1025), (5000, 3000)])
+
+
+def seen(width: int, height: int, halo: int) -> int:
+    """Latents that the synthesis is given, tile by tile."""
+    return sum(
+        (tile.rows.stop - tile.rows.start) * (tile.columns.stop - tile.columns.start)
+        for tile in tiles(-(-height // 16), -(-width // 16), 64, halo)
+    )
+
+
 @pytest.mark.parametrize("sizes", [(8, 12), (128, 192)])
-@pytest.mark.parametrize(("width", "height"), [(1, 1), (90, 1000), (1024, 1025), (5000, 3000)])
+@places
 def test_work_is_counted_before_it_is_done(sizes: tuple[int, int], width: int, height: int) -> None:
     """Against every layer's weights, times the places where they are applied, in every tile."""
     synthesis = graphs.parameters("hyper", sizes, "synthesis")
     done = 0
-    for tile in tiles(-(-height // 16), -(-width // 16), 64, 2):
-        latents = (tile.rows.stop - tile.rows.start) * (tile.columns.stop - tile.columns.start)
-        for layer, places in ((0, 1), (2, 4), (4, 16), (6, 64)):  # a transposed layer: all weights at each input
-            done += math.prod(synthesis[f"g_s.{layer}.weight"]) * places * latents
-            if layer < 6:
-                done += math.prod(synthesis[f"g_s.{layer + 1}.gamma"]) * 4 * places * latents
-    for spec, places in zip(layer_specs(*sizes), (1, 4, 16), strict=True):
+    for layer, places in ((0, 1), (2, 4), (4, 16), (6, 64)):  # a transposed layer: all weights at each input
+        done += math.prod(synthesis[f"g_s.{layer}.weight"]) * places
+        if layer < 6:
+            done += math.prod(synthesis[f"g_s.{layer + 1}.gamma"]) * 4 * places
+    done *= seen(width, height, hyper.Hyper.synthesis_halo)
+    for spec, places in zip(hyper.layer_specs(*sizes), (1, 4, 16), strict=True):
         done += spec.inputs * spec.outputs * spec.kernel**2 * places * -(-height // 64) * -(-width // 64)
-    assert done <= memory.multiplications(width, height, sizes) < 1.3 * done
+    assert done <= memory.multiplications(width, height, demand_of("hyper", sizes)) < 1.3 * done
+
+
+@pytest.mark.parametrize("n", [8, 128])
+@places
+def test_work_of_cheng_is_counted_too(n: int, width: int, height: int) -> None:
+    done = 0
+    for name, shape in graphs.parameters("cheng", (n, n), "synthesis").items():
+        index = int(name.split(".")[1])
+        # blocks 1, 3 and 5 double the size: what follows the doubling stands at four times the places
+        level = index // 2 + (index % 2 and name.split(".")[2] in ("conv", "igdn"))
+        if len(shape) == 4:
+            done += math.prod(shape) * 4**level
+    done *= seen(width, height, cheng.Cheng.synthesis_halo)
+    latents, z = -(-height // 16) * -(-width // 16), -(-height // 64) * -(-width // 64)
+    specs = cheng.layer_specs(n, n)
+    for spec, places in zip(specs[:5], (1, 1, 4, 4, 16), strict=True):
+        done += spec.inputs * spec.sums * spec.kernel**2 * places * z
+    done += sum(spec.inputs * spec.outputs for spec in specs[5:]) * latents
+    assert done <= memory.multiplications(width, height, demand_of("cheng", (n, n))) < 1.3 * done
+
+
+def test_what_is_demanded_is_what_the_architectures_are() -> None:
+    for kind, sizes in ((hyper.Hyper, (128, 192)), (cheng.Cheng, (128, 128))):
+        demand = demand_of(kind.name, sizes)
+        assert (demand.halo, demand.analysis_halo) == (kind.synthesis_halo, kind.analysis_halo)
+        networks = sum(
+            math.prod(shape)
+            for network in ("analysis", "hyper_analysis", "synthesis")
+            for shape in graphs.parameters(kind.name, sizes, network).values()
+        )
+        module = {"hyper": hyper, "cheng": cheng}[kind.name]
+        integers = sum(spec.sums * spec.inputs * spec.kernel**2 for spec in module.layer_specs(*sizes))
+        assert 0.9 * (networks + integers) < demand.weights < 1.3 * (networks + integers)
 
 
 @pytest.mark.parametrize("target", [Quality(4), FileSize(3000), Psnr(28)])
@@ -109,7 +153,7 @@ def test_memory_is_refused_before_it_is_taken(
     picture = Picture(pixels=sample(128, 160, 3))
     needed = codec.memory_to_encode(160, 128, target)
     data = codec.encode(picture, target, limits=Limits(max_memory=needed)).data
-    stated = memory.to_decode(unpack(data).header, len(data), codec.bundle.manifest.sizes)
+    stated = memory.to_decode(unpack(data).header, len(data), codec.demand)
     assert codec.decode(data, Limits(max_memory=stated)).width == 160
     monkeypatch.setattr(codec, "_architecture", None)
     with pytest.raises(LimitExceeded, match=f"{needed:,} bytes of memory but {needed - 1:,} are allowed"):

@@ -1,8 +1,8 @@
 """The command `info`: what robustcodec files say about themselves, without any model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from robustcodec.cli import options
 from robustcodec.cli.console import FAILED, Console, attributed, emit, named
 from robustcodec.errors import ModelError, RobustcodecError
 from robustcodec.files import clean_name, read_input
+
+if TYPE_CHECKING:
+    from robustcodec.memory import Demand
 
 
 def info(
@@ -56,7 +59,7 @@ def describe(path: Path | None, max_pixels: int) -> dict[str, object]:
     data = read_input(path, options.byte_limit(max_pixels))
     file = unpack(data, Limits(max_pixels=max_pixels))
     header = file.header
-    sizes = _sizes(header.fingerprint)
+    model = _demand(header.fingerprint)
     return {
         "version": f"{MAJOR_VERSION}.{header.minor}",
         "width": header.width,
@@ -73,21 +76,22 @@ def describe(path: Path | None, max_pixels: int) -> dict[str, object]:
         "icc": header.icc,
         "exif": file.get(ChunkType.EXIF) is not None,
         "xmp": file.get(ChunkType.XMP) is not None,
-        "memory": memory.to_decode(header, len(data), sizes),
-        "multiplications": memory.multiplications(header.coded_width, header.coded_height, sizes),
+        "memory": memory.to_decode(header, len(data), model),
+        "multiplications": memory.multiplications(header.coded_width, header.coded_height, model),
         "sections": file.sections,
     }
 
 
-def _sizes(fingerprint: bytes) -> Sequence[int]:
-    """Channel counts of a file's model, if it is installed; else those of ours."""
+def _demand(fingerprint: bytes) -> "Demand":
+    """What a file's model takes, if it is installed; else what ours do."""
+    from robustcodec.architectures.demands import USUAL, demand_of
     from robustcodec.bundle import find_for
-    from robustcodec.memory import USUAL_SIZES
 
     try:
-        return find_for(fingerprint).manifest.sizes
+        manifest = find_for(fingerprint).manifest
+        return demand_of(manifest.architecture, manifest.sizes)
     except ModelError:
-        return USUAL_SIZES
+        return USUAL
 
 
 def _lines(name: str, fields: dict[str, object], verbose: bool) -> Iterator[str]:
