@@ -3,11 +3,14 @@
     python benchmarks/guard.py cost -m weights/hyper-base photos
     python benchmarks/guard.py effort -m weights/hyper-base photos
     python benchmarks/guard.py verdicts -m weights/hyper-base photos --on-violation fallback
+    python benchmarks/guard.py screens -m weights/hyper-base
 
 `cost` compares with and without the check in turn, so that other work on the machine slows both: read the ratios. The
 bar is 1.1 times analysis and synthesis, and what else encoding without the guard takes. `effort` gives bits per pixel,
 PSNR and J of each effort at some qualities, the Bjøntegaard rate over effort 0 (with robustcodec[lab]) and the seconds.
-`verdicts` counts how results stand and on which rung they end. One line of JSON each, on standard output.
+`verdicts` counts how results stand, what they break and on which rung they end, of each folder apart. `screens` does
+the same for drawn pictures that stand for screenshots: text in windows, bars, curves. One line of JSON each, on
+standard output.
 """
 
 import argparse
@@ -21,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from robustcodec import guard as guards
 from robustcodec.bundle import find
@@ -41,7 +45,7 @@ def pictures(arguments: argparse.Namespace) -> Iterator[tuple[str, Picture]]:
         if arguments.crop:
             side = arguments.crop
             picture = Picture(pixels=np.ascontiguousarray(picture.pixels[:side, :side]))
-        yield path.name, picture
+        yield str(path.relative_to(arguments.folder)), picture
 
 
 def seconds(call: Any) -> float:
@@ -107,19 +111,53 @@ def effort(codec: Codec, arguments: argparse.Namespace) -> None:
 
 
 def verdicts(codec: Codec, arguments: argparse.Namespace) -> None:
-    counts: Counter[str] = Counter()
+    judged(codec, arguments, pictures(arguments))
+
+
+def screens(codec: Codec, arguments: argparse.Namespace) -> None:
+    judged(codec, arguments, ((f"screens/{seed}", Picture(pixels=screen(seed))) for seed in range(40)))
+
+
+def judged(codec: Codec, arguments: argparse.Namespace, each: Iterator[tuple[str, Picture]]) -> None:
+    counts: dict[str, Counter[str]] = {}
     guard = Guard(
         on_violation=OnViolation(arguments.on_violation), min_psnr=arguments.min_psnr, max_bpp=arguments.max_bpp
     )
-    for name, picture in pictures(arguments):
+    for name, picture in each:
         found = guards.encode(codec, picture, Quality(arguments.quality), guard)
         verdict = found.verdict
-        counts[verdict.status] += 1
-        counts[f"rung {verdict.rung}"] += verdict.rung is not None
+        of_folder = counts.setdefault(str(Path(name).parent), Counter())
+        of_folder.update(["pictures", verdict.status.value, *verdict.broken])
+        of_folder.update([f"rung {verdict.rung}"] if verdict.rung else [])
         print(
             json.dumps({"picture": name, "bytes": len(found.encoded.data), **_finite(verdict.document())}), flush=True
         )
-    print(json.dumps({"pictures": sum(counts[each] for each in guards.Status), **counts}))
+    for folder, of_folder in counts.items():
+        print(json.dumps({"folder": folder, **of_folder}))
+
+
+def screen(seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Draw windows with text, bars or curves, 640 x 400."""
+    generator = np.random.default_rng(seed)
+    image = Image.new("RGB", (640, 400), tuple(generator.integers(0, 256, 3).tolist()))
+    draw = ImageDraw.Draw(image)
+    for _ in range(4):
+        left, top = (int(generator.integers(0, most)) for most in (360, 220))
+        dark = bool(generator.integers(2))
+        paper, ink = ((30, 30, 34), (220, 220, 220)) if dark else ((250, 250, 250), (20, 20, 20))
+        draw.rectangle((left, top, left + 280, top + 180), paper, (128, 128, 128))
+        draw.rectangle((left, top, left + 280, top + 16), tuple(generator.integers(0, 256, 3).tolist()))
+        kind = generator.integers(3)
+        for row in range(12):
+            y, colour = top + 24 + 12 * row, tuple(generator.integers(0, 256, 3).tolist())
+            if kind == 0:
+                draw.text((left + 8, y), "".join(generator.choice(list("etaoin shrdlu(){}=.,"), 40)), ink)
+            elif kind == 1:
+                draw.rectangle((left + 8, y, left + 8 + int(generator.integers(10, 260)), y + 8), colour)
+            else:
+                heights = top + 100 + np.cumsum(generator.integers(-6, 7, 54)).clip(-70, 70)
+                draw.line([(left + 5 + 5 * x, int(height)) for x, height in enumerate(heights)], colour)
+    return np.array(image)
 
 
 def _finite(document: dict[str, Any]) -> dict[str, Any]:
@@ -128,8 +166,8 @@ def _finite(document: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("cost", "effort", "verdicts"))
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("what", choices=("cost", "effort", "verdicts", "screens"))
+    parser.add_argument("folder", type=Path, nargs="?", default=Path())
     parser.add_argument("-m", "--model")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--every", type=int, default=1, help="take every n-th picture")
@@ -145,7 +183,7 @@ def main() -> None:
     if not arguments.folder.is_dir():
         sys.exit(f"{arguments.folder} is no folder")
     codec = Codec(find(arguments.model), arguments.threads)
-    {"cost": cost, "effort": effort, "verdicts": verdicts}[arguments.what](codec, arguments)
+    {"cost": cost, "effort": effort, "verdicts": verdicts, "screens": screens}[arguments.what](codec, arguments)
 
 
 if __name__ == "__main__":
