@@ -109,6 +109,7 @@ def load(
     shape or type, not finite, or that could make a normalisation divide by zero.
     """
     shapes = parameters(architecture, sizes, networks)
+    tensors = graphs.with_limits(tensors, shapes)
     if tensors.keys() != shapes.keys():
         odd = sorted(tensors.keys() ^ shapes.keys())
         raise ModelDamaged(f"its tensors are not those of {architecture}: {odd[0]} is missing or unknown")
@@ -123,7 +124,7 @@ def _checked(name: str, tensor: NDArray[np.generic], shape: tuple[int, ...]) -> 
     values = tensor.astype(np.float32)
     if not np.isfinite(values).all():
         raise ModelDamaged(f"{name} holds values that are not finite")
-    if (name.endswith(".beta") and values.min() <= 0) or (name.endswith(".gamma") and values.min() < 0):
+    if (name.endswith((".beta", ".limit")) and values.min() <= 0) or (name.endswith(".gamma") and values.min() < 0):
         raise ModelDamaged(f"{name} holds {values.min()}, which may make its network divide by zero")
     return values
 

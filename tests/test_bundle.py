@@ -194,7 +194,7 @@ def test_fields_out_of_range_are_refused(folder: Path, field: str, value: Any) -
 
 @pytest.mark.parametrize(
     ("field", "value", "says"),
-    [("format", 2, "newer release"), ("architecture", "unknown", "does not know")],
+    [("format", 2, "newer release"), ("architecture", "unknown", "not known to this release")],
 )
 def test_models_of_other_releases_are_refused(folder: Path, field: str, value: Any, says: str) -> None:
     """They may be in order: no damage is claimed."""

@@ -108,11 +108,26 @@ def test_altered_graphs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_parameters_are_compressais_transforms() -> None:
     shapes = parameters("hyper", (128, 192))
-    assert len(shapes) == 34
+    limits = {name: shape for name, shape in shapes.items() if name.endswith(".limit")}
+    assert limits == dict.fromkeys(("g_s.1.limit", "g_s.3.limit", "g_s.5.limit"), (128, 1, 1))
+    assert len(shapes) == 34 + 3
     assert shapes["g_s.6.weight"] == (128, 3, 5, 5)
     assert shapes["g_a.1.gamma"] == (128, 128, 1, 1)
     assert shapes["h_a.0.weight"] == (128, 192, 3, 3)
     assert {name.split(".")[0] for name in shapes} == {"g_a", "g_s", "h_a"}
+
+
+def test_what_multiplies_without_limit_is_as_if_its_limit_were_huge(tensors: Tensors) -> None:
+    plain = {name: tensor for name, tensor in tensors.items() if not name.endswith(".limit")}
+    huge = {**tensors, **{name: np.full_like(tensors[name], 6e4) for name in tensors.keys() - plain.keys()}}
+    y_hat = np.random.default_rng(1).normal(0, 3, (12, 2, 3)).astype(np.float32)
+    pictures = [load("hyper", SIZES, each, threads=1).synthesise(y_hat) for each in (plain, huge)]
+    assert np.array_equal(*pictures)
+    low = {name: tensor * (1e-7 if name.endswith(".limit") else 1) for name, tensor in huge.items()}
+    assert not np.array_equal(pictures[0], load("hyper", SIZES, low, threads=1).synthesise(y_hat))
+    huge["g_s.3.limit"] = np.zeros_like(huge["g_s.3.limit"])
+    with pytest.raises(ModelDamaged, match=r"g_s\.3\.limit"):
+        load("hyper", SIZES, huge, threads=1)
 
 
 STARVED = """

@@ -145,7 +145,8 @@ def export(
 
     console = Console(quiet=quiet, json=False)
     if to is not None:
-        write_for_compressai(load_weights(source), high_rate_step(4.0 if quality is None else quality), output)
+        step = high_rate_step(4.0 if quality is None else quality)
+        write_for_compressai(load_weights(source), step, output, console.note)
         console.note(f"wrote {output}")
         return
     exported = export_run(source, output, id or output.name, variant or "base", data, console.note)

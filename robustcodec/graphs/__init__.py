@@ -17,9 +17,10 @@ rearrangements of the parameters (`initialisers`).
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from types import MappingProxyType, ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,9 @@ from robustcodec.graphs.digests import DIGESTS
 from robustcodec.graphs.hyper import Shapes
 
 Float32 = NDArray[np.float32]
+
+UNLIMITED = float(np.finfo(np.float32).max)
+"""The `limit` of a normalisation that has none."""
 
 SIZES: dict[str, tuple[tuple[int, int], ...]] = {
     "hyper": ((128, 192), (192, 320), (64, 96), (8, 12)),
@@ -49,7 +53,7 @@ def parameters(architecture: str, sizes: tuple[int, int], network: str) -> Shape
 
     Convolutions have `weight` and `bias` as in torch (a transposed one's weight has its inputs first). A
     normalisation has its effective `beta` (C,) and `gamma` (C, C, 1, 1), not CompressAI's square roots of
-    them.
+    them; an inverse one its `limit` (C, 1, 1), too: the most that it multiplies a channel by.
     Raises ModelError for an architecture or size without graphs.
     """
     check_size(architecture, sizes)
@@ -57,6 +61,22 @@ def parameters(architecture: str, sizes: tuple[int, int], network: str) -> Shape
         raise ValueError(f"there is no network {network}")
     shapes: Shapes = _PARTS[architecture].parameters(*sizes, network)
     return shapes
+
+
+def with_limits(tensors: Mapping[str, NDArray[Any]], names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Give a model's tensors and, for each of these names that is the limit of a normalisation, the one it lacks.
+
+    Models are stored without limits where they have none.
+    """
+    limits = {name: tensors.get(name.replace(".limit", ".beta")) for name in names if name.endswith(".limit")}
+    return {
+        **{
+            name: np.full((*beta.shape, 1, 1), UNLIMITED, np.float32)
+            for name, beta in limits.items()
+            if beta is not None
+        },
+        **tensors,
+    }
 
 
 def check_size(architecture: str, sizes: tuple[int, int]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from robustcodec.graphs.hyper import Shapes, convolution, normalisation
+from robustcodec.graphs.hyper import Shapes, convolution, inverse_normalisation, normalisation
 
 Float32 = NDArray[np.float32]
 
@@ -49,7 +49,7 @@ def _up(name: str, n: int) -> Shapes:
     return {
         **convolution(f"{name}.subpel_conv.0", 4 * n, (4 * n, n, 3, 3)),
         **convolution(f"{name}.conv", n, (n, n, 3, 3)),
-        **normalisation(f"{name}.igdn", n),
+        **inverse_normalisation(f"{name}.igdn", n),
         **convolution(f"{name}.upsample.0", 4 * n, (4 * n, n, 3, 3)),
     }
 

@@ -28,7 +28,7 @@ def parameters(n: int, m: int, network: str) -> Shapes:
         return shapes
     for layer, (inputs, outputs) in enumerate(((m, n), (n, n), (n, n), (n, 3))):
         shapes |= convolution(f"g_s.{2 * layer}", outputs, (inputs, outputs, 5, 5))
-        shapes |= normalisation(f"g_s.{2 * layer + 1}", n) if layer < 3 else {}
+        shapes |= inverse_normalisation(f"g_s.{2 * layer + 1}", n) if layer < 3 else {}
     return shapes
 
 
@@ -40,6 +40,11 @@ def convolution(name: str, outputs: int, shape: tuple[int, ...]) -> Shapes:
 def normalisation(name: str, channels: int) -> Shapes:
     """Parameters of a normalisation."""
     return {f"{name}.beta": (channels,), f"{name}.gamma": (channels, channels, 1, 1)}
+
+
+def inverse_normalisation(name: str, channels: int) -> Shapes:
+    """Parameters of an inverse normalisation."""
+    return {**normalisation(name, channels), f"{name}.limit": (channels, 1, 1)}
 
 
 def initialisers(network: str, tensors: Mapping[str, Float32]) -> dict[str, Float32]:

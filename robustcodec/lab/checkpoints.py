@@ -13,10 +13,10 @@ from torch import Tensor
 
 from robustcodec.bundle import MANIFEST, Bundle, damage_named, floats, open_bundle
 from robustcodec.errors import ModelDamaged, TrainingError
-from robustcodec.graphs import parameters
+from robustcodec.graphs import UNLIMITED, parameters, with_limits
 from robustcodec.lab.architectures import untrained
 from robustcodec.lab.entropy_models import FactorizedPrior
-from robustcodec.lab.networks import Gdn, Network
+from robustcodec.lab.networks import LIMIT, Gdn, Network
 from robustcodec.lab.runs import Run
 
 _WRAPPINGS = ("state_dict", "network", "model_state_dict", "model", "net")
@@ -98,8 +98,13 @@ def network_of(weights: dict[str, Tensor], source: str, announce: Announce = lam
 
 
 def fill(network: Network, weights: dict[str, Tensor], source: str, announce: Announce = lambda _: None) -> None:
-    """Load weights into a network; what it does not use is left aside and, unless always stored, announced."""
+    """Load weights into a network; what it does not use is left aside and, unless always stored, announced.
+
+    Limits of normalisations, which only ours have, may be missing.
+    """
     expected = network.state_dict()
+    unlimited = {name: torch.full_like(tensor, UNLIMITED) for name, tensor in expected.items() if name.endswith(LIMIT)}
+    weights = {**unlimited, **weights}
     for name, tensor in expected.items():
         if name not in weights:
             raise TrainingError(f"{source} lacks {name}, which the {network.arch} network needs")
@@ -131,7 +136,7 @@ def weights_of_bundle(bundle: Bundle) -> dict[str, Tensor]:
     real: dict[str, NDArray[np.float32]] = {}
     for arrays, names in ((bundle.analysis, ("analysis", "hyper_analysis")), (bundle.synthesis, ("synthesis",))):
         shapes = {key: shape for name in names for key, shape in parameters(architecture, (n, m), name).items()}
-        real |= floats(arrays, shapes, "transforms")
+        real |= floats(with_limits(arrays, shapes), shapes, "transforms")
     prior = {f"entropy_bottleneck.{name}": tensor for name, tensor in FactorizedPrior(n).state_dict().items()}
     units = unit_shapes(integers.specs(n, m))
     kept = floats(bundle.lab, {**{name: tuple(tensor.shape) for name, tensor in prior.items()}, **units}, "lab part")
@@ -156,6 +161,8 @@ def _normalisations(real: Mapping[str, NDArray[np.float32]]) -> dict[str, Tensor
         normalisation = Gdn(beta.shape[0])
         normalisation.set_parameters(beta, gamma[:, :, 0, 0])
         result |= {f"{layer}.{name}": tensor for name, tensor in normalisation.state_dict().items()}
+        if f"{layer}.limit" in real:
+            result[f"{layer}.limit"] = torch.from_numpy(real[f"{layer}.limit"]).flatten()
     return result
 
 

@@ -233,6 +233,8 @@ def _half_precision(weights: Mapping[str, Tensor], announce: Callable[[str], Non
         if isinstance(layer, Gdn):
             beta, gamma = layer.parameters_in_use()
             layer.set_parameters(beta.half().float().clamp(min=2.0**-14), gamma.half().float())
+            if layer.limited:
+                layer.limit.copy_(layer.limit.clamp(max=torch.finfo(torch.half).max).half())
         else:
             for parameter in layer.parameters():
                 parameter.copy_(parameter.half().float())
@@ -259,6 +261,8 @@ def _transforms(network: Network) -> tuple[Arrays, Arrays]:
                 # float16 of a value that is float16 but for the last bits of its square root
                 result[f"{name}.beta"] = beta.half().numpy()
                 result[f"{name}.gamma"] = gamma.half().numpy()[:, :, None, None]
+                if layer.limited:
+                    result[f"{name}.limit"] = layer.limit.half().numpy()[:, None, None]
             else:
                 for key, parameter in layer.named_parameters():
                     result[f"{name}.{key}"] = parameter.half().numpy()

@@ -15,52 +15,67 @@ _BLOCK_BYTES = 2**20
 """What a CPU works on at a time; a quarter or four times as much is no faster."""
 
 
-def normalise(x: Tensor, beta: Tensor, gamma: Tensor, exponent: float) -> Tensor:
+def normalise(x: Tensor, beta: Tensor, gamma: Tensor, exponent: float, ceiling: Tensor | None = None) -> Tensor:
     """Give x * norm ** exponent with norm = beta + gamma x^2, for x (B, C, H, W) and an exponent of 1/2 or -1/2.
 
-    All have one type. The result is in channels-last order.
+    With a ceiling (C,) a larger norm counts as that, and has no gradient. All have one type. The result is in
+    channels-last order.
     """
-    result: Tensor = _Normalise.apply(x, beta, gamma, exponent)
+    result: Tensor = _Normalise.apply(x, beta, gamma, exponent, ceiling)
     return result
 
 
-def _plain(x: Tensor, beta: Tensor, gamma: Tensor, exponent: float) -> Tensor:
+def _plain(x: Tensor, beta: Tensor, gamma: Tensor, exponent: float, ceiling: Tensor | None) -> Tensor:
     """The same by operations that autograd knows."""
     norm = F.conv2d(x * x, gamma[:, :, None, None], beta)
+    if ceiling is not None:
+        most = ceiling[:, None, None]
+        norm = torch.where(norm < most, norm, most)
     return x * _power(norm, exponent)
 
 
 class _Normalise(torch.autograd.Function):
-    """With e the exponent, n the norm, t = g n^e and d = t x / n: dx = t + 2e x (d gamma), dn = e d."""
+    """With e the exponent, n the norm, t = g n^e and d = t x / n: dx = t + 2e x (d gamma), dn = e d.
+
+    Where n is at its ceiling d is 0.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, beta: Tensor, gamma: Tensor, exponent: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, beta: Tensor, gamma: Tensor, exponent: float, ceiling: Tensor | None) -> Tensor:
         values = _rows(x)
         norm, result = torch.empty_like(values), torch.empty_like(values)
         for rows in _blocks(values):
             torch.addmm(beta, values[rows].square(), gamma.T, out=norm[rows])
+            if ceiling is not None:
+                torch.minimum(norm[rows], ceiling, out=norm[rows])
             torch.mul(values[rows], _power(norm[rows], exponent), out=result[rows])
-        ctx.save_for_backward(x, beta, gamma, norm)
+        ctx.save_for_backward(x, beta, gamma, norm, ceiling)
         ctx.exponent = exponent
         return _like(result, x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, beta, gamma, norm = ctx.saved_tensors
+        x, beta, gamma, norm, ceiling = ctx.saved_tensors
         (grad,) = grads
         with torch.autocast(x.device.type, enabled=False):
             if torch.is_grad_enabled():  # somebody will differentiate this again
                 needed = ctx.needs_input_grad[:3]
                 inputs = [tensor for tensor, wanted in zip((x, beta, gamma), needed, strict=True) if wanted]
-                plain = _plain(x, beta, gamma, ctx.exponent)
+                plain = _plain(x, beta, gamma, ctx.exponent, ceiling)
                 found = iter(torch.autograd.grad(plain, inputs, grad, create_graph=True))
-                return *(next(found) if wanted else None for wanted in needed), None
+                return *(next(found) if wanted else None for wanted in needed), None, None
             of_parameters = any(ctx.needs_input_grad[1:3])
-            return *_gradients(x, gamma, norm, grad, ctx.exponent, of_parameters), None
+            return *_gradients(x, gamma, norm, grad, ctx.exponent, ceiling, of_parameters), None, None
 
 
 def _gradients(
-    x: Tensor, gamma: Tensor, norm: Tensor, grad: Tensor, exponent: float, of_parameters: bool
+    x: Tensor,
+    gamma: Tensor,
+    norm: Tensor,
+    grad: Tensor,
+    exponent: float,
+    ceiling: Tensor | None,
+    of_parameters: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Gradients of x, beta and gamma; the last two, which cost as much as the first, only if they are wanted."""
     values, arriving = _rows(x), _rows(grad)
@@ -72,6 +87,8 @@ def _gradients(
         block, block_norm = values[rows], norm[rows]
         direct = arriving[rows] * _power(block_norm, exponent)
         reduced = (direct * block).div_(block_norm)
+        if ceiling is not None:
+            reduced *= block_norm < ceiling
         torch.addcmul(direct, block, reduced @ signed, out=result[rows])
         if of_parameters:
             beta_grad = beta_grad + reduced.sum(0)

@@ -25,22 +25,28 @@ from torch import Tensor
 
 from robustcodec.errors import MissingExtra, UsageError
 from robustcodec.files import write_output
-from robustcodec.lab.checkpoints import network_of
+from robustcodec.graphs import UNLIMITED
+from robustcodec.lab.checkpoints import Announce, network_of
 from robustcodec.lab.cheng import Cheng
-from robustcodec.lab.networks import Hyper
+from robustcodec.lab.networks import LIMIT, Hyper
 
 Weights = Mapping[str, Tensor]
 
 
-def write_for_compressai(weights: Weights, step: float, path: Path) -> None:
+def write_for_compressai(weights: Weights, step: float, path: Path, warn: Announce = lambda _: None) -> None:
     """Write a network at a quantisation step as a state dict that CompressAI loads: ScaleHyperprior, Cheng2020Anchor.
 
     `weights` are our state dict (see `checkpoints.load_weights`), `step` is above zero, in units of y. The suffix
-    of the path chooses the format: .safetensors, or .pth, .pt and .tar for torch's own.
+    of the path chooses the format: .safetensors, or .pth, .pt and .tar for torch's own. Limits of normalisations
+    are left out, with a warning.
     Raises UsageError for another suffix, TrainingError for weights of no network that is known, MissingExtra without
     compressai, OutputError.
     """
     serialise = _format(path)
+    if any(name.endswith(LIMIT) and bool((tensor < UNLIMITED).any()) for name, tensor in weights.items()):
+        warn(
+            "CompressAI has no limits of normalisations: attacks reach more there, and photographs may decode otherwise"
+        )
     write_output(path, serialise(compressai_model(weights, step).state_dict()))
 
 
@@ -60,7 +66,8 @@ def compressai_model(weights: Weights, step: float) -> Any:
         ) from error
     model = Cheng2020Anchor(network.n) if network.arch == Cheng.arch else ScaleHyperprior(network.n, network.m)
     # what ours lacks are constants that it has made itself, and tables that update() makes
-    model.load_state_dict({**model.state_dict(), **fold_step(network.state_dict(), step)})
+    known = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(LIMIT)}
+    model.load_state_dict({**model.state_dict(), **fold_step(known, step)})
     model.eval().requires_grad_(False).update(force=True)
     return model
 

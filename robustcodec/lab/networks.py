@@ -13,8 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from robustcodec.graphs import UNLIMITED
 from robustcodec.lab.entropy_models import FactorizedPrior, escaped, gaussian_bits, lower_bound
 from robustcodec.lab.gdn import normalise
+
+LIMIT = ".limit"
+"""How the names of limits end, which no network of CompressAI has."""
 
 Quantiser = Callable[[Tensor], Tensor]
 """Maps latents in units of their step to quantised (or noisy) latents of the same shape."""
@@ -55,9 +59,12 @@ class Coded:
 class Gdn(nn.Module):
     """Generalised divisive normalisation, or its inverse (Ballé 2016, equation 3 with exponents 2 and 1/2).
 
-    `beta` and `gamma` hold the square roots of the real parameters plus 2**-36, as CompressAI stores them.
+    `beta` and `gamma` hold the square roots of the real parameters plus 2**-36, as CompressAI stores them. The inverse
+    multiplies by a root that grows with what it multiplies, so that what is larger than in any photograph grows as its
+    square. `limit` (C,) is the most that it multiplies a channel by; CompressAI has no such thing.
     """
 
+    limit: Tensor
     _PEDESTAL = 2.0**-36
     _BETA_MIN = 1e-6
 
@@ -67,12 +74,19 @@ class Gdn(nn.Module):
         self.beta = nn.Parameter(torch.empty(channels))
         self.gamma = nn.Parameter(torch.empty(channels, channels))
         self.set_parameters(torch.ones(channels), 0.1 * torch.eye(channels))
+        if inverse:
+            self.register_buffer("limit", torch.full((channels,), UNLIMITED))
 
     def parameters_in_use(self) -> tuple[Tensor, Tensor]:
         """Give the real beta (C,) and gamma (C, C), out of the stored square roots."""
         beta = lower_bound(self.beta, (self._BETA_MIN + self._PEDESTAL) ** 0.5) ** 2 - self._PEDESTAL
         gamma = lower_bound(self.gamma, self._PEDESTAL**0.5) ** 2 - self._PEDESTAL
         return beta, gamma
+
+    @property
+    def limited(self) -> bool:
+        """Whether what it multiplies by has a limit."""
+        return self.inverse and bool((self.limit < UNLIMITED).any())
 
     @torch.no_grad()
     def set_parameters(self, beta: Tensor, gamma: Tensor) -> None:
@@ -86,7 +100,9 @@ class Gdn(nn.Module):
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         with torch.autocast(kind, enabled=False):
-            return normalise(x.to(dtype), beta.to(dtype), gamma.to(dtype), 0.5 if self.inverse else -0.5)
+            if not self.inverse:
+                return normalise(x.to(dtype), beta.to(dtype), gamma.to(dtype), -0.5)
+            return normalise(x.to(dtype), beta.to(dtype), gamma.to(dtype), 0.5, self.limit.square().to(dtype))
 
 
 Convolution = nn.Conv2d | nn.ConvTranspose2d

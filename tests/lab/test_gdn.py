@@ -31,6 +31,23 @@ def test_first_and_second_derivatives(exponent: float, monkeypatch: pytest.Monke
     assert torch.autograd.gradgradcheck(normalise, parts(torch.float64))
 
 
+def test_derivatives_at_a_ceiling(exponent: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gdn, "_BLOCK_BYTES", 7 * 6 * 8)
+    x, beta, gamma = parts(torch.float64)
+    ceiling = torch.linspace(0.8, 3.0, 6, dtype=torch.float64)
+    norm = F.conv2d(x**2, gamma[:, :, None, None], beta)
+    above = (norm > ceiling[:, None, None]).double().mean()
+    assert 0.1 < above < 0.9
+
+    def normalise(x: Tensor, beta: Tensor, gamma: Tensor) -> Tensor:
+        return gdn.normalise(x, beta, gamma, exponent, ceiling)
+
+    expected = x * norm.minimum(ceiling[:, None, None]) ** exponent
+    assert torch.allclose(normalise(x, beta, gamma), expected, rtol=1e-12)
+    assert torch.autograd.gradcheck(normalise, (x, beta, gamma))
+    assert torch.autograd.gradgradcheck(normalise, (x, beta, gamma))
+
+
 def test_in_bfloat16_it_follows_the_formula(exponent: float) -> None:
     x, beta, gamma = parts(torch.bfloat16)
     found = gdn.normalise(x, beta, gamma, exponent)

@@ -11,7 +11,9 @@ onnx = pytest.importorskip("onnx")
 
 from robustcodec import graphs  # noqa: E402
 from robustcodec.graphs.digests import DIGESTS  # noqa: E402
+from robustcodec.lab.architectures import make_network  # noqa: E402
 from robustcodec.lab.graphs import write_all  # noqa: E402
+from robustcodec.lab.networks import LIMIT, Gdn  # noqa: E402
 from robustcodec.networks import Networks, load, parameters  # noqa: E402
 
 SIZES = {"hyper": (8, 12), "cheng": (8, 8)}
@@ -28,8 +30,8 @@ def test_committed_files_are_what_the_code_writes(tmp_path: Path) -> None:
 
 
 def test_graphs_are_small_plain_and_name_no_tool() -> None:
-    allowed = {"Conv", "Mul", "Div", "Sqrt", "Add", "Abs", "Relu", "LeakyRelu", "Concat", "DepthToSpace"}
-    backward = {"Clip", "Sub", "SpaceToDepth", "Split", "Greater", "Where"}
+    allowed = {"Conv", "Mul", "Div", "Sqrt", "Add", "Abs", "Relu", "LeakyRelu", "Concat", "DepthToSpace", "Min"}
+    backward = {"Clip", "Sub", "SpaceToDepth", "Split", "Greater", "Less", "Where"}
     for name in DIGESTS:
         data = (Path(graphs.__file__).parent / name).read_bytes()
         model = onnx.load_model_from_string(data)
@@ -71,6 +73,8 @@ def model(arch: str):  # type: ignore[no-untyped-def]
 def networks(model, arch: str) -> Networks:  # type: ignore[no-untyped-def]
     tensors = {}
     for name in parameters(arch, SIZES[arch]):
+        if name.endswith(LIMIT):
+            continue
         layer = model.get_submodule(name.rpartition(".")[0])
         value = getattr(layer, name.rpartition(".")[2])
         if name.endswith("beta"):
@@ -116,3 +120,43 @@ def test_gradients_are_those_of_autograd(model, arch: str, networks: Networks, s
     assert 0.01 < float(((shown > 0) & (shown < 1)).float().mean()) < 0.99
     (expected,) = torch.autograd.grad(shown, latents, error)
     _assert_close(found, expected)
+
+
+def test_limits_are_those_of_the_lab(model, arch: str) -> None:  # type: ignore[no-untyped-def]
+    """Forward and back, with limits that two thirds of what is multiplied exceed."""
+    network = make_network(arch, SIZES[arch]).requires_grad_(False)
+    network.load_state_dict(
+        {**network.state_dict(), **{k: v for k, v in model.state_dict().items() if k in network.state_dict()}}
+    )
+    gains: list[float] = []
+    tensors: dict[str, np.ndarray] = {}  # type: ignore[type-arg]
+    latents = torch.from_numpy(np.random.default_rng(4).normal(0, 2, (1, SIZES[arch][1], 3, 4)).astype(np.float32))
+
+    def limit(layer: Gdn, inputs: tuple[torch.Tensor]) -> None:
+        beta, gamma = layer.parameters_in_use()
+        gain = torch.nn.functional.conv2d(inputs[0] ** 2, gamma[:, :, None, None], beta).sqrt()
+        layer.limit.copy_(gain.amin((0, 2, 3)) + (gain.amax((0, 2, 3)) - gain.amin((0, 2, 3))) / 3)
+        gains.append(float((gain > layer.limit[:, None, None]).float().mean()))
+
+    inverse = [layer for layer in network.g_s.modules() if isinstance(layer, Gdn) and layer.inverse]
+    hooks = [layer.register_forward_pre_hook(limit) for layer in inverse]
+    network.synthesise(latents)
+    for hook in hooks:
+        hook.remove()
+    assert len(gains) == 3 and all(0.1 < share < 0.9 for share in gains)
+    for name in parameters(arch, SIZES[arch], ("synthesis",)):
+        layer, part = network.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
+        if isinstance(layer, Gdn):
+            beta, gamma = layer.parameters_in_use()
+            tensors[name] = {"beta": beta, "gamma": gamma[:, :, None, None], "limit": layer.limit[:, None, None]}[
+                part
+            ].numpy()
+        else:
+            tensors[name] = getattr(layer, part).numpy()
+    networks = load(arch, SIZES[arch], tensors, threads=1, networks=("synthesis", "descent"))
+    _assert_close(networks.synthesise(latents[0].numpy()), network.synthesise(latents))
+    target, weight = torch.rand(3, 48, 64), torch.rand(1, 48, 64)
+    moving = latents.clone().requires_grad_()
+    shown = network.synthesise(moving)
+    (expected,) = torch.autograd.grad(shown, moving, (shown.detach().clamp(0, 1) - target) * weight)
+    _assert_close(networks.descend(latents[0].numpy(), target.numpy(), weight.numpy()), expected)

@@ -59,19 +59,26 @@ class Graph:
 
     def normalise(self, plane: str, layer: str) -> str:
         """Divisive normalisation."""
-        return self.add("Div", [plane, self.root(plane, layer)])
+        return self.add("Div", [plane, self._root(plane, layer)])
 
-    def root(self, plane: str, layer: str) -> str:
-        """Root of the norm of a normalisation."""
+    def gain(self, plane: str, layer: str) -> str:
+        """Give what an inverse normalisation multiplies by."""
+        return self.add("Min", [self._root(plane, layer), f"{layer}.limit"])
+
+    def _root(self, plane: str, layer: str) -> str:
         square = self.add("Mul", [plane, plane])
         norm = self.convolution([square, f"{layer}.gamma", f"{layer}.beta"], (1, 1), (0, 0, 0, 0))
         return self.add("Sqrt", [norm])
 
-    def denormalise_back(self, gradient: str, plane: str, root: str, layer: str) -> str:
-        """Of x * r with r^2 = beta + gamma x^2: the gradient g becomes g r + x (gamma^T (g x / r))."""
-        reduced = self.add("Div", [self.add("Mul", [gradient, plane]), root])
+    def denormalise_back(self, gradient: str, plane: str, gain: str, layer: str) -> str:
+        """Of x * r with r^2 = beta + gamma x^2: the gradient g becomes g r + x (gamma^T (g x / r)).
+
+        Where r is at its limit the second term has no share of it.
+        """
+        reduced = self.add("Div", [self.add("Mul", [gradient, plane]), gain])
+        reduced = self.add("Where", [self.add("Less", [gain, f"{layer}.limit"]), reduced, "zero"])
         spread = self.convolution([reduced, f"{layer}.back"], (1, 1), (0, 0, 0, 0))
-        return self.add("Add", [self.add("Mul", [gradient, root]), self.add("Mul", [plane, spread])])
+        return self.add("Add", [self.add("Mul", [gradient, gain]), self.add("Mul", [plane, spread])])
 
     def split(self, plane: str, parts: int) -> list[str]:
         """Cut channels into equal parts."""

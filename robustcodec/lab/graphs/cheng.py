@@ -61,10 +61,10 @@ class _Up:
     name: str
     first: str
     second: str
-    root: str
+    gain: str
 
     def back(self, graph: Graph, gradient: str) -> str:
-        inner = graph.denormalise_back(gradient, self.second, self.root, f"{self.name}.igdn")
+        inner = graph.denormalise_back(gradient, self.second, self.gain, f"{self.name}.igdn")
         inner = graph.leaky_back(graph.same(inner, f"{self.name}.conv", "back"), self.first)
         inner = _double_back(graph, inner, f"{self.name}.subpel_conv.0")
         return graph.add("Add", [inner, _double_back(graph, gradient, f"{self.name}.upsample.0")])
@@ -96,9 +96,9 @@ def _down(graph: Graph, plane: str, name: str) -> str:
 def _up(graph: Graph, plane: str, name: str, kept: "list[_Residual | _Up]") -> str:
     first = _double(graph, plane, f"{name}.subpel_conv.0")
     second = graph.same(graph.leaky(first), f"{name}.conv")
-    root = graph.root(second, f"{name}.igdn")
-    kept.append(_Up(name, first, second, root))
-    return graph.add("Add", [graph.add("Mul", [second, root]), _double(graph, plane, f"{name}.upsample.0")])
+    gain = graph.gain(second, f"{name}.igdn")
+    kept.append(_Up(name, first, second, gain))
+    return graph.add("Add", [graph.add("Mul", [second, gain]), _double(graph, plane, f"{name}.upsample.0")])
 
 
 def _double(graph: Graph, plane: str, layer: str) -> str:

@@ -42,10 +42,10 @@ def synthesis(graph: Graph, y_hat: str) -> str:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What going back through a normalisation takes, one of each phase: its input and the root of its norm."""
+    """What going back through a normalisation takes, one of each phase: its input and what it multiplied by."""
 
     planes: list[str]
-    roots: list[str]
+    gains: list[str]
 
 
 def _forward(graph: Graph, y_hat: str, kept: list[_Kept]) -> str:
@@ -54,11 +54,11 @@ def _forward(graph: Graph, y_hat: str, kept: list[_Kept]) -> str:
     phases: list[str] = []
     for layer in (0, 2, 4):
         inputs = graph.upward_to_phases(plane, f"g_s.{layer}")
-        roots, phases = [], []
+        gains, phases = [], []
         for phase in inputs:
-            roots.append(graph.root(phase, f"g_s.{layer + 1}"))
-            phases.append(graph.add("Mul", [phase, roots[-1]]))
-        kept.append(_Kept(inputs, roots))
+            gains.append(graph.gain(phase, f"g_s.{layer + 1}"))
+            phases.append(graph.add("Mul", [phase, gains[-1]]))
+        kept.append(_Kept(inputs, gains))
         if layer < 4:
             plane = graph.add("DepthToSpace", [graph.add("Concat", phases, axis=1)], blocksize=2, mode="DCR")
     shares = graph.total(
@@ -84,8 +84,8 @@ def descent(graph: Graph, y_hat: str) -> str:
             phases = graph.add("SpaceToDepth", [plane], blocksize=2)
             gradients = graph.split(phases, 4)
         parts = [
-            graph.denormalise_back(gradient, plane, root, f"g_s.{layer + 1}")
-            for gradient, plane, root in zip(gradients, back.planes, back.roots, strict=True)
+            graph.denormalise_back(gradient, plane, gain, f"g_s.{layer + 1}")
+            for gradient, plane, gain in zip(gradients, back.planes, back.gains, strict=True)
         ]
         plane = graph.total(
             graph.convolution(
