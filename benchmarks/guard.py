@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--on-violation", default="warn")
     parser.add_argument("--min-psnr", type=float)
     parser.add_argument("--max-bpp", type=float)
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if not arguments.folder.is_dir():
         sys.exit(f"{arguments.folder} is no folder")
     codec = Codec(find(arguments.model), arguments.threads)
