@@ -16,16 +16,20 @@ Planes = list[Plane]
 
 @dataclass(frozen=True)
 class Strip:
-    """Symbols of z and of y, channel by channel, and the index of the table of each of y's."""
+    """Symbols of z and of y, the index of the table of each of y's, and y_hat in units of 1/1024."""
 
     z: Planes
     y: Planes
     index: Planes
+    y_hat: Planes
 
 
 def decode_latents(data: bytes, bundle: Path) -> list[Strip]:
     """Decode the latents of a well-formed file with a network payload; a wrong checksum raises AssertionError."""
     model = read_safetensors(bundle / "entropy.safetensors")
+    decode_strip = {"hyper": decode_hyper, "cheng": decode_cheng}[
+        json.loads((bundle / "manifest.json").read_text())["architecture"]
+    ]
     assert data[:5] == bytes.fromhex("8b52420a10")
     transform, units = data[6], struct.unpack_from("<H", data, 7)[0]
     width, offset = varint(data, 9)
@@ -53,16 +57,21 @@ def decode_latents(data: bytes, bundle: Path) -> list[Strip]:
     return strips
 
 
-def decode_strip(content: bytes, height: int, width: int, step: int, model: dict[str, Any]) -> Strip:
+def decode_side(coder: "RangeDecoder", height: int, width: int, model: dict[str, Any]) -> tuple[Planes, Planes]:
+    """Symbols of z, and what they stand for in units of 1/1024."""
     medians = model["medians"]
     channels, z_height, z_width = len(medians), -(-height // 4), -(-width // 4)
-    coder = RangeDecoder(content[4:])
-    z_tables, y_tables = tables(model, "z"), tables(model, "y")
     z_index = [[[channel] * z_width for _ in range(z_height)] for channel in range(channels)]
-    z = decode_group(coder, z_index, z_tables)
-    scales = [
+    z = decode_group(coder, z_index, tables(model, "z"))
+    z_hat = [
         [[value * 1024 + median for value in row] for row in plane] for plane, median in zip(z, medians, strict=True)
     ]
+    return z, z_hat
+
+
+def decode_hyper(content: bytes, height: int, width: int, step: int, model: dict[str, Any]) -> Strip:
+    coder = RangeDecoder(content[4:])
+    z, scales = decode_side(coder, height, width, model)
     scales = transposed_layer(scales, model, "h_s.0")
     scales = transposed_layer(scales, model, "h_s.2")
     scales = last_layer(scales, model, "h_s.4")
@@ -70,10 +79,100 @@ def decode_strip(content: bytes, height: int, width: int, step: int, model: dict
         [[sum(t * 1024 >= limit * step for limit in limits) for t in row[:width]] for row in plane[:height]]
         for plane, limits in zip(scales, model["thresholds"], strict=True)
     ]
-    y = decode_group(coder, index, y_tables)
+    y = decode_group(coder, index, tables(model, "y"))
     coded = b"".join(struct.pack("<h", value) for planes in (z, y) for value in flat(planes))
     assert struct.unpack_from("<I", content)[0] == zlib.crc32(coded)
-    return Strip(z, y, index)
+    return Strip(z, y, index, [[[value * step for value in row] for row in plane] for plane in y])
+
+
+CONTEXT = [
+    (-2, -2),
+    (-2, -1),
+    (-2, 0),
+    (-2, 1),
+    (-2, 2),
+    (-1, -2),
+    (-1, -1),
+    (-1, 0),
+    (-1, 1),
+    (-1, 2),
+    (0, -2),
+    (0, -1),
+]
+
+
+def decode_cheng(content: bytes, height: int, width: int, step: int, model: dict[str, Any]) -> Strip:
+    coder = RangeDecoder(content[4:])
+    z, side = decode_side(coder, height, width, model)
+    side = rounded(last_layer(side, model, "h_s.0"), model, "h_s.0", leaky=True)
+    side = shuffled(rounded(last_layer(side, model, "h_s.2"), model, "h_s.2", leaky=True))
+    side = rounded(last_layer(side, model, "h_s.4"), model, "h_s.4", leaky=True)
+    side = shuffled(rounded(last_layer(side, model, "h_s.6"), model, "h_s.6", leaky=True))
+    side = rounded(last_layer(side, model, "h_s.8"), model, "h_s.8", leaky=False)
+    channels = range(len(model["thresholds"]))
+    y, index, y_hat = ([[[0] * width for _ in range(height)] for _ in channels] for _ in range(3))
+    for front in range(width + 3 * height):
+        places = [(row, front - 3 * row) for row in range(height) if 0 <= front - 3 * row < width]
+        means = []
+        for row, column in places:
+            seen = []
+            for down, right in CONTEXT:
+                inside = row + down >= 0 and 0 <= column + right < width
+                seen += [plane[row + down][column + right] if inside else 0 for plane in y_hat]
+            values = [plane[row][column] for plane in side] + dense(seen, model, "context_prediction", leaky=False)
+            for name in ("entropy_parameters.0", "entropy_parameters.2"):
+                values = dense(values, model, name, leaky=True)
+            scales = dense(values, model, "entropy_parameters.4.scales", leaky=None)
+            means.append(dense(values, model, "entropy_parameters.4.means", leaky=False, largest=1 << 25))
+            for channel, t, limits in zip(channels, scales, model["thresholds"], strict=True):
+                index[channel][row][column] = sum(t * 1024 >= limit * step for limit in limits)
+        if places:
+            symbols = decode_group(
+                coder, [[[index[channel][r][c] for r, c in places]] for channel in channels], tables(model, "y")
+            )
+        for channel in channels:
+            for at, (row, column) in enumerate(places):
+                symbol = symbols[channel][0][at]
+                y[channel][row][column] = symbol
+                y_hat[channel][row][column] = min(max(symbol * step + means[at][channel], -1 << 25), 1 << 25)
+    coded = b"".join(struct.pack("<h", value) for planes in (z, y) for value in flat(planes))
+    coded += b"".join(struct.pack("<i", value) for value in flat(y_hat))
+    assert struct.unpack_from("<I", content)[0] == zlib.crc32(coded)
+    return Strip(z, y, index, y_hat)
+
+
+def requantised(value: int, shift: int, leaky: bool, low: int, high: int) -> int:
+    """floor(a / 2^s + 1/2), clipped; with a leaky slope of 41 / 4096 below zero."""
+    if leaky and value < 0:
+        value, shift = 41 * value, shift + 12
+    return min(max((2 * value + (1 << shift)) >> (shift + 1), low), high)
+
+
+def rounded(sums: Planes, model: dict[str, Any], name: str, leaky: bool) -> Planes:
+    return [
+        [[requantised(value, shift, leaky, -32768, 32767) for value in row] for row in plane]
+        for plane, shift in zip(sums, model[f"{name}.shift"], strict=True)
+    ]
+
+
+def shuffled(x: Planes) -> Planes:
+    """Channel 4 c + 2 i + j to row 2 r + i and column 2 k + j of channel c."""
+    height, width = len(x[0]), len(x[0][0])
+    return [
+        [[x[c + 2 * (r % 2) + k % 2][r // 2][k // 2] for k in range(2 * width)] for r in range(2 * height)]
+        for c in range(0, len(x), 4)
+    ]
+
+
+def dense(values: list[int], model: dict[str, Any], name: str, leaky: bool | None, largest: int = 32767) -> list[int]:
+    """A layer at one place; its sums themselves if `leaky` is None."""
+    result = []
+    weight, bias, shift = (model[f"{name}.{part}"] for part in ("weight", "bias", "shift"))
+    for kernels, b, s in zip(weight, bias, shift, strict=True):
+        total = b + sum(kernel[0][0] * value for kernel, value in zip(kernels, values, strict=True))
+        low = -32768 if largest == 32767 else -largest
+        result.append(total if leaky is None else requantised(total, s, leaky, low, largest))
+    return result
 
 
 class RangeDecoder:
