@@ -8,7 +8,10 @@ S = smooth_bpp * ||d bpp_main/dx|| + smooth_latents * ||dy/dx|| (`smoothness`), 
     ma2023       step * J(x_new), target x_new
     fast         step * (w * J(x_new) + smooth * S(x_new) + stability * lambda * 255^2 * |M(x_new) - M(x)|^2), target x
 
-where x_new has some of the crops attacked, t is x_new or with `clean_target` x, and w is `attacked` for an attacked
+`fast` adds the same J of crops of half the side whose whole noise is where an attack on a picture would gather it, each
+times local / budget in epsilons, by area.
+
+Here x_new has some of the crops attacked, t is x_new or with `clean_target` x, and w is `attacked` for an attacked
 crop and 1 for a clean one. `step` makes up for what qualities cost, as in training (`losses.rate_distortion`). A mean
 absolute error needs no lambda beside it: where training puts the network, its slope against J is about
 pi * lambda * 255^2 * mean |e|, which goes as 1 / step; at quality 4 and 33 dB it is 47 bits per pixel, so a `rate` of
@@ -22,7 +25,7 @@ import torch
 from torch import Tensor
 
 from robustcodec.errors import TrainingError
-from robustcodec.lab.adversaries import Adversary, adversary_of
+from robustcodec.lab.adversaries import Adversary, adversary_of, drawn, local_attack
 from robustcodec.lab.losses import Batch, Loss, Terms, rate_distortion
 from robustcodec.lab.networks import Network
 from robustcodec.lab.recipe import Hardening, Method
@@ -130,9 +133,27 @@ def fast_loss(hardening: Hardening, adversary: Adversary) -> Loss:
         if hardening.smooth:
             smooth, more = _smooth(network, new, hardening)
             total, figures = total + hardening.smooth * smooth, {**figures, **more}
-        return Terms((batch.step * total).mean(), figures)
+        result = (batch.step * total).mean()
+        if hardening.local_share:
+            local, more = _local(network, batch, hardening)
+            result, figures = result + local, {**figures, **more}
+        return Terms(result, figures)
 
     return loss
+
+
+def _local(network: Network, batch: Batch, hardening: Hardening) -> tuple[Tensor, dict[str, Tensor]]:
+    """What locally attacked cuts cost, as a share of a batch's loss, and MSE by noise for the log."""
+    cuts = local_attack(network, batch, hardening)
+    if not len(cuts.clean):  # the cuts are in other processes' parts
+        return batch.x.new_zeros(()), {"local_gain": batch.x.new_zeros(())}
+    coded = network(cuts.noisy, cuts.step, drawn(cuts.rounding), drawn(cuts.rounding))
+    mse = (coded.x_hat - cuts.clean).square().mean((1, 2, 3))
+    height, width = cuts.clean.shape[2:]
+    cost = coded.bits / (height * width) + cuts.lagrangian * 255**2 * mse
+    share = height * width / batch.x[:, 0].numel()
+    energy = (cuts.noisy - cuts.clean).square().mean((1, 2, 3))
+    return (cuts.step * hardening.local / cuts.budget * cost).sum() * share, {"local_gain": (mse / energy).mean()}
 
 
 def _smooth(network: Network, batch: Batch, hardening: Hardening) -> tuple[Tensor, dict[str, Tensor]]:

@@ -137,13 +137,28 @@ class Hardening:
     """Weight of an attacked crop against a clean one."""
     stability: float = 0.0
     """Weight of lambda * 255^2 * MSE between the decoded attacked and clean crop."""
+    local_share: float = 0.0
+    """As many more crops as this share of a batch, of half its side, are attacked for distortion with budgets of 4
+    epsilon or more: what a whole picture's budget is where an attack gathers it."""
+    local_steps: int = 6
+    local_most: float = 32.0
+    """The largest of these budgets, in epsilons."""
+    local: float = 1.5
+    """Weight of such a crop against a clean one of its area, divided by its budget in epsilons."""
+    gain_quantile: float | None = None
+    """Inverse normalisations get limits before the run: this quantile of the most that each multiplies by in each
+    of some training crops. None sets no limits, and leaves those that there are."""
 
     def __post_init__(self) -> None:
         _check_range("epsilon", self.epsilon, 1e-9, 1)
         for name in ("least", "psnr_share", "bpp_share"):
             _check_range(name, getattr(self, name), 0, 1)
         _check_range("ramp", self.ramp, 0, 1e9)
-        for name in ("psnr_steps", "bpp_steps"):
+        _check_range("local_share", self.local_share, 0, 1)
+        _check_range("local_most", self.local_most, 4, 1e4)
+        if self.gain_quantile is not None:
+            _check_range("gain_quantile", self.gain_quantile, 0, 1)
+        for name in ("psnr_steps", "bpp_steps", "local_steps"):
             _check_range(name, getattr(self, name), 1, 1e6)
         for name in _WEIGHTS:
             _check_range(name, getattr(self, name), 0, 1e9)
@@ -170,7 +185,7 @@ class Hardening:
         return psnr, min(round(self.bpp_share * batch), batch - psnr)
 
 
-_WEIGHTS = ("teacher_smooth", "rate", "smooth", "smooth_bpp", "smooth_latents", "attacked", "stability")
+_WEIGHTS = ("teacher_smooth", "rate", "smooth", "smooth_bpp", "smooth_latents", "attacked", "stability", "local")
 _ATTACKING = (Method.DISTILLED, Method.MA2023, Method.FAST)
 _USED_BY = {
     **dict.fromkeys(
@@ -181,7 +196,7 @@ _USED_BY = {
     "smooth_bpp": (Method.TEACHER, Method.DISTILLED, Method.FAST),
     "smooth_latents": (Method.TEACHER, Method.DISTILLED, Method.FAST),
     **dict.fromkeys(("rate", "distil", "clean_target"), (Method.DISTILLED,)),
-    **dict.fromkeys(("attacked", "stability"), (Method.FAST,)),
+    **dict.fromkeys(("attacked", "stability", "local_share", "local_steps", "local_most", "local"), (Method.FAST,)),
 }
 """Which methods read a field."""
 

@@ -9,10 +9,10 @@ from regenerate import sample
 from torch import Tensor
 
 from robustcodec.errors import TrainingError
-from robustcodec.lab.adversaries import Draws, Objective, adversary_of, distortion, normalised_steps, rate
+from robustcodec.lab.adversaries import Draws, Objective, adversary_of, distortion, local_attack, normalised_steps, rate
 from robustcodec.lab.checkpoints import load_weights, network_of
 from robustcodec.lab.data import Pool
-from robustcodec.lab.losses import Batch
+from robustcodec.lab.losses import Batch, Part
 from robustcodec.lab.networks import Hyper
 from robustcodec.lab.recipe import Attacker, Hardening, Method, Phase, Recipe, Rounding
 from robustcodec.lab.training import draw_batch
@@ -153,6 +153,45 @@ def test_the_budget_rises_with_the_steps_of_a_run(network: Hyper) -> None:
 def test_whole_attacks_have_one_budget(attacker: Attacker) -> None:
     with pytest.raises(TrainingError, match="set least to 1"):
         Hardening(method=Method.FAST, psnr_share=0.5, attacker=attacker)
+
+
+def test_cuts_are_the_middles_of_crops_with_larger_budgets(network: Hyper) -> None:
+    hardening = dataclasses.replace(HARDENING, local_share=0.5, local_steps=3, local_most=20.0)
+    given = batch()
+    cuts = local_attack(network, given, hardening)
+    middles = given.x[:, :, 16:48, 16:48]
+    at = [(middles == clean).flatten(1).all(1).nonzero().item() for clean in cuts.clean]
+    assert len(set(at)) == 4
+    assert torch.equal(cuts.step, given.step[at]) and torch.equal(cuts.lagrangian, given.lagrangian[at])
+    spent = (cuts.noisy - cuts.clean).double().square().mean((1, 2, 3))
+    assert (spent <= cuts.budget * EPSILON * (1 + 1e-5)).all() and (spent > cuts.budget * EPSILON * 0.3).all()
+    assert (cuts.budget >= 4).all() and (cuts.budget <= 20).all() and cuts.budget.unique().numel() == 4
+    before = network.synthesise(network.analyse(cuts.clean))
+    after = network.synthesise(network.analyse(cuts.noisy))
+    random = torch.randn(cuts.clean.shape, generator=torch.Generator().manual_seed(1))
+    radius = spent.sqrt().float()[:, None, None, None]
+    noise = network.synthesise(network.analyse((cuts.clean + random * radius).clamp(0, 1)))
+    reached, clean, control = (
+        (each.float().clamp(0, 1) - cuts.clean).square().mean((1, 2, 3)) for each in (after, before, noise)
+    )
+    assert (reached > clean).all() and reached.mean() > control.mean()
+
+
+def test_parts_of_a_batch_cut_what_the_whole_does(network: Hyper) -> None:
+    hardening = dataclasses.replace(HARDENING, local_share=0.5, local_steps=2)
+    whole = local_attack(network, batch(), hardening)
+    parts = []
+    for index in range(4):  # some may have no cut at all
+        part, given = Part(index, 4), batch()
+        mine = dataclasses.replace(
+            given, x=part.of(given.x), step=part.of(given.step), lagrangian=part.of(given.lagrangian), part=part
+        )
+        parts.append(local_attack(network, mine, hardening))
+    assert sorted(torch.cat([part.budget for part in parts]).tolist()) == sorted(whole.budget.tolist())
+    found = torch.cat([part.noisy for part in parts])
+    for budget, noisy in zip(whole.budget, whole.noisy, strict=True):
+        (at,) = (torch.cat([part.budget for part in parts]) == budget).nonzero().flatten().tolist()
+        assert torch.allclose(found[at], noisy, atol=1e-5)
 
 
 def test_the_generator_alone_decides(network: Hyper) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustcodec.errors import TrainingError
-from robustcodec.lab.adversaries import Adversary
+from robustcodec.lab.adversaries import Adversary, drawn, local_attack
 from robustcodec.lab.checkpoints import load_weights, network_of
 from robustcodec.lab.hardening import distilled_loss, fast_loss, loss_of, ma2023_loss, needs_teacher, rate_of
 from robustcodec.lab.losses import Batch, rate_distortion
@@ -193,6 +193,27 @@ def test_ours_weighs_attacked_crops_and_aims_at_clean_ones(network: Hyper, batch
     assert apart[0] > 0 and apart[1] == 0
 
 
+def test_cuts_are_paid_for_by_area_and_budget(network: Hyper, batch: Batch) -> None:
+    hardening = dataclasses.replace(FAST, local_share=0.75, local_steps=2, local=1.2)
+
+    def fresh() -> Batch:
+        return dataclasses.replace(batch, generator=torch.Generator().manual_seed(2))
+
+    without = fast_loss(FAST, adding(0, 0, 0, 0))(network, fresh())
+    found = fast_loss(hardening, adding(0, 0, 0, 0))(network, fresh())
+    cuts = local_attack(network, fresh(), hardening)
+    expected = 0.0
+    for index in range(3):
+        with torch.no_grad():
+            quantise = drawn(cuts.rounding[index : index + 1])
+            one = network(cuts.noisy[index : index + 1], cuts.step[index : index + 1], quantise, quantise)
+        mse = float((one.x_hat - cuts.clean[index]).square().mean())
+        cost = number(one.bits) / 32**2 + 0.013 / float(cuts.step[index]) ** 2 * 65025 * mse
+        expected += float(cuts.step[index]) * 1.2 / float(cuts.budget[index]) * cost / 4 / 4
+    assert number(found.loss) - number(without.loss) == pytest.approx(expected, rel=1e-3)
+    assert number(found.figures["local_gain"]) > 0
+
+
 def test_training_on_attacked_crops_lowers_what_attacks_reach(network: Hyper, batch: Batch) -> None:
     """Thirty steps of ours on one batch: the rate under the attack falls."""
     loss = loss_of(dataclasses.replace(FAST, bpp_share=1.0, least=1.0), None)
@@ -232,6 +253,9 @@ def test_recipes_from_before_hardening_are_read() -> None:
         ({"method": "fast", "psnr_share": 0.7, "bpp_share": 0.7}, "psnr_share [+] bpp_share must lie between"),
         ({"method": "fast", "psnr_share": 0.7, "epsilon": 0.0}, "epsilon must lie between"),
         ({"method": "fast", "psnr_share": 0.7, "psnr_steps": 0}, "psnr_steps must lie between"),
+        ({"method": "fast", "psnr_share": 0.7, "local_most": 3.0}, "local_most must lie between"),
+        ({"method": "fast", "psnr_share": 0.7, "gain_quantile": 1.5}, "gain_quantile must lie between"),
+        ({"method": "ma2023", "psnr_share": 1.0, "local_share": 0.1}, "by ma2023 does not use local_share"),
         ({"method": "fast", "psnr_share": 0.7, "attacked": float("nan")}, "attacked must lie between"),
         ({}, "incomplete"),
     ],

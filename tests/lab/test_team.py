@@ -23,7 +23,16 @@ from robustcodec.lab.team import ALONE, Team
 from robustcodec.lab.train import Order, train
 from robustcodec.lab.training import draw_batch
 
-HARDENING = Hardening(method=Method.FAST, psnr_share=0.25, bpp_share=0.5, smooth=1e-3, stability=0.1, bpp_steps=2)
+HARDENING = Hardening(
+    method=Method.FAST,
+    local_share=0.25,
+    local_steps=1,
+    psnr_share=0.25,
+    bpp_share=0.5,
+    smooth=1e-3,
+    stability=0.1,
+    bpp_steps=2,
+)
 RECIPE = Recipe(
     steps=3,
     channels=(8, 12),
