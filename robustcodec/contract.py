@@ -51,7 +51,9 @@ _BEST = 100.0
 _PREDICTIONS = {"psnr": _OF_WHOLE, "bpp": _OF_WHOLE, "block": _FEATURES, "added": _FEATURES, "rate": _OF_WHOLE + 2}
 """Weights of each."""
 
-_RIDGE = 1e-3
+_RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+"""Penalties on weights, in multiples of the number of results; few results want more."""
+
 _LARGEST = 1e6
 
 Float64 = NDArray[np.float64]
@@ -271,13 +273,13 @@ def _of_whole(statistics: Statistics, blocks: Float64, step: int) -> Float64:
     return np.concatenate([together, blocks[..., :_OF_PICTURE].mean((0, 1))])
 
 
-def _regression(features: Float64, wanted: Float64) -> Float64:
+def _regression(features: Float64, wanted: Float64, penalty: float) -> Float64:
     """Give the weights of a linear prediction, kept small where features say the same."""
     centre, spread = features.mean(0), features.std(0)
     constant = spread < 1e-12
     centre[constant], spread[constant] = 0, 1
     normal = (features - centre) / spread
-    ridge = _RIDGE * len(wanted) * np.diag(~constant).astype(np.float64)
+    ridge = penalty * len(wanted) * np.diag(~constant).astype(np.float64)
     ridge += 1e-9 * len(wanted) * np.eye(features.shape[1])  # steps may all be the same
     weights: Float64 = np.linalg.solve(normal.T @ normal + ridge, normal.T @ wanted) / spread
     # the centre is taken off by the feature that is 1 everywhere
@@ -295,26 +297,35 @@ def _prediction(
     """
     sizes = np.ones(len(found), np.intp) if groups is None else np.asarray(groups)
     fold = np.repeat(_FOLDS * np.arange(len(sizes)) // len(sizes), sizes)
-    predicted = _apart(features, found, fold)
+    weights, predicted = _fitted(features, found, fold)
     shortfalls = sign * (predicted - found) / (1.0 if scatter is None else scatter)
     size = np.abs(shortfalls)
     logarithm = np.log(size + 0.1 * size.mean() + 1e-6)
-    known = _apart(features, logarithm, fold)
+    of_scatter, known = _fitted(features, logarithm, fold)
     least, most = np.quantile(known, [0.02, 0.98]).tolist()
     relative = shortfalls / np.exp(np.clip(known, least, most))
     worst = np.maximum.reduceat(relative, np.cumsum([0, *sizes[:-1]]))
     lowest, highest = np.quantile(found, [_TAIL, 1 - _TAIL]).tolist()
     margin = max(float(np.quantile(worst, 1 - _TAIL)), 1e-3)
-    weights, of_scatter = _regression(features, found), _regression(features, logarithm)
     return Prediction(tuple(weights.tolist()), tuple(of_scatter.tolist()), margin, lowest, highest, least, most)
 
 
-def _apart(features: Float64, wanted: Float64, fold: NDArray[np.intp]) -> Float64:
+def _fitted(features: Float64, wanted: Float64, fold: NDArray[np.intp]) -> tuple[Float64, Float64]:
+    """Give the weights of a linear prediction, and each value as a fit to the other folds predicts it.
+
+    The penalty is the one with which such fits err least.
+    """
+    apart = {penalty: _apart(features, wanted, fold, penalty) for penalty in _RIDGES}
+    best = min(_RIDGES, key=lambda penalty: float(np.square(apart[penalty] - wanted).sum()))
+    return _regression(features, wanted, best), apart[best]
+
+
+def _apart(features: Float64, wanted: Float64, fold: NDArray[np.intp], penalty: float) -> Float64:
     """Predict each value by a fit to those of the other folds."""
     result = np.empty_like(wanted)
     for each in range(_FOLDS):
         own = fold == each
-        result[own] = features[own] @ _regression(features[~own], wanted[~own])
+        result[own] = features[own] @ _regression(features[~own], wanted[~own], penalty)
     return result
 
 
