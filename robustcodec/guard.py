@@ -147,7 +147,7 @@ def encode(
     )
     judge = _Judge(codec, picture, guard, effort)
     try:
-        first = judge.look(codec.encode(picture, target, limits=limits, measure=True, effort=effort), None)
+        first = judge.look(codec.encode(picture, target, limits=limits, measure=True, effort=effort), None, effort)
     except (CorruptFile, ImageError) as error:
         if guard.on_violation is not OnViolation.FALLBACK:
             raise ImageError(
@@ -250,8 +250,8 @@ class _Judge:
         self._contract = read_contract(codec.bundle.manifest.contract)
         self._expected: Expectation | None = None
 
-    def look(self, encoded: Encoded, rung: Rung | None) -> _Seen:
-        """Measure an encoding that has its reconstruction."""
+    def look(self, encoded: Encoded, rung: Rung | None, effort: int = 0) -> _Seen:
+        """Measure an encoding that has its reconstruction, and whose latents an effort went into."""
         assert encoded.reconstruction is not None
         self.tries += 1
         picture, shown = self.picture, encoded.reconstruction
@@ -272,6 +272,8 @@ class _Judge:
         if self._expected is not None:
             strips = sum(map(len, unpack(encoded.data, _ANY).payload))
             coded = bits_per_pixel(strips, picture.width, picture.height)
+            if effort:
+                coded -= self._well_spent(self._expected.psnr, found, encoded.step)
             errors, more = block_errors(picture.pixels, shown), added(picture.pixels, shown)
             worse = self._expected.shortfalls(found - MARGIN, coded, errors, more)
             if self._contract is not None:
@@ -281,6 +283,14 @@ class _Judge:
             broken += [f"expected_{name}" for name, margins in worse.items() if margins > 1]
             suspicion = max(worse.values())
         return _Seen(encoded, rung, found, local, bpp, self._expected, suspicion, tuple(broken))
+
+    def _well_spent(self, expected: float, found: float, step: int) -> float:
+        """Give the bits per pixel that refinement may have spent on a PSNR above what plain latents should have.
+
+        It trades them by the Lagrangian, so never for less.
+        """
+        gained = 10 ** (-expected / 10) - 10 ** (-found / 10)
+        return max(gained, 0.0) * self.codec.bundle.manifest.lagrangian(step) * 255**2
 
     @property
     def has_floor(self) -> bool:
@@ -334,7 +344,7 @@ def _network(
         )
     except (CorruptFile, ImageError):
         return
-    yield judge.look(encoded, rung)
+    yield judge.look(encoded, rung, effort)
 
 
 def _classical(judge: _Judge, limits: Limits) -> Iterator[_Seen]:

@@ -259,13 +259,22 @@ def test_pictures_like_those_it_was_fitted_to_keep_the_contract(bound_codec: Cod
     assert sum(kept) >= 19
 
 
+def test_effort_makes_no_picture_suspicious(bound_codec: Codec) -> None:
+    """Better latents may take more bits than plain ones should, as far as they are worth it."""
+    for seed in range(200, 206):
+        picture = Picture(pixels=sample(128, 112, seed))
+        plain, better = (guards.encode(bound_codec, picture, effort=effort).verdict for effort in (0, 2))
+        assert plain.suspicion is not None and better.suspicion is not None
+        assert better.suspicion < max(plain.suspicion + 0.1, 1)
+
+
 def test_an_expectation_is_near_what_is_found(codec: Codec, contract: Contract) -> None:
     for each in results(codec, range(300, 306)):
         expected = contract.expect(each.statistics, each.step)
         assert abs(expected.psnr - each.psnr) < 2.5
         assert abs(np.log(expected.bpp / each.bpp)) < 0.3
         assert expected.psnr_floor < expected.psnr and expected.bpp_cap > expected.bpp
-        assert max(expected.shortfalls(each.psnr, each.bpp, each.errors, each.added).values()) < 1
+        assert max(expected.shortfalls(each.psnr, each.bpp, each.errors, each.added).values()) < 1.5
         at_bounds = expected.shortfalls(expected.psnr_floor, expected.bpp_cap, each.errors, each.added)
         assert (at_bounds["psnr"], at_bounds["bpp"]) == pytest.approx((1, 1))
 
