@@ -41,6 +41,9 @@ PLAIN = Hardening(method=Method.FAST, bpp_share=0.625)
 WHOLE = dataclasses.replace(PLAIN, least=1.0)
 IDEAS: Mapping[str, Hardening] = {
     "fast": FAST,
+    "fast without limits": dataclasses.replace(FAST, gain_quantile=None),
+    "fast without cuts": dataclasses.replace(FAST, local_share=0.0),
+    "fast without either": dataclasses.replace(FAST, gain_quantile=None, local_share=0.0),
     "rate": PLAIN,
     "rate, one step": dataclasses.replace(PLAIN, bpp_steps=1),
     "rate, two steps": dataclasses.replace(PLAIN, bpp_steps=2),
@@ -85,7 +88,9 @@ def passes_per_step(hardening: Hardening, batch: int) -> float:
     """Crops that go forward and backward in a step of training: for the weights, and for attacks."""
     psnr, bpp = hardening.attacks(batch)
     each = STEPS_PER_ROUND if hardening.attacker is Attacker.CROSSING else 1
-    return batch + each * (psnr * hardening.psnr_steps + bpp * hardening.bpp_steps)
+    attacking = each * (psnr * hardening.psnr_steps + bpp * hardening.bpp_steps)
+    # a cut has a quarter of a crop's area
+    return batch + attacking + round(hardening.local_share * batch) * (hardening.local_steps + 1) / 4
 
 
 def recipe_of(hardening: Hardening, passes: int, seed: int, channels: tuple[int, int]) -> Recipe:

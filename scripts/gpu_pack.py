@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from robustcodec.errors import RobustcodecError, TrainingError
+from robustcodec.lab import limits
 from robustcodec.lab.checkpoints import load_weights, network_of
-from robustcodec.lab.crops import Encoding, count_crops, pack_crops, sample_tiles
+from robustcodec.lab.crops import Encoding, count_crops, pack_crops, sample_tiles, unpack_crops
 from robustcodec.lab.data import centre_crops, picture_files, read_pictures
 from robustcodec.lab.parcels import INDEX, MIB, read_parcel, write_parcel
 from robustcodec.lab.recipe import Recipe
@@ -85,6 +86,9 @@ def _new(arguments: argparse.Namespace) -> None:
     check_teacher(recipe, teacher)
     tiles = sample_tiles(read_pictures(picture_files(arguments.data), print), arguments.crop, recipe.seed)
     crops = pack_crops(tiles, Encoding(format=arguments.format), int(arguments.crops_size * MIB))
+    if recipe.hardening is not None and recipe.hardening.gain_quantile is not None:
+        some = centre_crops(unpack_crops(crops)[: limits.CROPS], recipe.phases[0].crop)
+        limits.limit_gains(network, some, recipe.hardening.gain_quantile)
     middles = centre_crops(read_pictures(picture_files(arguments.validation), print), min(256, arguments.crop))
     lossless = ((middles * 255).round().byte().permute(0, 2, 3, 1).numpy()[i] for i in range(len(middles)))
     validation = pack_crops(lossless, Encoding(format="PNG"), _VALIDATION_MOST)

@@ -32,7 +32,7 @@ from robustcodec.graphs.hyper import Shapes
 
 Float32 = NDArray[np.float32]
 
-UNLIMITED = float(np.finfo(np.float32).max)
+UNLIMITED = 2.0**100
 """The `limit` of a normalisation that has none."""
 
 SIZES: dict[str, tuple[tuple[int, int], ...]] = {

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from robustcodec.lab.networks import Gdn, Network, round_straight_through
 
+CROPS = 256
+"""How many training crops limits are measured on."""
 _AT_ONCE = 8
 
 

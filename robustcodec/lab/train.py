@@ -13,11 +13,11 @@ from torch import Tensor
 
 from robustcodec.errors import TrainingError
 from robustcodec.graphs import check_size
+from robustcodec.lab import limits
 from robustcodec.lab.architectures import make_network, start
 from robustcodec.lab.checkpoints import fill, load_weights, network_of
 from robustcodec.lab.data import Pool, centre_crops, picture_files, read_pictures
 from robustcodec.lab.hardening import loss_of, needs_teacher
-from robustcodec.lab.limits import limit_gains
 from robustcodec.lab.losses import Loss
 from robustcodec.lab.networks import Network
 from robustcodec.lab.recipe import Recipe, Start
@@ -27,7 +27,6 @@ from robustcodec.lab.training import Report, Stop, fit, seconds_per_step
 
 _VALIDATION_CROP = 256
 _START_CROPS = 256
-_LIMIT_CROPS = 256
 _HELD_OUT_ONE_IN = 25
 _HELD_OUT_MOST = 48
 
@@ -172,8 +171,8 @@ def _begin(
         start(network, crops.cpu(), generator)
     if recipe.hardening is not None and recipe.hardening.gain_quantile is not None:
         generator = torch.Generator().manual_seed(recipe.seed)
-        crops = pool.draw(_LIMIT_CROPS, recipe.phases[0].crop, generator)
-        limit_gains(network, crops.cpu(), recipe.hardening.gain_quantile)
+        crops = pool.draw(limits.CROPS, recipe.phases[0].crop, generator)
+        limits.limit_gains(network, crops.cpu(), recipe.hardening.gain_quantile)
     if order.hours is not None:
         loss = _loss(run, settings)
         seconds = seconds_per_step(recipe, network.to(default_device()), loss, pool, part=team.part)

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from robustcodec.errors import TrainingError
+from robustcodec.graphs import UNLIMITED
 from robustcodec.images import Picture, write_picture
 from robustcodec.lab import gradients, slices, training
 from robustcodec.lab.crops import Encoding, pack_crops, sample_tiles, unpack_crops
@@ -370,7 +371,8 @@ def test_end_to_end(tmp_path: Path) -> None:
             (tmp_path / folder / f"{index}.png").write_bytes(write_picture(Picture(pixels=pixels), "PNG"))
     torch.manual_seed(0)
     save_file(Hyper(8, 12).state_dict(), tmp_path / "init.safetensors")
-    (tmp_path / "recipe.json").write_text(RECIPE.to_json())
+    hardening = Hardening(method=Method.FAST, bpp_share=0.5, local_share=0.5, local_steps=1, gain_quantile=0.5)
+    (tmp_path / "recipe.json").write_text(dataclasses.replace(RECIPE, hardening=hardening).to_json())
     absent = tmp_path / "absent"
     for module in ("constriction", "compressai", "typer", "rich", "threadpoolctl", "onnx", "onnxruntime"):
         (absent / module).mkdir(parents=True)
@@ -401,7 +403,9 @@ def test_end_to_end(tmp_path: Path) -> None:
     run(SCRIPTS / "gpu_pack.py", "next", out, "-o", pack)
     assert read_parcel(pack)["weights.safetensors"] == outcome["weights.safetensors"]
     run(SCRIPTS / "gpu_pack.py", "join", out, "-o", tmp_path / "trained.safetensors")
-    assert load_file(tmp_path / "trained.safetensors").keys() == Hyper(8, 12).state_dict().keys()
+    trained = load_file(tmp_path / "trained.safetensors")
+    assert trained.keys() == Hyper(8, 12).state_dict().keys()
+    assert (trained["g_s.1.limit"] < UNLIMITED).all()
 
 
 CRASH = """
