@@ -2,9 +2,9 @@
 
     python benchmarks/guard_attacks.py -m weights/hyper-robust $DATA/kodak --count 8 -o attacks.jsonl
 
-All climb along the gradient within mean n^2 <= epsilon, on centre crops, through rounding as if it were not there. What
-they come to is measured on real files, once as the network alone codes the attacked picture, and once by the guard with
-fallback. What is aimed at:
+All climb along the gradient within mean n^2 <= epsilon, on centre crops, on the codec without its rounding. By how much
+that errs about the guard is seen at every fifth step, in the real file. What they come to is measured on real files,
+once as the network alone codes the attacked picture, and once by the guard with fallback. What is aimed at:
 
 free        MSE(x, x_hat*), whatever the guard says
 distortion  MSE(x, x_hat*), as long as the guard says ok
@@ -42,7 +42,7 @@ from robustcodec.images import Picture, read_picture
 from robustcodec.lab.attacks.budget import LEVELS, fit_l2, to_levels
 from robustcodec.lab.attacks.projected import Norm, direction
 from robustcodec.lab.attacks.threat import DEFAULT_EPSILON
-from robustcodec.lab.attacks.victim import HyperVictim, code
+from robustcodec.lab.attacks.victim import HyperVictim, code, unrounded
 from robustcodec.lab.checkpoints import load_weights, network_of
 from robustcodec.metrics import Pixels, psnr, worst_block
 from robustcodec.policy import DEFAULT_GUARD, Guard, OnViolation
@@ -59,7 +59,9 @@ NEAR = 0.97
 """Share of a margin that a search uses."""
 LEAST = tuple(DEFAULT_EPSILON / 4**k for k in range(4))
 """Budgets of `force`."""
-SHARES = tuple(np.linspace(1, 0, 21)[1:])
+SHARES = tuple(np.linspace(1, 0, 21))
+FIRST, LAST = 3.0, 0.05
+"""Length of the first and the last step in radii of the budget; long ones turn the noise, as power iteration does."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class Seen:
 
 def believed(subject: Subject, x: Tensor, noise: Tensor) -> Seen:
     """Code one picture; the expectation is that of the picture as it stands, and taken for constant."""
-    figures = code(subject.victim, x + noise, x)
+    figures = code(subject.victim, x + noise, x, unrounded)
     expected = subject.contract.expect(describe(levels(noise.detach(), x, 1.0)), subject.step)
     own = (figures.x_hat - (x + noise)).square().mean(1, keepdim=True)
     height, width = (side // BLOCK * BLOCK for side in own.shape[2:])
@@ -115,7 +117,7 @@ def believed(subject: Subject, x: Tensor, noise: Tensor) -> Seen:
 
 def margins(expected: Expectation, own: Tensor, bpp: Tensor, errors: Tensor) -> Tensor:
     found, each = (-10 * value.clamp(min=1e-9).log10() for value in (own, errors))
-    likeliest, margin = expected.rate_of(float(found))
+    likeliest, margin = expected.rate_of(float(found.detach()))
     blocks = (torch.tensor(expected.blocks) - each) / torch.tensor(expected.block_margins)
     return torch.cat(
         [
@@ -137,31 +139,36 @@ AIMS: dict[str, Aim] = {
 }
 
 
-def climb(
-    subject: Subject, clean: Pixels, aim: str, epsilon: float, steps: int, worth: Callable[[Pixels], float]
-) -> Pixels:
+Worth = Callable[[Pixels, guards.Guarded], float]
+
+
+def climb(subject: Subject, clean: Pixels, aim: str, epsilon: float, steps: int, worth: Worth) -> Pixels:
     """Give the attacked picture that is worth most of those that were looked at."""
     x, radius = tensor(clean), math.sqrt(epsilon)
     generator = torch.Generator().manual_seed(0)
-    noise = fit_l2(0.3 * radius * torch.randn(x.shape, generator=generator), x, epsilon)
-    best, most, found = clean, worth(clean), clean
+    noise = fit_l2(0.5 * radius * torch.randn(x.shape, generator=generator), x, epsilon)
+    best, most, more = clean, worth(clean, subject.look(clean)), 0.0
     for count in range(steps):
         noise = noise.detach().requires_grad_()
         seen = believed(subject, x, noise)
-        beyond = (seen.margins - NEAR).clamp(min=0).sum()
+        if count % LOOK == 0:
+            found = levels(noise.detach(), x, epsilon)
+            looked = subject.look(found)
+            more = (looked.verdict.suspicion or 0.0) - float(seen.margins.detach().max())
+            best, most = max((best, most), (found, worth(found, looked)), key=lambda each: each[1])
+        beyond = (seen.margins + more - NEAR).clamp(min=0).sum()
         score = AIMS[aim](seen) if aim in ("free", "force") or beyond == 0 else -beyond
         (gradient,) = torch.autograd.grad(score, noise)
-        stride = radius * (0.3 * (1 - count / steps) + 0.02)
+        stride = radius * FIRST * (LAST / FIRST) ** (count / steps)
         noise = fit_l2(noise.detach() + stride * direction(gradient, Norm.L2), x, epsilon)
-        if count % LOOK == LOOK - 1 or count == steps - 1:
-            found = levels(noise, x, epsilon)
-            value = worth(found)
-            best, most = (found, value) if value > most else (best, most)
-    if np.array_equal(best, clean):  # nothing that holds was met: less of the last noise may
-        for share in SHARES:
-            found = levels(float(share) * noise, x, epsilon)
-            if worth(found) > most:
-                return found
+    # of the last noise as much as is worth most: all of it, or, where that breaks what is to hold, less
+    for share in SHARES:
+        found = levels(float(share) * noise, x, epsilon)
+        value = worth(found, subject.look(found))
+        if value > most:
+            return found
+        if best is not clean:
+            break
     return best
 
 
@@ -209,7 +216,7 @@ def slope(u: Tensor, steepness: float) -> Tensor:
 def through_refinement(subject: Subject, clean: Pixels, steps: int, through: bool) -> Pixels:
     """Maximise MSE(x, x_hat*) of refined latents, through the refinement or blind to it; keep the best real file."""
     x, radius = tensor(clean), math.sqrt(DEFAULT_EPSILON)
-    noise = fit_l2(0.3 * radius * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)), x, DEFAULT_EPSILON)
+    noise = fit_l2(0.5 * radius * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)), x, DEFAULT_EPSILON)
     best, most = clean, -math.inf
     for count in range(steps):
         noise = noise.detach().requires_grad_()
@@ -218,7 +225,7 @@ def through_refinement(subject: Subject, clean: Pixels, steps: int, through: boo
             u = refined(subject, x + noise, u)
         x_hat = subject.victim.synthesise(u, *x.shape[2:]).clamp(0, 1)
         (gradient,) = torch.autograd.grad((x_hat - x).square().mean(), noise)
-        stride = radius * (0.3 * (1 - count / steps) + 0.02)
+        stride = radius * FIRST * (LAST / FIRST) ** (count / steps)
         noise = fit_l2(noise.detach() + stride * direction(gradient, Norm.L2), x, DEFAULT_EPSILON)
         if count % LOOK == LOOK - 1 or count == steps - 1:
             pixels = levels(noise, x, DEFAULT_EPSILON)
@@ -231,19 +238,15 @@ def through_refinement(subject: Subject, clean: Pixels, steps: int, through: boo
 
 
 def crafted(subject: Subject, clean: Pixels, attack: str, steps: int) -> tuple[Pixels, dict[str, Any]]:
-    def ok(value: Callable[[Pixels, guards.Guarded], float]) -> Callable[[Pixels], float]:
-        def worth(pixels: Pixels) -> float:
-            looked = subject.look(pixels)
-            return value(pixels, looked) if looked.verdict.status is guards.Status.OK else -math.inf
-
-        return worth
+    def ok(value: Worth) -> Worth:
+        return lambda pixels, looked: value(pixels, looked) if looked.verdict.status is guards.Status.OK else -math.inf
 
     if attack == "force":
         return forced(subject, clean, steps)
     if attack in ("refined", "blind"):
         return through_refinement(subject, clean, steps, attack == "refined"), {}
-    worths: dict[str, Callable[[Pixels], float]] = {
-        "free": lambda pixels: -psnr(clean, shown(subject.look(pixels).encoded)),
+    worths: dict[str, Worth] = {
+        "free": lambda pixels, looked: -psnr(clean, shown(looked.encoded)),
         "distortion": ok(lambda pixels, looked: -psnr(clean, shown(looked.encoded))),
         "bits": ok(lambda pixels, looked: float(len(looked.encoded.data))),
         "block": ok(lambda pixels, looked: -looked.verdict.worst_block),
@@ -259,7 +262,7 @@ def forced(subject: Subject, clean: Pixels, steps: int) -> tuple[Pixels, dict[st
 
     least, forces = clean, False
     for epsilon in LEAST:
-        found = climb(subject, clean, "force", epsilon, steps, suspicion)
+        found = climb(subject, clean, "force", epsilon, steps, lambda _, looked: looked.verdict.suspicion or 0.0)
         if suspicion(found) <= 1:
             break
         least, forces = found, True
