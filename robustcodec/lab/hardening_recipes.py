@@ -79,7 +79,7 @@ class Plan:
 
 
 def fast() -> Plan:
-    """Ours: stage II alone, from trained weights, with cheap attacks on half of the crops, most for rate, and on cuts."""
+    """Ours: stage II alone, from trained weights, with cheap attacks on half of the crops and on cuts of some."""
     return Plan(student=_short(FAST))
 
 
