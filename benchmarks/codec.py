@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,8 @@ import numpy as np
 import onnxruntime
 import torch
 
-from robustcodec import entropy, exact, networks
-from robustcodec.architectures import hyper
+from robustcodec import entropy, networks
+from robustcodec.architectures import Group, hyper
 from robustcodec.bundle import Bundle, open_bundle
 from robustcodec.codec import Codec
 from robustcodec.entropy import TableSet
@@ -39,15 +39,16 @@ from robustcodec.lab.interop import compressai_model, write_for_compressai
 from robustcodec.metrics import psnr
 from robustcodec.processors import usable_threads
 from robustcodec.rate import STEP_UNIT, Quality
+from robustcodec.strips import quantised, walk
 
 THEIR_PROCESS = """
 import sys, struct
 import numpy, torch
 from PIL import Image
-from compressai.models import ScaleHyperprior
-checkpoint, source, target, threads = sys.argv[1:]
+from compressai import models
+checkpoint, source, target, threads, name = sys.argv[1:]
 torch.set_num_threads(int(threads))
-model = ScaleHyperprior.from_state_dict(torch.load(checkpoint, weights_only=True)).eval()
+model = getattr(models, name).from_state_dict(torch.load(checkpoint, weights_only=True)).eval()
 pixels = numpy.asarray(Image.open(source).convert("RGB"))
 x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
 with torch.inference_mode():
@@ -60,6 +61,28 @@ with open(target, "wb") as file:
 """What a user of CompressAI writes to encode a picture whose sides are multiples of 64."""
 
 MAX_PIXELS = 1 << 26
+
+
+@dataclass(frozen=True)
+class Bars:
+    """What is asked of an architecture, as text, and CompressAI's name for it.
+
+    `inside` are the functions that count as networks in the shares, beside ONNX Runtime's calls.
+    """
+
+    theirs: str
+    process: str
+    encode: str
+    decode: str
+    beside_encode: str
+    beside_decode: str
+    inside: tuple[tuple[Any, str], ...]
+
+
+BARS = {
+    "hyper": Bars("ScaleHyperprior", "<= 1/6", "<= 0.85", "<= 0.85", "<= 10 %", "<= 10 %", ((hyper, "apply"),)),
+    "cheng": Bars("Cheng2020Anchor", "", "<= 1/2", "<= 1/5", "", "<= 35 %", ()),
+}
 
 Call = Callable[[], object]
 
@@ -128,13 +151,13 @@ def main() -> None:
     step = bundle.manifest.step(options.quality) / STEP_UNIT
     codec = Codec(bundle, options.threads)
     model = compressai_model(weights_of_bundle(bundle), step)
-    quality = Quality(options.quality)
+    quality, bars = Quality(options.quality), BARS[bundle.manifest.architecture]
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         comparisons = [
-            *compare_processes(bundle, options, step, Path(folder)),
-            *compare_calls(codec, model, pictures, quality, options.repeats),
+            *compare_processes(bundle, options, step, Path(folder), bars),
+            *compare_calls(codec, model, pictures, quality, options.repeats, bars),
         ]
-        shares = list(measure_shares(codec, pictures, quality, options.repeats))
+        shares = list(measure_shares(codec, pictures, quality, options.repeats, bars))
         timings = [
             *time_start(options.repeats),
             *time_files(options.pictures, pictures, options.repeats),
@@ -159,7 +182,9 @@ def main() -> None:
     print(markdown(sizes, comparisons, shares, timings))
 
 
-def compare_processes(bundle: Bundle, options: argparse.Namespace, step: float, folder: Path) -> Iterator[Comparison]:
+def compare_processes(
+    bundle: Bundle, options: argparse.Namespace, step: float, folder: Path, bars: Bars
+) -> Iterator[Comparison]:
     """Encode the first picture in a new process: ours from the command line, theirs as a short program."""
     checkpoint = folder / "network.pth.tar"
     write_for_compressai(weights_of_bundle(bundle), step, checkpoint)
@@ -167,8 +192,17 @@ def compare_processes(bundle: Bundle, options: argparse.Namespace, step: float, 
     threads = str(options.threads)
     ours = [sys.executable, "-m", "robustcodec", "encode", picture, "-o", str(folder / "ours.rbc"), "--quiet"]
     ours += ["-m", str(bundle.path), "-q", str(options.quality), "--threads", threads]
-    theirs = [sys.executable, "-c", THEIR_PROCESS, str(checkpoint), picture, str(folder / "theirs.bin"), threads]
-    for guard, bar in (("off", "<= 1/6"), ("warn", "")):
+    theirs = [
+        sys.executable,
+        "-c",
+        THEIR_PROCESS,
+        str(checkpoint),
+        picture,
+        str(folder / "theirs.bin"),
+        threads,
+        bars.theirs,
+    ]
+    for guard, bar in (("off", bars.process), ("warn", "")):
         command = [*ours, "--on-violation", guard]
         yield compare(
             f"whole process: encode, guard {guard}",
@@ -180,17 +214,17 @@ def compare_processes(bundle: Bundle, options: argparse.Namespace, step: float, 
 
 
 def compare_calls(
-    codec: Codec, model: Any, pictures: Sequence[Picture], quality: Quality, repeats: int
+    codec: Codec, model: Any, pictures: Sequence[Picture], quality: Quality, repeats: int, bars: Bars
 ) -> Iterator[Comparison]:
     """Encode and decode with everything imported and loaded: from pixels in memory to bytes, and back."""
-    for what, pairs in (
-        ("encode / compress", [_encoders(codec, model, picture, quality) for picture in pictures]),
-        ("decode / decompress", [_decoders(codec, model, picture, quality) for picture in pictures]),
+    for what, bar, pairs in (
+        ("encode / compress", bars.encode, [_encoders(codec, model, picture, quality) for picture in pictures]),
+        ("decode / decompress", bars.decode, [_decoders(codec, model, picture, quality) for picture in pictures]),
     ):
-        parts = [compare(what, "<= 0.85", ours, theirs, repeats) for ours, theirs in pairs]
+        parts = [compare(what, bar, ours, theirs, repeats) for ours, theirs in pairs]
         yield Comparison(
             what,
-            "<= 0.85",
+            bar,
             tuple(s for part in parts for s in part.ours),
             tuple(s for part in parts for s in part.theirs),
         )
@@ -245,17 +279,18 @@ class Stopwatch:
 
 
 @contextmanager
-def watch_networks() -> Iterator[Stopwatch]:
-    """Time ONNX Runtime's calls and the integer layers, of whatever codec runs inside."""
+def watch_networks(inside: Sequence[tuple[Any, str]]) -> Iterator[Stopwatch]:
+    """Time ONNX Runtime's calls and some functions, of whatever codec runs inside."""
     watch = Stopwatch()
-    with (
-        mock.patch.object(networks._Session, "run", watch.around(networks._Session.run)),
-        mock.patch.object(hyper, "apply", watch.around(exact.apply)),
-    ):
+    with ExitStack() as stack:
+        for owner, name in ((networks._Session, "run"), *inside):
+            stack.enter_context(mock.patch.object(owner, name, watch.around(getattr(owner, name))))
         yield watch
 
 
-def measure_shares(codec: Codec, pictures: Sequence[Picture], quality: Quality, repeats: int) -> Iterator[Share]:
+def measure_shares(
+    codec: Codec, pictures: Sequence[Picture], quality: Quality, repeats: int, bars: Bars
+) -> Iterator[Share]:
     """Find what encode and decode spend beside their networks."""
     files = [codec.encode(picture, quality).data for picture in pictures]
     calls: dict[str, list[Call]] = {
@@ -265,13 +300,14 @@ def measure_shares(codec: Codec, pictures: Sequence[Picture], quality: Quality, 
     for what, each in calls.items():
         totals, inside, beside = [], [], []
         for call in each * repeats:
-            with watch_networks() as watch:
+            with watch_networks(bars.inside) as watch:
                 seconds = _seconds(call)
             totals.append(seconds)
             inside.append(watch.seconds)
             beside.append(1 - watch.seconds / seconds)
         median = statistics.median
-        yield Share(f"{what}: beside the networks", "<= 10 %", median(totals), median(inside), median(beside))
+        bar = bars.beside_encode if what == "encode" else bars.beside_decode
+        yield Share(f"{what}: beside the networks", bar, median(totals), median(inside), median(beside))
 
 
 def time_start(repeats: int) -> Iterator[Timing]:
@@ -321,12 +357,15 @@ def latent_groups(codec: Codec, picture: Picture, quality: Quality) -> list[tupl
     architecture = codec._architecture
     (strip,) = codec._prepare(picture).strips
     step = codec.bundle.manifest.step(quality.value)
-    group = next(strip.conditions.schedule(step))
-    symbols = np.rint(strip.y * np.float32(STEP_UNIT / step)).astype(np.int32)
-    return [
-        (strip.z, architecture.side_index(*strip.y.shape[1:]), architecture.z_tables),
-        (symbols, group.table, architecture.y_tables),
-    ]
+    groups = [(strip.z, architecture.side_index(*strip.y.shape[1:]), architecture.z_tables)]
+
+    def note(group: Group) -> Any:
+        symbols = quantised(strip.y, group, step)
+        groups.append((symbols, group.table, architecture.y_tables))
+        return symbols
+
+    walk(strip.conditions.schedule(step), note)
+    return groups
 
 
 def size(codec: Codec, model: Any, name: str, picture: Picture, quality: Quality) -> Size:
@@ -393,7 +432,7 @@ def _process(command: Sequence[str]) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, required=True, help="folder of a hyper model")
+    parser.add_argument("--bundle", type=Path, required=True, help="folder of a hyper or cheng model")
     parser.add_argument(
         "--pictures", type=Path, nargs="+", required=True, help="sides must be multiples of 64, which compress() needs"
     )
