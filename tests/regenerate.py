@@ -25,6 +25,7 @@ from robustcodec.codec import Codec
 from robustcodec.container import pack, split_strip, unpack
 from robustcodec.entropy import decode_group, make_decoder
 from robustcodec.images import Picture, read_picture, write_picture
+from robustcodec.layout import latents_of_strip
 from robustcodec.rate import Quality
 from robustcodec.strips import walk
 
@@ -173,7 +174,7 @@ def latents(codec: Codec, data: bytes) -> tuple[list[NDArray[np.int32]], list[ND
     file, architecture = unpack(data), codec._architecture
     z, y = [], []
     for index, strip in enumerate(file.payload):
-        size = codec_module._latents_of_strip(file.header, index)
+        size = latents_of_strip(file.header, index)
         decoder = make_decoder(split_strip(strip)[1])
         z.append(decode_group(decoder, architecture.side_index(*size), architecture.z_tables))
         y.append(np.empty((architecture.channels, *size), np.int32))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from regenerate import sample
 
 from robustcodec import codec as codec_module
-from robustcodec import images, plain
+from robustcodec import images, layout, plain
 from robustcodec.alpha import encode_samples
 from robustcodec.bundle import Bundle
 from robustcodec.codec import Codec, codec_for_file, encode_plain
@@ -228,9 +228,9 @@ def test_pictures_are_coded_under_every_transform(codec: Codec, transform: int) 
     assert np.array_equal(decoded.alpha, picture.alpha)  # type: ignore[arg-type]
     assert psnr(decoded.pixels, picture.pixels) > 26
     # the same as turning the picture before and the result after
-    turned = codec.encode(Picture(pixels=codec_module._transformed(picture.pixels, transform)), measure=True)
+    turned = codec.encode(Picture(pixels=layout.transformed(picture.pixels, transform)), measure=True)
     assert turned.reconstruction is not None
-    assert np.array_equal(codec_module._transformed(decoded.pixels, transform), turned.reconstruction)
+    assert np.array_equal(layout.transformed(decoded.pixels, transform), turned.reconstruction)
 
 
 def test_kept_latents_are_those_of_the_file(codec: Codec) -> None:

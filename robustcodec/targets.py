@@ -1,0 +1,129 @@
+"""Meeting a target: the step that it names or that a search finds, with better latents at it if there is time."""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustcodec.bundle import Manifest
+from robustcodec.errors import TargetError
+from robustcodec.images import Picture
+from robustcodec.metrics import psnr
+from robustcodec.rate import STEP_MAX, STEP_MIN, BitsPerPixel, FileSize, Psnr, Quality, Step, Target
+from robustcodec.search import finest_step_within, step_for_psnr
+
+Pixels = NDArray[np.uint8]
+
+_SIZE_TOLERANCE = 0.005
+"""A file that is at most this far below its target is near enough."""
+
+_PSNR_TOLERANCE = 0.1
+_SYNTHESES = 6
+_REFINEMENTS = 3
+"""Times that latents are refined for a target in bytes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """A file, and the latents that it decodes to if it is one strip: large pictures have too many to keep."""
+
+    data: bytes
+    latents: tuple[NDArray[np.int32], ...]
+    largest: float
+
+
+@dataclass(frozen=True, eq=False)
+class Met:
+    """The step that meets a target, the file at it and, if it was to be measured, what it decodes to."""
+
+    step: int
+    written: Written
+    shown: Pixels | None
+
+
+class Coder(Protocol):
+    """A picture that is ready to be coded at any step."""
+
+    @property
+    def picture(self) -> Picture:
+        """The picture."""
+
+    def code(self, step: int, effort: int = 0) -> Written:
+        """Code it at a step, with some effort spent on better latents."""
+
+    def show(self, written: Written) -> Pixels:
+        """Show what a file decodes to."""
+
+
+def meet(coder: Coder, target: Target, manifest: Manifest, *, measure: bool, effort: int) -> Met:
+    """Meet a target with better latents, which are found for one step: so it is looked for without them first.
+
+    Raises TargetError for a target that cannot be met.
+    """
+    if isinstance(target, Quality | Step):
+        step = target.value if isinstance(target, Step) else manifest.step(target.value)
+        written = coder.code(step, effort)
+        return Met(step, written, coder.show(written) if measure else None)
+    plain = _searched(coder, target, manifest.step(4.0), measure and not effort)
+    if not effort:
+        return plain
+    if isinstance(target, Psnr):
+        step, written = _refined_to_psnr(coder, target, plain, effort)
+    else:
+        step, written = _refined_to_size(coder, _bytes(target, coder.picture), plain, effort)
+    return Met(step, written, coder.show(written) if measure else None)
+
+
+def _searched(coder: Coder, target: Psnr | BitsPerPixel | FileSize, start: int, measure: bool) -> Met:
+    """Find the step that meets a target."""
+    if isinstance(target, Psnr):
+
+        def decode(step: int) -> tuple[float, tuple[Written, Pixels]]:
+            written = coder.code(step)
+            shown = coder.show(written)
+            return psnr(coder.picture.pixels, shown), (written, shown)
+
+        step, (written, shown) = step_for_psnr(decode, target.decibels, start, _PSNR_TOLERANCE, _SYNTHESES)
+        return Met(step, written, shown if measure else None)
+
+    def code(step: int) -> tuple[int, Written]:
+        written = coder.code(step)
+        return len(written.data), written
+
+    step, written = finest_step_within(code, _bytes(target, coder.picture), start, _SIZE_TOLERANCE)
+    return Met(step, written, coder.show(written) if measure else None)
+
+
+def _refined_to_psnr(coder: Coder, target: Psnr, plain: Met, effort: int) -> tuple[int, Written]:
+    def decode(step: int) -> tuple[float, Written]:
+        written = coder.code(step, effort)
+        return psnr(coder.picture.pixels, coder.show(written)), written
+
+    try:
+        return step_for_psnr(decode, target.decibels, plain.step, _PSNR_TOLERANCE, _SYNTHESES)
+    except TargetError:
+        return plain.step, plain.written
+
+
+def _refined_to_size(coder: Coder, size: int, plain: Met, effort: int) -> tuple[int, Written]:
+    """Go to finer steps for what better latents save; a result that is too large is no result."""
+    step = plain.step
+    best = step, plain.written
+    for _ in range(_REFINEMENTS):
+        written = coder.code(step, effort)
+        if len(written.data) <= size:
+            best = step, written
+            if len(written.data) >= size * (1 - _SIZE_TOLERANCE):
+                break
+        # halve the step for each doubling of the size, as is about right
+        step = min(max(round(step * (len(written.data) / (size * (1 - _SIZE_TOLERANCE / 2)))), STEP_MIN), STEP_MAX)
+    return best
+
+
+def _bytes(target: BitsPerPixel | FileSize, picture: Picture) -> int:
+    """Give the most that a file may have."""
+    if isinstance(target, FileSize):
+        return target.size
+    return math.floor(target.value * picture.width * picture.height / 8)
