@@ -17,8 +17,12 @@ from robustcodec.statistics import added, block_errors, describe
 CROPS = ((128, 128), (384, 384), (512, 768))
 """Rows and columns of the crops, one of each picture in turn: small pictures scatter more."""
 
-_JPEGS = 4
-"""Of so many crops one is put through JPEG, as most has been that comes in: it takes more bits than it seems to."""
+_KINDS = 4
+"""Of so many crops one is put through JPEG, as most has been that comes in, and one is of a picture that was halved:
+both take more bits than they seem to."""
+
+_JPEG, _HALVED = 1, 3
+"""Which ones, of each so many."""
 
 _PER_PICTURE = 2
 """Qualities at which each crop is coded: the one at which nearly all pictures are, and another one."""
@@ -36,7 +40,7 @@ def calibrate(codec: Codec, files: Sequence[Path], announce: Callable[[str], Non
         except (RobustcodecError, OSError) as error:
             announce(f"left out {path.name}: {error}")
             continue
-        found.extend(results(codec, _through_jpeg(_crop(pixels, index), index), index))
+        found.extend(results(codec, _crop(pixels, index), index))
         if index % 50 == 49:
             announce(f"{index + 1} of {len(files)} pictures")
     try:
@@ -67,19 +71,29 @@ def results(codec: Codec, pixels: np.ndarray[tuple[int, int, int], np.dtype[np.u
 def _crop(
     pixels: np.ndarray[tuple[int, int, int], np.dtype[np.uint8]], index: int
 ) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
-    """Cut a crop out of a picture, somewhere."""
+    """Cut a crop out of a picture, somewhere; some are made sharper, or blocky, first."""
+    if index % _KINDS == _HALVED:
+        pixels = _halved(pixels)
     generator = np.random.default_rng(index)
     wanted = CROPS[index % len(CROPS)]
     height, width = (min(side, have) for side, have in zip(wanted, pixels.shape[:2], strict=True))
     top, left = (int(generator.integers(0, pixels.shape[axis] - side + 1)) for axis, side in ((0, height), (1, width)))
-    return np.ascontiguousarray(pixels[top : top + height, left : left + width])
+    crop = np.ascontiguousarray(pixels[top : top + height, left : left + width])
+    if index % _KINDS == _JPEG:
+        quality = int(np.random.default_rng(index).integers(60, 96))
+        crop = read_picture(write_picture(Picture(pixels=crop), "JPEG", quality), crop.size).pixels
+    return crop
 
 
-def _through_jpeg(
-    pixels: np.ndarray[tuple[int, int, int], np.dtype[np.uint8]], index: int
+def _halved(
+    pixels: np.ndarray[tuple[int, int, int], np.dtype[np.uint8]],
 ) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
-    """Put some crops through JPEG of a quality from 60 to 95."""
-    if index % _JPEGS != 1:
+    """Average 2 x 2 pixels; a picture of one row or column stays as it is."""
+    height, width = (side // 2 for side in pixels.shape[:2])
+    if not height or not width:
         return pixels
-    quality = int(np.random.default_rng(index).integers(60, 96))
-    return read_picture(write_picture(Picture(pixels=pixels), "JPEG", quality), pixels.size).pixels
+    blocks = pixels[: 2 * height, : 2 * width].reshape(height, 2, width, 2, 3)
+    result: np.ndarray[tuple[int, int, int], np.dtype[np.uint8]] = (
+        (blocks.sum(axis=(1, 3), dtype=np.uint16) + 2) // 4
+    ).astype(np.uint8)
+    return result
