@@ -199,8 +199,12 @@ def _choose_recipe(
         chosen = recipes.Recipe.load(file)
     else:
         chosen = (recipes.continued if continues else recipes.from_start)(_STEPS)
-    if arch is not None:
-        chosen = dataclasses.replace(chosen, arch=arch, channels=SIZES[arch][0])
+    if arch is not None and file is None:
+        chosen = recipes.adapted(chosen, arch, SIZES[arch][0])
+    if file is not None and arch not in (None, chosen.arch):
+        raise UsageError(
+            f"the recipe is for {chosen.arch}, not for {arch}; leave out --arch, or write it into the recipe"
+        )
     if steps is not None:
         chosen = dataclasses.replace(chosen, steps=steps)
     if channels is not None:

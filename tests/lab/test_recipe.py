@@ -5,7 +5,7 @@ import json
 import pytest
 
 from robustcodec.errors import TrainingError
-from robustcodec.lab.recipe import Phase, Precision, Recipe, Rounding, Start, Trained, continued, from_start
+from robustcodec.lab.recipe import Phase, Precision, Recipe, Rounding, Start, Trained, adapted, continued, from_start
 
 
 @pytest.mark.parametrize("recipe", [from_start(1000), continued(17)])
@@ -81,3 +81,10 @@ def test_a_recipe_of_before_there_was_a_choice_starts_orthonormally() -> None:
     assert Recipe.from_json(json.dumps(document)).start is Start.ORTHONORMAL
     with pytest.raises(TrainingError, match=r"recipe\.start is 'warm'; it can be orthonormal, conventional"):
         Recipe.from_json(json.dumps({**document, "start": "warm"}))
+
+
+def test_a_recipe_is_fitted_to_an_architecture() -> None:
+    recipe = adapted(from_start(100), "cheng", (128, 128))
+    assert (recipe.arch, recipe.channels) == ("cheng", (128, 128))
+    assert [phase.rate_to for phase in recipe.phases] == pytest.approx([2e-4, 2e-4, 1e-5, 0.0])
+    assert adapted(from_start(100), "hyper", (128, 192)) == from_start(100)

@@ -96,6 +96,7 @@ def test_a_stopper_keeps_the_first_signal_for_who_asks() -> None:
         (("train", "--start", "warm", "--data", ".", "-o", "run"), 2, "--start can be orthonormal or conventional"),
         (("train", "--start", "conventional", "--init", "x", "--data", ".", "-o", "run"), 2, "exclude each other"),
         (("train", "-o", "run"), 2, "run holds no run to resume"),
+        (("train", "--arch", "vgg", "--data", ".", "-o", "run"), 2, "no architecture 'vgg' to train; this release has"),
         (("export", "nosuch", "-o", "model"), 1, "nosuch does not exist; give a run folder, a bundle or a checkpoint"),
         (("export", ".", "-o", "model"), 1, ". holds no trained state"),
         (("export", "x", "-o", "x.pth", "--to", "compressai", "--data", "."), 2, "takes no --data, --id or --variant"),
@@ -116,3 +117,8 @@ def test_a_recipe_is_printed_without_a_run(here: Path) -> None:
     done = subprocess.run(arguments, capture_output=True, env=environment(), timeout=120, check=True)
     recipe = Recipe.from_json(done.stdout.decode())
     assert (recipe.start, recipe.channels, recipe.quality_low, recipe.quality_high) == ("conventional", (64, 96), 4, 4)
+    done = subprocess.run(
+        command("train", "--print-recipe", "--arch", "cheng"), capture_output=True, env=environment(), check=True
+    )
+    recipe = Recipe.from_json(done.stdout.decode())
+    assert (recipe.arch, recipe.channels) == ("cheng", (128, 128))
