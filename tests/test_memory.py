@@ -23,7 +23,8 @@ from robustcodec.rate import FileSize, Psnr, Quality
 from robustcodec.tiling import tiles
 
 ROOT = Path(__file__).parent.parent
-MODELS = {"tiny": ROOT / "tests" / "data" / "tiny" / "hyper-tiny", "ordinary": ROOT / "weights" / "hyper-base"}
+TINY = ROOT / "tests" / "data" / "tiny"
+MODELS = {"tiny": TINY / "hyper-tiny", "cheng": TINY / "cheng-tiny", "ordinary": ROOT / "weights" / "hyper-base"}
 Pixels = NDArray[np.uint8]
 
 # a process inherits the peak of the one that made it as its resource usage, but not as the peak of its own memory
@@ -50,7 +51,15 @@ def peak(*arguments: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("model", "height", "width"), [("tiny", 16, 16), ("tiny", 2100, 2100), ("ordinary", 40, 50), ("ordinary", 600, 400)]
+    ("model", "height", "width"),
+    [
+        ("tiny", 16, 16),
+        ("tiny", 2100, 2100),
+        ("cheng", 16, 16),
+        ("cheng", 2100, 1500),
+        ("ordinary", 40, 50),
+        ("ordinary", 600, 400),
+    ],
 )
 def test_the_formula_bounds_what_is_taken(tmp_path: Path, model: str, height: int, width: int) -> None:
     path = MODELS[model]
