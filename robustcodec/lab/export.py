@@ -167,7 +167,7 @@ def export_run(
         weights = state.average if chosen is None else load_weights(chosen.weights)
         steps = state.step if chosen is None else chosen.step
         provenance = {
-            "parent": Path(settings.parent).name,
+            "parent": _name(Path(settings.parent)),
             "steps": steps,
             "pixels": pixels_seen(settings.recipe, steps),
             "hours": round(state.seconds / 3600, 3),
@@ -278,6 +278,11 @@ class _Latents:
     y: Tensor
     z: Tensor
     pixels: int
+
+
+def _name(parent: Path) -> str:
+    """Name what a run began with; a stage of a hardening is called by its place, since all have the same names."""
+    return f"{parent.parent.name}/{parent.name}" if parent.name in ("teacher", "student") else parent.name
 
 
 @torch.no_grad()
