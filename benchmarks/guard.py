@@ -54,7 +54,7 @@ def fastest(codec: Codec, picture: Picture, repeat: int, clock: Callable[[], flo
     height, width = pixels.shape[:2]
     whole = Region(0, 0, width, height)
     y = np.rint(analyse(architecture, pixels, 0, height)).astype(np.int32) * 1024
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "analysis": lambda: analyse(architecture, pixels, 0, height),
         "synthesis": lambda: synthesise(architecture, lambda first, last: y[:, first:last], height, width, whole),
         "plain": lambda: codec.encode(picture),
