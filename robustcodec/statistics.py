@@ -70,7 +70,7 @@ def describe(pixels: Pixels) -> Statistics:
     counts = np.zeros((rows, columns, KINDS, _BINS), np.float32)
     for top, bottom in _bands(height, width):
         own = counts[_rows(top, bottom)]
-        for level, details in enumerate(_haar(pixels[top:bottom])[:-1]):
+        for level, details in enumerate(_haar(_padded(pixels[top:bottom]))[:-1]):
             size = 2 << level
             row = np.minimum(size * np.arange(details.shape[1]) // BLOCK, len(own) - 1)
             column = np.minimum(size * np.arange(details.shape[2]) // BLOCK, columns - 1)
@@ -107,14 +107,16 @@ def added(a: Pixels, b: Pixels) -> Float64:
     total = np.zeros((rows, columns))
     for top, bottom in _bands(height, width):
         own = total[_rows(top, bottom)]
-        *details, smooth = _haar(a[top:bottom])
-        *others, other_smooth = _haar(b[top:bottom])
+        picture = _padded(a[top:bottom])
+        result = picture.copy()  # beyond the picture's edges there is nothing to differ
+        result[: b[top:bottom].shape[0], : b.shape[1]] = b[top:bottom]
+        *details, smooth = _haar(picture)
+        *others, other_smooth = _haar(result)
         for level, (detail, other) in enumerate(zip(details, others, strict=True)):
             beyond = np.maximum(other - np.maximum(detail, 0), np.minimum(detail, 0) - other)
             _add(own, np.square(np.maximum(beyond, 0, out=beyond), out=beyond), 2 << level)
         _add(own, np.square(smooth - other_smooth), 1 << _LEVELS)
-    unit = 1 << _LEVELS
-    return total / _samples(height + -height % unit, width + -width % unit, (rows, columns))
+    return total / _samples(height, width, (rows, columns))
 
 
 def _add(total: Float64, planes: NDArray[np.float32], size: int) -> None:
@@ -151,15 +153,14 @@ def _rows(top: int, bottom: int) -> slice:
     return slice(top // BLOCK, max(bottom // BLOCK, 1))
 
 
-def _haar(pixels: Pixels) -> list[NDArray[np.float32]]:
-    """Give details (9, h, w) of each level, the finest first, and what remains (3, h, w).
+def _padded(pixels: Pixels) -> Pixels:
+    """Replicate what lacks to whole details of the coarsest level."""
+    missing = [-side % (1 << _LEVELS) for side in pixels.shape[:2]]
+    return np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge") if any(missing) else pixels
 
-    What lacks to whole ones is replicated.
-    """
-    unit = 1 << _LEVELS
-    missing = [-side % unit for side in pixels.shape[:2]]
-    if any(missing):
-        pixels = np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+
+def _haar(pixels: Pixels) -> list[NDArray[np.float32]]:
+    """Give details (9, h, w) of each level, the finest first, and what remains (3, h, w); sides must be whole."""
     height, width = pixels.shape[:2]
     plane = (_COLOURS @ pixels.reshape(-1, 3).T.astype(np.float32)).reshape(3, height, width)
     found = []

@@ -511,8 +511,9 @@ def test_what_a_result_lacks_is_not_added() -> None:
     half = (pixels + means) / 2
     for smoother in (pixels, means.round().astype(np.uint8), half.round().astype(np.uint8)):
         assert (added(pixels, smoother) < 0.3).all()
-    flat = np.full((128, 192, 3), 128, np.uint8)
-    assert added(flat, pixels) == pytest.approx(block_errors(flat, pixels), rel=1e-4)
+    for height, width in ((128, 192), (75, 130), (1, 1)):
+        flat, other = np.full((height, width, 3), 128, np.uint8), noise(height, width)
+        assert added(flat, other) == pytest.approx(block_errors(flat, other), rel=1e-4)
     weaker = (means + 0.6 * (pixels - means)).round().astype(np.uint8)
     assert added(weaker, pixels) == pytest.approx(block_errors(weaker, pixels), rel=0.1)
     turned = (2 * means - weaker).round().astype(np.uint8)
