@@ -82,9 +82,7 @@ def adversary_of(hardening: Hardening) -> Adversary:
             span = slice(start, start + count)
             chosen, budgets = order[span], energy[span]
             draws = _draw(network, batch, count, steps)
-            if batch.part.count > 1:  # only then: a GPU cannot record a choice by content
-                mine = (chosen >= 0) & (chosen < here)
-                chosen, budgets, draws = chosen[mine], budgets[mine], draws.of(mine)
+            chosen, budgets, draws = _mine(batch, chosen, budgets, draws)
             if len(chosen):
                 x_new[chosen] = attack(network, batch.x[chosen], batch.step[chosen], objective, budgets, draws)
             start += count
@@ -108,9 +106,7 @@ def local_attack(network: Network, batch: Batch, hardening: Hardening) -> Cuts:
     middles = batch.x[:, :, height:-height, width:-width]
     # one more: what stands for rounding when the network is trained on what the attack gave
     draws = _draw(network, dataclasses.replace(batch, x=middles), count, hardening.local_steps + 1)
-    if batch.part.count > 1:
-        mine = (chosen >= 0) & (chosen < here)
-        chosen, budget, draws = chosen[mine], budget[mine], draws.of(mine)
+    chosen, budget, draws = _mine(batch, chosen, budget, draws)
     clean = middles[chosen].contiguous(memory_format=torch.channels_last)
     step, energy = batch.step[chosen], batch.strength * hardening.epsilon * budget
     noisy = clean
@@ -190,6 +186,14 @@ def _draw(network: Network, batch: Batch, count: int, steps: int) -> Draws:
     start = torch.randn((count, colours, height, width), generator=generator, device=device)
     rounding = torch.rand((steps, count, *latents), generator=generator, device=device) - 0.5
     return Draws(start.to(batch.x), rounding.to(batch.x))
+
+
+def _mine(batch: Batch, chosen: Tensor, budgets: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Draws]:
+    """Keep those of the chosen crops that are in this part of the batch, by their rows here."""
+    if batch.part.count == 1:  # a GPU cannot record a choice by content
+        return chosen, budgets, draws
+    mine = (chosen >= 0) & (chosen < batch.x.shape[0])
+    return chosen[mine], budgets[mine], draws.of(mine)
 
 
 def _unit(noise: Tensor) -> Tensor:

@@ -12,17 +12,22 @@ from torch import Tensor, nn
 from robustcodec.lab.cheng import Cheng, Double, Residual, ResidualDown, ResidualUp
 from robustcodec.lab.entropy_models import SCALE_MIN
 from robustcodec.lab.networks import Gdn, bias
-from robustcodec.lab.start import LATENT_GAIN, blocks, near_identity, principal_components
+from robustcodec.lab.start import (
+    HYPER_CROPS,
+    HYPER_FLOOR,
+    HYPER_GAIN,
+    HYPER_RANDOM,
+    LATENT_GAIN,
+    UNUSED_WEIGHT,
+    blocks,
+    near_identity,
+    principal_components,
+)
 
-_UNUSED_WEIGHT = 0.02
 _SMALL = 0.01
 """What is left of random weights beside an identity: features differ in strength by a factor of a hundred."""
 _LIFT = 1.25
 """Biases, in units of the most negative value that was seen."""
-_HYPER_CROPS = 64
-_HYPER_GAIN = 4.0
-_HYPER_FLOOR = 0.3
-_HYPER_RANDOM = 0.1
 
 
 @torch.no_grad()
@@ -62,7 +67,7 @@ def residual_start(network: Cheng, crops: Tensor, generator: torch.Generator, ga
     last.weight.mul_(gain)
     for layer in (highest.upsample, highest.subpel_conv):
         _plain(layer).weight.div_(gain)
-    _start_entropy_model(network, network.analyse(crops[:_HYPER_CROPS]))
+    _start_entropy_model(network, network.analyse(crops[:HYPER_CROPS]))
 
 
 def _start_entropy_model(network: Cheng, y: Tensor) -> None:
@@ -81,7 +86,7 @@ def _start_entropy_model(network: Cheng, y: Tensor) -> None:
     )
     context = network.context_prediction
     for layer in (*analysis, *synthesis, *parameters, context):
-        layer.weight.mul_(_HYPER_RANDOM)
+        layer.weight.mul_(HYPER_RANDOM)
         nn.init.zeros_(bias(layer))
     for layer in (analysis[0], context):
         layer.weight.div_(mean[:, None, None])
@@ -89,14 +94,14 @@ def _start_entropy_model(network: Cheng, y: Tensor) -> None:
     analysis[1].weight[group, channel, 1, 1] += 2 / members
     analysis[2].weight[line, line, 1:3, 1:3] += 0.25
     analysis[3].weight[line, line, 1, 1] += 1.0
-    analysis[4].weight[line, line, 1:3, 1:3] += 0.25 * _HYPER_GAIN
+    analysis[4].weight[line, line, 1:3, 1:3] += 0.25 * HYPER_GAIN
     for layer in synthesis[:4]:
         sums = max(1, layer.out_channels // layer.in_channels)  # for each output
         for row in range(sums):
             layer.weight[sums * line + row, line, 1, 1] += 1.0
     # a Gaussian's scale is 1.25 times its mean magnitude
-    synthesis[4].weight[channel, group, 1, 1] += 1.25 / _HYPER_GAIN
-    bias(synthesis[4])[:n] = _HYPER_FLOOR
+    synthesis[4].weight[channel, group, 1, 1] += 1.25 / HYPER_GAIN
+    bias(synthesis[4])[:n] = HYPER_FLOOR
     for layer in parameters[:2]:
         layer.weight[channel, channel, 0, 0] += 1.0
     last = parameters[2]
@@ -125,7 +130,7 @@ def _set_identity(layer: nn.Conv2d) -> None:
 def _set_squares(layer: nn.Conv2d, basis: Tensor, generator: torch.Generator) -> None:
     """Put the basis into taps 1..2 of each kernel; channels beyond it start small and random."""
     kept, inputs = basis.shape[0], basis.shape[1] // 4
-    nn.init.normal_(layer.weight, std=_UNUSED_WEIGHT, generator=generator)
+    nn.init.normal_(layer.weight, std=UNUSED_WEIGHT, generator=generator)
     nn.init.zeros_(bias(layer))
     layer.weight[:kept] = 0
     layer.weight[:kept, :inputs, 1:3, 1:3] = basis.reshape(kept, inputs, 2, 2)

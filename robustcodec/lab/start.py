@@ -17,11 +17,16 @@ LATENT_GAIN = 8.0
 
 _GDN_DIAGONAL = 1e-3
 _GDN_OTHERS = 1e-5
-_UNUSED_WEIGHT = 0.02
-_HYPER_CROPS = 64
-_HYPER_GAIN = 4.0
-_HYPER_FLOOR = 0.3
-_HYPER_RANDOM = 0.1
+UNUSED_WEIGHT = 0.02
+"""Spread of the kernels that the transform leaves over."""
+HYPER_CROPS = 64
+"""Crops on which latents are measured before the entropy model is set."""
+HYPER_GAIN = 4.0
+"""Steps of side information per unit of relative energy."""
+HYPER_FLOOR = 0.3
+"""Scale of a latent without energy around it, in units of its channel's mean magnitude."""
+HYPER_RANDOM = 0.1
+"""What is left of the entropy model's random kernels."""
 
 
 @torch.no_grad()
@@ -44,7 +49,7 @@ def orthonormal_start(network: Hyper, crops: Tensor, generator: torch.Generator,
     bias(up[-1]).copy_(means)
     last.weight.mul_(gain)
     up[0].weight.div_(gain)
-    _start_hyperprior(network, network.analyse(crops[:_HYPER_CROPS]))
+    _start_hyperprior(network, network.analyse(crops[:HYPER_CROPS]))
 
 
 def _start_hyperprior(network: Hyper, y: Tensor) -> None:
@@ -62,16 +67,16 @@ def _start_hyperprior(network: Hyper, y: Tensor) -> None:
     double, double_again, scale = convolutions(network.h_s)
     line = torch.arange(groups)
     for layer in (reduce, halve, halve_again, double, double_again, scale):
-        layer.weight.mul_(_HYPER_RANDOM)
+        layer.weight.mul_(HYPER_RANDOM)
         nn.init.zeros_(bias(layer))
     reduce.weight[group, channel, 1, 1] += 1 / (mean * members)
     halve.weight[line, line, 2:4, 2:4] += 0.25
-    halve_again.weight[line, line, 2:4, 2:4] += 0.25 * _HYPER_GAIN
+    halve_again.weight[line, line, 2:4, 2:4] += 0.25 * HYPER_GAIN
     double.weight[line, line, 2:4, 2:4] += 1.0
     double_again.weight[line, line, 2:4, 2:4] += 1.0
     # a Gaussian's scale is 1.25 times its mean magnitude
-    scale.weight[channel, group, 1, 1] += 1.25 * mean / _HYPER_GAIN
-    bias(scale).copy_(_HYPER_FLOOR * mean)
+    scale.weight[channel, group, 1, 1] += 1.25 * mean / HYPER_GAIN
+    bias(scale).copy_(HYPER_FLOOR * mean)
 
 
 def near_identity(module: Gdn) -> None:
@@ -99,7 +104,7 @@ def principal_components(squares: Tensor, count: int) -> Tensor:
 def _set_analysis(layer: Convolution, basis: Tensor, generator: torch.Generator) -> None:
     """Put the basis into taps 2..3 of each kernel; channels beyond it start small and random."""
     kept, inputs = basis.shape[0], basis.shape[1] // 4
-    nn.init.normal_(layer.weight, std=_UNUSED_WEIGHT, generator=generator)
+    nn.init.normal_(layer.weight, std=UNUSED_WEIGHT, generator=generator)
     nn.init.zeros_(bias(layer))
     layer.weight[:kept] = 0
     layer.weight[:kept, :inputs, 2:4, 2:4] = basis.reshape(kept, inputs, 2, 2)
