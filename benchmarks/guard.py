@@ -43,8 +43,9 @@ def pictures(arguments: argparse.Namespace) -> Iterator[tuple[str, Picture]]:
     for path in files[:: arguments.every]:
         picture = read_picture(path.read_bytes(), 1 << 28)
         if arguments.crop:
-            side = arguments.crop
-            picture = Picture(pixels=np.ascontiguousarray(picture.pixels[:side, :side]))
+            top, left = (max(0, side - arguments.crop) // 2 for side in picture.pixels.shape[:2])
+            own = picture.pixels[top : top + arguments.crop, left : left + arguments.crop]
+            picture = Picture(pixels=np.ascontiguousarray(own))
         yield str(path.relative_to(arguments.folder)), picture
 
 
@@ -121,15 +122,21 @@ def judged(codec: Codec, arguments: argparse.Namespace, each: Iterator[tuple[str
     guard = Guard(
         on_violation=OnViolation(arguments.on_violation), min_psnr=arguments.min_psnr, max_bpp=arguments.max_bpp
     )
+    kept: Path | None = arguments.output
+    lines = kept.read_text().splitlines() if kept is not None and kept.exists() else []
+    known = {row["picture"]: row for row in map(json.loads, lines)}
     for name, picture in each:
-        found = guards.encode(codec, picture, Quality(arguments.quality), guard)
-        verdict = found.verdict
+        row = known.get(name)
+        if row is None:
+            found = guards.encode(codec, picture, Quality(arguments.quality), guard)
+            row = {"picture": name, "bytes": len(found.encoded.data), **_finite(found.verdict.document())}
+            if kept is not None:
+                with kept.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
         of_folder = counts.setdefault(str(Path(name).parent), Counter())
-        of_folder.update(["pictures", verdict.status.value, *verdict.broken])
-        of_folder.update([f"rung {verdict.rung}"] if verdict.rung else [])
-        print(
-            json.dumps({"picture": name, "bytes": len(found.encoded.data), **_finite(verdict.document())}), flush=True
-        )
+        of_folder.update(["pictures", row["status"], *row["broken"]])
+        of_folder.update([f"rung {row['rung']}"] if row["rung"] else [])
+        print(json.dumps(row), flush=True)
     for folder, of_folder in counts.items():
         print(json.dumps({"folder": folder, **of_folder}))
 
@@ -169,13 +176,14 @@ def main() -> None:
     parser.add_argument("-m", "--model")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--every", type=int, default=1, help="take every n-th picture")
-    parser.add_argument("--crop", type=int, help="take the upper left corner of so many pixels")
+    parser.add_argument("--crop", type=int, help="take the centre, of so many pixels a side")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--processor", action="store_true", help="measure processor time, on a busy machine")
     parser.add_argument("--level", type=int, help="compare this effort alone with none")
     parser.add_argument("--qualities", type=float, nargs="+", default=[1, 2, 3, 4, 5, 6])
     parser.add_argument("--quality", type=float, default=4.0)
     parser.add_argument("--on-violation", default="warn")
+    parser.add_argument("-o", "--output", type=Path, help="of verdicts: keep the lines here, and make none again")
     parser.add_argument("--min-psnr", type=float)
     parser.add_argument("--max-bpp", type=float)
     arguments = parser.parse_intermixed_args()
