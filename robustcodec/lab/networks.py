@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from robustcodec.graphs import UNLIMITED
 from robustcodec.lab.entropy_models import FactorizedPrior, escaped, gaussian_bits, lower_bound
 from robustcodec.lab.gdn import normalise
+from robustcodec.lab.phases import FromPicture, ToPicture
 
 LIMIT = ".limit"
 """How the names of limits end, which no network of CompressAI has."""
@@ -229,8 +230,10 @@ class Hyper(Network):
 
     def __init__(self, n: int = 128, m: int = 192) -> None:
         super().__init__(n, m)
-        self.g_a = nn.Sequential(_down(3, n), Gdn(n), _down(n, n), Gdn(n), _down(n, n), Gdn(n), _down(n, m))
-        self.g_s = nn.Sequential(_up(m, n), Gdn(n, True), _up(n, n), Gdn(n, True), _up(n, n), Gdn(n, True), _up(n, 3))
+        self.g_a = nn.Sequential(FromPicture(n), Gdn(n), _down(n, n), Gdn(n), _down(n, n), Gdn(n), _down(n, m))
+        self.g_s = nn.Sequential(
+            _up(m, n), Gdn(n, True), _up(n, n), Gdn(n, True), _up(n, n), Gdn(n, True), ToPicture(n)
+        )
         self.h_a = nn.Sequential(nn.Conv2d(m, n, 3, padding=1), nn.ReLU(), _down(n, n), nn.ReLU(), _down(n, n))
         self.h_s = nn.Sequential(_up(n, n), nn.ReLU(), _up(n, n), nn.ReLU(), nn.Conv2d(n, m, 3, padding=1), nn.ReLU())
         self.entropy_bottleneck = FactorizedPrior(n)
