@@ -186,20 +186,29 @@ def test_bounds_out_of_range_are_refused(wrong: dict[str, float]) -> None:
 # --- latents that no float holds ----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def explosive(tiny: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Codec:
-    """The tiny model with a synthesis so steep that noise overflows it."""
-    synthesis = {**tiny.synthesis}
+def exploding(tiny: Bundle, part: str) -> dict[str, dict[str, NDArray[np.generic]]]:
+    """Arrays of the tiny model, with an analysis or a synthesis so steep that noise overflows float32."""
+    arrays = {"analysis": {**tiny.analysis}, "synthesis": {**tiny.synthesis}}
+    steep = arrays[part]
+    letter = part[0]
     for layer in (0, 2, 4):
-        synthesis[f"g_s.{layer}.weight"] = np.full_like(synthesis[f"g_s.{layer}.weight"], 6e4)
-    parts = {
-        "analysis.safetensors": tiny.analysis,
-        "synthesis.safetensors": synthesis,
+        steep[f"g_{letter}.{layer}.weight"] = np.full_like(steep[f"g_{letter}.{layer}.weight"], 6e4)
+        if part == "analysis":  # nor does its normalisation hold it back
+            steep[f"g_a.{layer + 1}.gamma"] = np.zeros_like(steep[f"g_a.{layer + 1}.gamma"])
+            steep[f"g_a.{layer + 1}.beta"] = np.full_like(steep[f"g_a.{layer + 1}.beta"], 2e-6)
+    return {
+        "analysis.safetensors": arrays["analysis"],
+        "synthesis.safetensors": arrays["synthesis"],
         "entropy.safetensors": tiny.entropy,
         "lab.safetensors": tiny.lab,
     }
-    folder = tmp_path_factory.mktemp("models") / "explosive"
-    return Codec(write_bundle(folder, document_of(tiny.manifest), parts), threads=1)
+
+
+@pytest.fixture(scope="module", params=["analysis", "synthesis"])
+def explosive(request: pytest.FixtureRequest, tiny: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Codec:
+    """A model of whose latents, or of whose pictures, nothing is finite."""
+    folder = tmp_path_factory.mktemp("models") / f"explosive-{request.param}"
+    return Codec(write_bundle(folder, document_of(tiny.manifest), exploding(tiny, request.param)), threads=1)
 
 
 def test_what_is_not_finite_is_never_written(explosive: Codec) -> None:
