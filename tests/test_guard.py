@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -186,7 +186,7 @@ def test_bounds_out_of_range_are_refused(wrong: dict[str, float]) -> None:
 # --- latents that no float holds ----------------------------------------------------------------------------
 
 
-def exploding(tiny: Bundle, part: str) -> dict[str, dict[str, NDArray[np.generic]]]:
+def exploding(tiny: Bundle, part: str) -> dict[str, Mapping[str, NDArray[np.generic]]]:
     """Arrays of the tiny model, with an analysis or a synthesis so steep that noise overflows float32."""
     arrays = {"analysis": {**tiny.analysis}, "synthesis": {**tiny.synthesis}}
     steep = arrays[part]
