@@ -49,7 +49,12 @@ def pictures(arguments: argparse.Namespace) -> Iterator[tuple[str, Picture]]:
         yield str(path.relative_to(arguments.folder)), picture
 
 
-def fastest(codec: Codec, picture: Picture, repeat: int, clock: Callable[[], float]) -> dict[str, float]:
+def clock(arguments: argparse.Namespace) -> Callable[[], float]:
+    """Give what seconds are measured by."""
+    return time.process_time if arguments.processor else time.perf_counter
+
+
+def fastest(codec: Codec, picture: Picture, repeat: int, now: Callable[[], float]) -> dict[str, float]:
     """Seconds of each part, the least of some runs that take turns."""
     architecture, pixels = codec._architecture, picture.pixels
     height, width = pixels.shape[:2]
@@ -64,18 +69,16 @@ def fastest(codec: Codec, picture: Picture, repeat: int, clock: Callable[[], flo
     found: dict[str, list[float]] = {each: [] for each in calls}
     for _ in range(repeat):
         for each, call in calls.items():
-            start = clock()
+            start = now()
             call()
-            found[each].append(clock() - start)
+            found[each].append(now() - start)
     return {each: min(values) for each, values in found.items()}
 
 
 def cost(codec: Codec, arguments: argparse.Namespace) -> None:
     ratios = []
     for name, picture in pictures(arguments):
-        best = fastest(
-            codec, picture, arguments.repeat, time.process_time if arguments.processor else time.perf_counter
-        )
+        best = fastest(codec, picture, arguments.repeat, clock(arguments))
         rest = best["plain"] - best["analysis"]
         ratios.append((best["guarded"] - rest) / (best["analysis"] + best["synthesis"]))
         print(json.dumps({"picture": name, **best, "over_networks": ratios[-1]}), flush=True)
@@ -88,9 +91,9 @@ def effort(codec: Codec, arguments: argparse.Namespace) -> None:
         for quality in arguments.qualities:
             bpp, decibels, spent = [], [], []
             for _, picture in pictures(arguments):
-                start = time.perf_counter()
+                start = clock(arguments)()
                 encoded = codec.encode(picture, Quality(quality), measure=True, effort=level)
-                spent.append(time.perf_counter() - start)
+                spent.append(clock(arguments)() - start)
                 assert encoded.reconstruction is not None
                 bpp.append(bits_per_pixel(len(encoded.data), picture.width, picture.height))
                 decibels.append(psnr(picture.pixels, encoded.reconstruction))

@@ -183,7 +183,7 @@ def refined(subject: Subject, x: Tensor, u: Tensor) -> Tensor:
     index, _ = refine._given(strip, subject.step)
     slopes = torch.from_numpy(refine._slopes(architecture.y_tables))
     tables = torch.from_numpy(index.astype(np.int64))
-    steps = refine.STEPS[EFFORT]
+    steps = refine.STEPS[EFFORT].soft
     weight = 2 * subject.codec.bundle.manifest.lagrangian(subject.step) * LEVELS**2 / 3
     average, square = torch.zeros_like(u), torch.zeros_like(u)
     for count in range(steps):

@@ -7,11 +7,13 @@ encoder knows both what they cost and what they decode to: latents descend along
 
 through the synthesis (a graph of its own) and through the code lengths of the tables that will code them. Rounding is
 softened by a curve that grows steeper from step to step (Agustsson and Theis 2020), so that latents settle near whole
-numbers before they are rounded. Side information stays as it is, and decoders need to know nothing of all this.
+numbers before they are rounded. After that, symbols may be exchanged for their neighbours, a few at a time, where that
+should pay. Side information stays as it is, and decoders need to know nothing of all this.
 """
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +26,16 @@ from robustcodec.strips import Strip, quantised, walk
 from robustcodec.tiling import scaled, spans
 from robustcodec.transforms import Pixels, network_input
 
-STEPS = (0, 6, 16, 40)
-"""Gradient steps of each effort."""
+
+class Steps(NamedTuple):
+    """Gradient steps: of the descent, with rounding softened, and of exchanges among whole numbers."""
+
+    soft: int
+    hard: int = 0
+
+
+STEPS = (Steps(0), Steps(6), Steps(16), Steps(16, 24))
+"""Those of each effort; a longer descent alone gains nothing."""
 
 _TILE = 32
 """Latents along a side of the tiles that go back through the synthesis, which takes three times its memory."""
@@ -54,13 +64,45 @@ class Edges:
 _WHOLE = Edges()
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What is minimised, as a function of symbols (M, h, w), which need not be whole."""
+
+    architecture: Architecture
+    pixels: Pixels
+    index: NDArray[np.uint16]
+    """Table of each symbol."""
+    mean: Float32
+    slopes: Float32
+    """Bits by which the symbol above costs more, by table and symbol from -_REACH."""
+    scale: np.float32
+    weight: np.float32
+    counted: slice
+    """Rows of pixels whose error counts."""
+    moves: NDArray[np.bool_]
+    """Which latents (h, w) may change."""
+
+    def of_error(self, symbols: Float32) -> Float32:
+        """Give the gradient of the error's part."""
+        y_hat = symbols * self.scale + self.mean
+        gradient = _gradient(self.architecture, y_hat, self.pixels, self.counted)
+        gradient *= self.weight
+        return gradient
+
+    def steeper(self, symbols: Float32, below: int = 0) -> Float32:
+        """Give the bits that the next symbol costs more; between whole numbers the one below counts."""
+        place = np.clip(np.floor(symbols), below - _REACH, _REACH - 1).astype(np.int32) + (_REACH - below)
+        bits: Float32 = self.slopes[self.index, place]
+        return bits
+
+
 def refine(
     architecture: Architecture,
     strip: Strip,
     pixels: Pixels,
     step: int,
     lagrangian: float,
-    steps: int,
+    steps: Steps,
     edges: Edges = _WHOLE,
 ) -> Strip:
     """Give a strip other latents, better ones at quantisation step R; `pixels` are those of its rows.
@@ -70,28 +112,70 @@ def refine(
     """
     scale = np.float32(step / STEP_UNIT)
     index, mean = _given(strip, step)
-    slopes = _slopes(architecture.y_tables)
-    weight = np.float32(2 * lagrangian * 255**2 / 3) * scale
-    error_at, moves = _regions(architecture, strip, pixels, edges)
-    u = (strip.y - mean) / scale
-    start = u.copy()
+    task = _Task(
+        architecture,
+        pixels,
+        index,
+        mean,
+        _slopes(architecture.y_tables),
+        scale,
+        np.float32(2 * lagrangian * 255**2 / 3) * scale,
+        *_regions(architecture, strip, pixels, edges),
+    )
+    start = (strip.y - mean) / scale
+    symbols = _descended(task, start, steps.soft)
+    if steps.hard:
+        symbols = _exchanged(task, np.rint(symbols), steps.hard)
+    symbols[:, ~task.moves] = start[:, ~task.moves]
+    return replace(strip, y=symbols * scale + mean) if any(steps) else strip
+
+
+def _descended(task: _Task, start: Float32, steps: int) -> Float32:
+    """Descend along the gradient, by Adam; what is rounded in the end is softened less and less."""
+    u = start.copy()
     average, square = np.zeros_like(u), np.zeros_like(u)
     for count in range(steps):
         progress = count / max(1, steps - 1)
-        steepness = _SOFT * math.pow(_HARD / _SOFT, progress)
-        soft, passed = _softly_rounded(u, steepness)
-        of_error = _gradient(architecture, soft * scale + mean, pixels, error_at)
+        soft, passed = _softly_rounded(u, _SOFT * math.pow(_HARD / _SOFT, progress))
         # the code length between two whole numbers is taken for a straight line
-        place = np.clip(np.floor(u), -_REACH, _REACH - 1).astype(np.int32) + _REACH
-        gradient = (weight * of_error + slopes[index, place]) * passed
-        gradient[:, ~moves] = 0
+        gradient = (task.of_error(soft) + task.steeper(u)) * passed
+        gradient[:, ~task.moves] = 0
         average += (1 - _MEAN) * (gradient - average)
         square += (1 - _SQUARE) * (gradient * gradient - square)
         corrected = math.sqrt(1 - _SQUARE ** (count + 1)) / (1 - _MEAN ** (count + 1))
         rate = _RATE + (_LAST_RATE - _RATE) * progress
         u -= np.float32(rate * corrected) * average / (np.sqrt(square) + np.float32(1e-6))
-    u[:, ~moves] = start[:, ~moves]
-    return replace(strip, y=u * scale + mean) if steps else strip
+    return u
+
+
+def _exchanged(task: _Task, symbols: Float32, steps: int) -> Float32:
+    """Exchange symbols for the next ones, up or down, where gradient and curvature say that it pays.
+
+    What reaches into the same pixels must not move at once: so only every other place of every other row has its turn
+    in a step, and only with its best symbol.
+    """
+    half = _curvature(task, symbols) / 2
+    row, column = np.indices(task.moves.shape)
+    for count in range(steps):
+        of_error = task.of_error(symbols)
+        up = half + of_error + task.steeper(symbols)
+        down = half - of_error - task.steeper(symbols, below=1)
+        best = np.minimum(up, down)
+        turn = task.moves & (row % 2 == count % 2) & (column % 2 == count // 2 % 2)
+        chosen = turn & (best < 0) & (best == best.min(axis=0))
+        symbols = symbols + chosen * np.where(up < down, np.float32(1), np.float32(-1))
+    return symbols
+
+
+def _curvature(task: _Task, symbols: Float32) -> Float32:
+    """Give the second derivative (M, 1, 1) of the error's part by one symbol, its mean over each channel.
+
+    Signs that are drawn for each symbol apart make what other symbols add cancel on average.
+    """
+    signs = np.where(np.random.default_rng(0).random(symbols.shape, np.float32) < 0.5, np.float32(-1), np.float32(1))
+    ahead, behind = (task.of_error(symbols + side * signs) for side in (np.float32(0.25), np.float32(-0.25)))
+    found: Float32 = np.mean((ahead - behind) * signs, axis=(1, 2), keepdims=True) * np.float32(2)
+    return np.maximum(found, 0)
 
 
 def _given(strip: Strip, step: int) -> tuple[NDArray[np.uint16], Float32]:

@@ -19,7 +19,7 @@ from robustcodec.images import Picture
 from robustcodec.metrics import bits_per_pixel, psnr
 from robustcodec.policy import Guard, OnViolation, Rung
 from robustcodec.rate import BitsPerPixel, FileSize, Psnr, Quality, Step, Target, lagrangian, score
-from robustcodec.refine import Edges, refine
+from robustcodec.refine import Edges, Steps, refine
 from robustcodec.strips import Strip, prepare_strip, quantised, walk
 from robustcodec.transforms import analyse
 
@@ -124,8 +124,54 @@ def cost(codec: Codec, picture: Picture, target: Target, effort: int) -> float:
 @pytest.mark.parametrize("quality", [1.0, 4.0, 6.0])
 def test_effort_pays(codec: Codec, quality: float) -> None:
     picture = Picture(pixels=sample(160, 144, 3))
-    plain, *better = (cost(codec, picture, Quality(quality), effort) for effort in range(3))
+    plain, *better = (cost(codec, picture, Quality(quality), effort) for effort in range(4))
     assert all(each < 0.99 * plain for each in better)
+    assert better[2] < 0.997 * better[1]
+
+
+class Separable:
+    """An architecture in which each latent has an error of its own: gain * (y_hat - wanted)^2 / 2."""
+
+    synthesis_halo = 0
+
+    def __init__(self, gain: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
+        self.gain, self.wanted = gain, wanted
+
+    def descend(
+        self, y_hat: NDArray[np.float32], target: NDArray[np.float32], weight: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        return self.gain * (y_hat - self.wanted)
+
+
+def test_exchanges_end_where_none_would_pay(codec: Codec) -> None:
+    generator = np.random.default_rng(5)
+    shape, table = (3, 4, 5), 9
+    gain = np.array([0.5, 2, 8], np.float32)[:, None, None]
+    wanted = generator.normal(0, 3, shape).astype(np.float32)
+    tables = codec._architecture.y_tables
+    task = module._Task(
+        architecture=Separable(gain, wanted),  # type: ignore[arg-type]
+        pixels=np.zeros((64, 80, 3), np.uint8),
+        index=np.full(shape, table, np.uint16),
+        mean=np.zeros(shape, np.float32),
+        slopes=module._slopes(tables),
+        scale=np.float32(0.8),
+        weight=np.float32(3 * 0.8),
+        counted=slice(0, 64),
+        moves=np.ones(shape[1:], np.bool_),
+    )
+    assert module._curvature(task, np.zeros(shape, np.float32)) == pytest.approx(gain * 3 * 0.8**2, rel=1e-4)
+
+    def price(symbols: NDArray[np.float32]) -> NDArray[np.float64]:
+        bits = ideal_bits(symbols.astype(np.int32), np.full(shape, table), tables)
+        return 3 * gain * (0.8 * symbols - wanted).astype(np.float64) ** 2 / 2 + bits
+
+    start = np.rint(wanted / np.float32(0.8)) + generator.integers(-2, 3, shape).astype(np.float32)
+    found = module._exchanged(task, start, 60)
+    assert np.array_equal(found, np.rint(found)) and (price(start).sum() - price(found).sum()) > 10
+    assert (price(found) <= np.minimum(price(found - 1), price(found + 1)) + 1e-3).all()
+    first = module._exchanged(task, start, 1) != start
+    assert first.sum(axis=0).max() == 1 and not first[:, 1::2].any() and not first[:, :, 1::2].any()
 
 
 def test_effort_none_is_what_it_always_was(codec: Codec) -> None:
@@ -177,7 +223,7 @@ def test_strips_keep_what_depends_on_others(codec: Codec, monkeypatch: pytest.Mo
     pixels = sample(192, 64, 3)
     strip = prepared(codec, pixels)
     for edges, fixed in ((Edges(above=True), slice(0, 4)), (Edges(below=True), slice(8, 12))):
-        found = refine(codec._architecture, strip, pixels, 1024, lagrangian(4), 3, edges)
+        found = refine(codec._architecture, strip, pixels, 1024, lagrangian(4), Steps(3, 2), edges)
         moved = np.abs(found.y - strip.y).max(axis=(0, 2)) > 1e-4
         assert not moved[fixed].any() and moved.sum() == 8
         assert found.z is strip.z
