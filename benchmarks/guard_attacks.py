@@ -36,7 +36,7 @@ from robustcodec import guard as guards
 from robustcodec import refine
 from robustcodec.bundle import find
 from robustcodec.codec import Codec, Encoded
-from robustcodec.contract import Contract, Expectation, read_contract
+from robustcodec.contract import _PEDESTAL, Contract, Expectation, read_contract
 from robustcodec.files import PICTURE_FORMATS
 from robustcodec.images import Picture, read_picture
 from robustcodec.lab.attacks.budget import LEVELS, fit_l2, to_levels
@@ -47,7 +47,7 @@ from robustcodec.lab.checkpoints import load_weights, network_of
 from robustcodec.metrics import Pixels, psnr, worst_block
 from robustcodec.policy import DEFAULT_GUARD, Guard, OnViolation
 from robustcodec.rate import STEP_UNIT, Quality
-from robustcodec.statistics import BLOCK, describe
+from robustcodec.statistics import _COLOURS, _LEVELS, BLOCK, describe
 from robustcodec.strips import prepare_strip
 from robustcodec.transforms import analyse
 
@@ -110,18 +110,43 @@ def believed(subject: Subject, x: Tensor, noise: Tensor) -> Seen:
     figures = code(subject.victim, x + noise, x, unrounded)
     expected = subject.contract.expect(describe(levels(noise.detach(), x, 1.0)), subject.step)
     own = (figures.x_hat - (x + noise)).square().mean(1, keepdim=True)
-    height, width = (side // BLOCK * BLOCK for side in own.shape[2:])
-    errors = torch.nn.functional.avg_pool2d(own[:, :, :height, :width], BLOCK)[0, 0]
-    return Seen(figures.mse[0], figures.bpp[0], errors, margins(expected, own.mean(), figures.bpp[0], errors))
+    errors = torch.nn.functional.avg_pool2d(own, BLOCK)[0, 0]
+    more = added(x + noise, figures.x_hat)
+    return Seen(figures.mse[0], figures.bpp[0], errors, margins(expected, own.mean(), figures.bpp[0], errors, more))
 
 
-def margins(expected: Expectation, own: Tensor, bpp: Tensor, errors: Tensor) -> Tensor:
-    found, each = (-10 * value.clamp(min=1e-9).log10() for value in (own, errors))
+def added(a: Tensor, b: Tensor) -> Tensor:
+    """Give what `robustcodec.statistics.added` gives, on a scale where white is 1, for sides of whole blocks."""
+    smooth, other = (torch.einsum("kc,nchw->nkhw", torch.from_numpy(_COLOURS), each) for each in (a, b))
+    total = torch.zeros(1, 1, a.shape[2] // BLOCK, a.shape[3] // BLOCK)
+    size = BLOCK
+    while size > BLOCK >> _LEVELS:
+        (details, smooth), (others, other) = haar(smooth), haar(other)
+        beyond = torch.maximum(others - details.clamp(min=0), details.clamp(max=0) - others).clamp(min=0)
+        size //= 2
+        total = total + size**2 * torch.nn.functional.avg_pool2d(beyond.square().sum(1, keepdim=True), size)
+    total = total + size**2 * torch.nn.functional.avg_pool2d((smooth - other).square().sum(1, keepdim=True), size)
+    return total[0, 0] / (3 * BLOCK**2)
+
+
+def haar(plane: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the orthonormal details of one level and what remains."""
+    corners = [plane[:, :, row::2, column::2] for row in (0, 1) for column in (0, 1)]
+    signs = torch.tensor([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2
+    smooth, *details = torch.einsum("kc,cnphw->knphw", signs, torch.stack(corners))
+    return torch.cat(details, 1), smooth
+
+
+def margins(expected: Expectation, own: Tensor, bpp: Tensor, errors: Tensor, more: Tensor) -> Tensor:
+    harmless = _PEDESTAL * (expected.step / STEP_UNIT / LEVELS) ** 2
+    found, each, new = (-10 * value.clamp(min=1e-9).log10() for value in (own, errors, more + harmless))
     likeliest, margin = expected.rate_of(float(found.detach()))
     blocks = (torch.tensor(expected.blocks) - each) / torch.tensor(expected.block_margins)
+    news = (torch.tensor(expected.added) - new) / torch.tensor(expected.added_margins)
     return torch.cat(
         [
             blocks.flatten(),
+            news.flatten(),
             ((expected.psnr + guards.MARGIN - found) / expected.psnr_margin)[None],
             ((bpp.log() - math.log(expected.bpp)) / expected.bpp_margin)[None],
             ((bpp.log() - likeliest) / margin)[None],
@@ -358,7 +383,7 @@ def main() -> None:
     parser.add_argument("-m", "--model")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--attacks", nargs="+", choices=names, default=names)
-    parser.add_argument("--crop", type=int, default=256)
+    parser.add_argument("--crop", type=int, default=256, help="pixels a side, a multiple of 64")
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--threads", type=int)
