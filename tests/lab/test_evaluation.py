@@ -369,20 +369,33 @@ def test_tables_are_shaped_like_the_papers(tmp_path: Path) -> None:
     assert table.title == (
         "set, 2 pictures, centre crops of 256, quality 4; methods paper:psnr, paper:bpp; N = 200, ε = 0.0005, seed 0"
     )
-    assert table.header[:5] == ("model", "clean bpp", "clean PSNR", "clean J", "paper:psnr bpp")
+    assert table.header[:6] == ("model", "pictures", "clean bpp", "clean PSNR", "clean J", "paper:psnr bpp")
     ours, *papers = table.rows
-    assert ours[:2] == ("m", "0.400 ±0.000")
-    assert (ours[4], ours[7]) == ("0.410 ±0.000", "0.800 ±0.000")
-    assert papers[-1] == ("paper: ours", "0.4323", "32.08", "", "0.4286", "28.40", "", "0.6822", "32.99", "")
-    assert noise.header[4] == "noise:psnr bpp"
+    assert ours[:3] == ("m", "2", "0.400 ±0.000")
+    assert (ours[5], ours[8]) == ("0.410 ±0.000", "0.800 ±0.000")
+    assert papers[-1] == ("paper: ours", "24", "0.4323", "32.08", "", "0.4286", "28.40", "", "0.6822", "32.99", "")
+    assert noise.header[5] == "noise:psnr bpp"
     assert [one.title.split("; ")[1] for one in details] == ["methods paper:psnr, noise:psnr", "method paper:bpp"]
-    assert [line[:2] for line in details[0].rows] == [("paper:psnr", "m"), ("noise:psnr", "m")]
+    assert [line[:3] for line in details[0].rows] == [("paper:psnr", "m", "2"), ("noise:psnr", "m", "2")]
+    assert [line[6] for line in details[1].rows] == ["2.000 ±0.000"]
+
+
+def test_a_row_is_of_one_set_of_pictures(tmp_path: Path) -> None:
+    rows = [*(row(name, None, bpp=bpp) for name, bpp in (("a", 0.2), ("b", 0.6))), row("b", "psnr", bpp=0.9)]
+    table, details, *_ = all_tables(sections(rows))
+    (line,) = table.rows
+    assert (line[1], line[2], line[5]) == ("1", "0.600", "0.900")
+    assert (details.rows[0][2], details.rows[0][6]) == ("1", "1.500")
+
+
+def test_outputs_of_an_evaluation(tmp_path: Path) -> None:
+    rows = [row(name, attack, bpp=bpp) for attack, bpp in ((None, 0.4), ("psnr", 0.41)) for name in "ab"]
 
     written = write_summary(tmp_path, rows, check(rows), paper=True)
     assert all(path.stat().st_size for path in written)
     assert {"summary.md", "summary.csv", "rd-set-256-paper-e0.0005-n200-s0-r1.svg"} <= {path.name for path in written}
     header, *lines = (tmp_path / "summary.csv").read_text().splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 2
     assert {len(line.split(",")) for line in (header, *lines)} == {len(header.split(","))}
 
 

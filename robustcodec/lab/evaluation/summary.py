@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -92,6 +92,10 @@ class Cell:
         """The picture with the worst block."""
         return min(self.rows, key=lambda row: row.figures.worst_block)
 
+    def of_pictures(self, names: Collection[str]) -> "Cell":
+        """The same of some pictures, by their names."""
+        return Cell(self.line, self.attack, tuple(row for row in self.rows if row.picture.name in names))
+
     @property
     def held(self) -> int:
         """Pictures that kept the threat's bound."""
@@ -150,6 +154,19 @@ def sections(rows: Sequence[Row]) -> list[Section]:
         )
         for place, cells in sorted(places.items(), key=lambda item: (item[0][0], item[0][1] or 0, item[0][2]))
     ]
+
+
+def inflation(cell: Cell, clean: Cell) -> Statistic:
+    """Mean rate of attacked pictures over the mean rate of the same ones clean, with the ratio's standard error."""
+    rates = {row.picture.sha256: row.figures.bpp for row in clean.rows}
+    pairs = [(row.figures.bpp, rates[row.picture.sha256]) for row in cell.rows if row.picture.sha256 in rates]
+    before = math.fsum(clean for _, clean in pairs)
+    if not before:
+        return Statistic.of([])
+    ratio = math.fsum(attacked for attacked, _ in pairs) / before
+    # of a ratio of means to first order: the error of the mean of what the ratio leaves over
+    rest = Statistic.of((attacked - ratio * clean) * len(pairs) / before for attacked, clean in pairs)
+    return Statistic(ratio, rest.error, len(pairs), 0)
 
 
 def paired(cell: Cell, other: Cell, figure: str) -> Statistic:

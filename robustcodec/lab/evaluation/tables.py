@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from robustcodec.lab.evaluation.records import Assault
-from robustcodec.lab.evaluation.summary import FIGURES, Cell, Section, Statistic, paired
+from robustcodec.lab.evaluation.summary import FIGURES, Cell, Section, Statistic, inflation, paired
 
 PAPER_TABLE_1 = (
     ("paper: Hyper", (0.4978, 33.0), (0.498, 22.3502), (0.9161, 33.7702)),
@@ -103,21 +103,26 @@ def _title(section: Section, attacks: Sequence[Assault]) -> str:
 
 
 def _main_table(section: Section, attacks: Sequence[Assault], *, paper: bool) -> Table:
-    header = ["model", "clean bpp", "clean PSNR", "clean J"]
+    header = ["model", "pictures", "clean bpp", "clean PSNR", "clean J"]
     for attack in attacks:
         header += [f"{attack.label} bpp", f"{attack.label} PSNR", f"{attack.label} PSNR to x*"]
-    lines = list(dict.fromkeys(cell.line for cell in section.cells if cell.attack in attacks))
-    seen = {line.fingerprint for line in lines}
-    lines += [cell.line for cell in section.of(None) if cell.line.fingerprint not in seen]
-    rows = []
-    for line in lines:
+    rows, shown = [], []
+    conditions: Sequence[Assault | None] = attacks or [None]
+    for line in dict.fromkeys(cell.line for cell in section.cells if cell.attack in conditions):
+        under = {cell.attack: cell for cell in section.cells if cell.line == line and cell.attack in attacks}
         clean = section.clean(line)
-        row = [line.title, *_figures(clean, "bpp", "psnr"), f"{clean.score:.3f}" if clean else ""]
+        cells = [*([clean] if clean else []), *under.values()]
+        # what stands in one row is of the same pictures
+        common = set.intersection(*({row.picture.name for row in cell.rows} for cell in cells))
+        if not common:
+            continue
+        shown += [cell.of_pictures(common) for cell in cells]
+        clean = clean and clean.of_pictures(common)
+        row = [line.title, str(len(common)), *_figures(clean, "bpp", "psnr"), f"{clean.score:.3f}" if clean else ""]
         for attack in attacks:
-            cell = next((cell for cell in section.of(attack) if cell.line == line), None)
-            row += _figures(cell, "bpp", "psnr", "psnr_own")
+            row += _figures(under[attack].of_pictures(common) if attack in under else None, "bpp", "psnr", "psnr_own")
         rows.append(tuple(row))
-    notes = [_INFINITE_NOTE] if any(_has_infinite(cell) for cell in section.cells) else []
+    notes = [_INFINITE_NOTE] if any(map(_has_infinite, shown)) else []
     if paper and section.quality == PAPER_QUALITY and all(attack.method == _PAPER_METHOD for attack in attacks):
         rows += [_paper_row(entry, attacks) for entry in PAPER_TABLE_1]
         notes.append(
@@ -133,7 +138,7 @@ _INFINITE_NOTE = "n of m: infinite PSNRs (pictures that came out unchanged) are 
 def _paper_row(entry: tuple[object, ...], attacks: Sequence[Assault]) -> tuple[str, ...]:
     name, clean, *attacked = entry
     points = dict(zip(("psnr", "bpp"), attacked, strict=True))
-    row = [str(name), *_point(clean), ""]
+    row = [str(name), "24", *_point(clean), ""]
     for attack in attacks:
         same = attack.method == _PAPER_METHOD and attack.bounded and attack.epsilon == 5e-4
         row += [*_point(points[attack.target]), ""] if same else ["", "", ""]
@@ -147,22 +152,27 @@ def _point(point: object) -> list[str]:
 
 def _detail_table(section: Section, attacks: Sequence[Assault]) -> Table:
     """Everything about the attacks of one threat model, method below method."""
-    header = ("method", "model", "A", "ΔJ", "bpp", "bpp of y", "bpp of z", "MS-SSIM", "PSNR(x, x*)", "bound held")
+    header = ("method", "model", "pictures", "A", "ΔJ", "bpp", "bpp / clean", "bpp of y", "bpp of z", "MS-SSIM")
     rows = []
     for cell in (cell for attack in attacks for cell in section.of(attack)):
         worst, block = cell.worst, cell.worst_block
+        clean = section.clean(cell.line)
         assert cell.attack is not None
         rows.append(
             (
                 cell.attack.label,
                 cell.line.title,
-                *_figures(cell, "gain", "score_change", "bpp", "bpp_y", "bpp_z", "ms_ssim", "psnr_input"),
+                str(len(cell.rows)),
+                *_figures(cell, "gain", "score_change", "bpp"),
+                _shown(inflation(cell, clean), "bpp") if clean else "",
+                *_figures(cell, "bpp_y", "bpp_z", "ms_ssim", "psnr_input"),
                 f"{cell.held} of {len(cell.rows)}" if cell.attack.bounded else "no bound",
                 f"{worst.picture.name}: {worst.figures.bpp:.3f} bpp, {_decibels(worst.figures.psnr)}",
                 f"{block.picture.name}: {_decibels(block.figures.worst_block)}",
             )
         )
-    return Table(_title(section, attacks), (*header, "worst picture", "worst 64×64 block"), tuple(rows))
+    columns = (*header, "PSNR(x, x*)", "bound held", "worst picture", "worst 64×64 block")
+    return Table(_title(section, attacks), columns, tuple(rows))
 
 
 def _paired_table(section: Section, attacks: Sequence[Assault]) -> Table | None:
