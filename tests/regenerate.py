@@ -34,6 +34,7 @@ TINY = DATA / "tiny" / "hyper-tiny"
 CHENG = DATA / "tiny" / "cheng-tiny"
 GOLDEN = DATA / "golden"
 GOLDEN_CHENG = DATA / "golden-cheng"
+PLAIN = DATA / "plain"
 EXPECTED = "expected.json"
 
 Pixels = NDArray[np.uint8]

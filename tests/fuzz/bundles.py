@@ -3,48 +3,78 @@
 import hashlib
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from regenerate import TINY
+from regenerate import CHENG, TINY
 from safetensors.numpy import load, save
 
-from robustcodec.bundle import ENTROPY, SYNTHESIS
+from robustcodec.bundle import ANALYSIS, ENTROPY, MANIFEST, PARTS, SYNTHESIS
 
-PARTS = {path.name: path.read_bytes() for path in TINY.glob("*.safetensors")}
-MANIFEST: dict[str, Any] = json.loads((TINY / "manifest.json").read_bytes())
+WEIGHTS = Path(__file__).parents[2] / "weights"
+
+Parts = dict[str, bytes]
+
+
+def _sound() -> Iterator[tuple[dict[str, Any], Parts]]:
+    """Models of both architectures, as they are and with all that the format has: limits and a contract."""
+    contract = json.loads((WEIGHTS / "hyper-base" / "manifest.json").read_bytes())["contract"]
+    for folder in (TINY, CHENG):
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+        parts = {name: (folder / name).read_bytes() for name in PARTS}
+        yield manifest, parts
+        arrays = load(parts[SYNTHESIS])
+        limits = {
+            name.replace(".beta", ".limit"): np.full((*beta.shape, 1, 1), 8, beta.dtype)
+            for name, beta in arrays.items()
+            if name.endswith(".beta")
+        }
+        parts = parts | {SYNTHESIS: save({**arrays, **limits})}
+        yield {**manifest, "contract": contract, "parts": _sums(parts)}, parts
+
+
+def _sums(parts: Parts) -> dict[str, str]:
+    return {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()}
+
+
 _VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 7, 1 << 31, 1 << 63, 1 << 200, 0.0, -0.5, 1e308, "", "hyper", "../x", "\x1b[0m"),
     *([], {}, [8, 12], [[]], {"a": 1}, "0" * 64, [None] * 1000),
 )
 
 
-def write_mutant(draw: random.Random, folder: Path) -> bytes:
-    """Write a hostile model into an existing folder; give what tells it from others."""
-    parts, manifest = dict(PARTS), json.loads(json.dumps(MANIFEST))
-    how = draw.randrange(4)
-    if how == 0:
+_SOUND = tuple(_sound())
+
+
+def write_mutant(draw: random.Random, folder: Path) -> tuple[str, int]:
+    """Write a hostile model into an existing folder; give its kind and what tells it from others."""
+    manifest, parts = draw.choice(_SOUND)
+    manifest, parts = json.loads(json.dumps(manifest)), dict(parts)
+    kind = draw.choice(("values of the manifest", "contract", "arrays", "bytes of a part", "bytes of the manifest"))
+    if kind in ("values of the manifest", "contract"):
+        document = manifest["contract"] if kind == "contract" and manifest["contract"] else manifest
         for _ in range(draw.choice((1, 1, 2, 4))):
-            _change_value(draw, manifest)
-    elif how == 1:
-        name = draw.choice((ENTROPY, SYNTHESIS, ENTROPY, "analysis.safetensors"))
+            _change_value(draw, document)
+    elif kind == "arrays":
+        name = draw.choice((ENTROPY, SYNTHESIS, SYNTHESIS, ANALYSIS))
         parts[name] = _changed_arrays(draw, parts[name])
-    elif how == 2:
+    elif kind == "bytes of a part":
         name = draw.choice(list(parts))
         parts[name] = _changed_bytes(draw, parts[name])
-    if how in (1, 2) and draw.random() < 0.9:
-        manifest["parts"] = {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()}
+    if kind in ("arrays", "bytes of a part") and draw.random() < 0.9:
+        manifest["parts"] = _sums(parts)
     text = json.dumps(manifest).encode()
-    if how == 3:
+    if kind == "bytes of the manifest":
         text = _changed_bytes(draw, text)
+    left = {name: data for name, data in parts.items() if draw.random() > 0.01}
     for path in folder.iterdir():
         path.unlink()
-    (folder / "manifest.json").write_bytes(text)
-    for name, data in parts.items():
-        if draw.random() > 0.01:
-            (folder / name).write_bytes(data)
-    return hashlib.sha256(text + b"".join(parts.values())).digest()
+    for name, data in {MANIFEST: text, **left}.items():
+        (folder / name).write_bytes(data)
+    digest = hashlib.sha256(b"".join(name.encode() + data for name, data in {MANIFEST: text, **left}.items())).digest()
+    return kind, int.from_bytes(digest[:8], "little")
 
 
 def _change_value(draw: random.Random, document: Any) -> None:
@@ -72,7 +102,8 @@ def _change_value(draw: random.Random, document: Any) -> None:
 
 def _changed_arrays(draw: random.Random, data: bytes) -> bytes:
     """Other numbers, types, shapes or names in a well-formed file."""
-    arrays = {name: array.copy() for name, array in load(data).items()}
+    # in order, since safetensors gives them in any
+    arrays = {name: array.copy() for name, array in sorted(load(data).items())}
     for _ in range(draw.choice((1, 1, 3))):
         name = draw.choice(list(arrays))
         array = arrays[name]

@@ -34,6 +34,11 @@ PLANTED = {
         "stream.decompress(data[1:], count + 1)",
         "stream.decompress(data[1:])",
     ),
+    "what the decoders of AV1 and WebP raise gets out": (
+        "robustcodec.plain",
+        "except ImageError as error:",
+        "except ZeroDivisionError as error:",
+    ),
 }
 MOST = 20_000
 
@@ -61,7 +66,7 @@ def inputs_until_found(seed: int = 0) -> tuple[int, str] | None:
 
     harness, draw, tally = Harness(), random.Random(f"planted {seed}"), Tally()
     while len(tally.inputs) < MOST:
-        harness.examine(mutant(draw, harness.sound), draw, tally)
+        harness.examine(mutant(draw, harness.sound), tally)
         if tally.findings:
             return len(tally.inputs), tally.findings[0][0]
     return None
