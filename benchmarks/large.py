@@ -66,7 +66,7 @@ def make_picture(megapixels: float) -> Picture:
 
 def timed(*arguments: str) -> tuple[float, int]:
     """Run a command in a process of its own: seconds, and bytes in memory at most."""
-    # resource usage would include the peak of this process, which holds the picture
+    # a process inherits the peak of the one that made it as its resource usage, but not as the peak of its own memory
     code = """
 import re, runpy, sys
 sys.argv = ["robustcodec", *sys.argv[1:]]
