@@ -258,21 +258,27 @@ def _alpha(draw: random.Random, sound: Seeds) -> Mutant:
     elif how == 1:
         size = draw.choice((0, 1, 100, file.header.width * file.header.height + draw.randint(-2, 2)))
         after = bytes([draw.randrange(6)]) + zlib.compress(draw.randbytes(max(0, size)))
-    elif how == 2 and draw.random() < 0.1:
-        after = bytes([draw.randrange(4)]) + _bomb()
+    elif how == 2 and draw.random() < 0.5:
+        after = bytes([draw.randrange(4)]) + _bomb(draw.randint(1, 1024))
     else:
         after = draw.randbytes(draw.choice((1, 2, 40)))
     chunks = [Chunk(chunk.type, after) if chunk.type == ChunkType.ALPHA else chunk for chunk in file.chunks]
     return Mutant(pack(file.header, chunks), "alpha", True)
 
 
+def _bomb(size: int) -> bytes:
+    """A zlib stream of so many MiB of zeros."""
+    first, other = _zeros()
+    checksum = (size << 20) % 65521 << 16 | 1  # the Adler-32 of so many zeros
+    return first + (size - 1) * other + b"\x03\x00" + checksum.to_bytes(4, "big")
+
+
 @cache
-def _bomb() -> bytes:
-    """A zlib stream of 512 MiB of zeros, made without compressing them."""
-    stream, size = zlib.compressobj(9), 1 << 20
-    first, again = (stream.compress(bytes(size)) + stream.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
-    checksum = 512 * size % 65521 << 16 | 1  # the Adler-32 of so many zeros
-    return first + 511 * again + b"\x03\x00" + checksum.to_bytes(4, "big")
+def _zeros() -> tuple[bytes, bytes]:
+    """The beginning of a zlib stream of a MiB of zeros, and what has it go on with another one."""
+    stream, zeros = zlib.compressobj(9), bytes(1 << 20)
+    first, other = (stream.compress(zeros) + stream.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+    return first, other
 
 
 def _plain(draw: random.Random, sound: Seeds) -> Mutant:
