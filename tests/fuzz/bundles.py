@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,11 @@ def _change_value(draw: random.Random, document: Any) -> None:
         if how == 0:
             del document[key]
         elif how == 1 and isinstance(document, dict):
-            document[draw.choice(("x", "format", "parts", "\0"))] = draw.choice(_VALUES)
+            document[draw.choice(("x", "format", "parts", "\0"))] = deepcopy(draw.choice(_VALUES))
         elif how == 2 and isinstance(inner, int | float) and not isinstance(inner, bool):
             document[key] = draw.choice((-inner, inner * 1000, inner + 1, inner / 3, int(inner)))
         else:
-            document[key] = draw.choice(_VALUES)
+            document[key] = deepcopy(draw.choice(_VALUES))
         return
 
 
