@@ -1,6 +1,6 @@
 """The networks that can be trained, by the name of their architecture."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import torch
@@ -11,6 +11,7 @@ from robustcodec.lab.cheng import Cheng
 from robustcodec.lab.cheng_start import residual_start
 from robustcodec.lab.networks import Hyper, Network
 from robustcodec.lab.start import orthonormal_start
+from robustcodec.lab.transplant import CROPS, transplant
 
 NETWORKS: Mapping[str, type[Network]] = MappingProxyType({"hyper": Hyper, "cheng": Cheng})
 
@@ -43,3 +44,16 @@ def start(network: Network, crops: Tensor, generator: torch.Generator) -> None:
     else:
         assert isinstance(network, Hyper)
         orthonormal_start(network, crops, generator)
+
+
+def start_from(network: Network, trained: Network, crops: Callable[[int], Tensor], generator: torch.Generator) -> None:
+    """Set a network's weights from a trained one of another architecture, measured on as many crops as are asked for.
+
+    Raises TrainingError where that cannot be.
+    """
+    if not (isinstance(network, Cheng) and isinstance(trained, Hyper) and trained.n == network.n):
+        raise TrainingError(
+            f"a {network.arch} network with {network.n} channels cannot begin with a {trained.arch} network with "
+            f"{trained.n}; only cheng can begin with another architecture, hyper of as many channels inside"
+        )
+    transplant(network, trained.requires_grad_(False), crops(CROPS), generator)

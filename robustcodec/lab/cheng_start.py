@@ -37,14 +37,14 @@ def residual_start(network: Cheng, crops: Tensor, generator: torch.Generator, ga
         if isinstance(module, Gdn):
             near_identity(module)
         if isinstance(module, Residual):
-            _silence(module.conv2)
+            silence(module.conv2)
     means = crops.mean((0, 2, 3))
     features = crops - means[:, None, None]
     down = [layer for layer in network.g_a if not isinstance(layer, Residual)]
     up = [layer for layer in network.g_s if not isinstance(layer, Residual)]
     for analysis, synthesis in zip(down, reversed(up), strict=True):
         squares = blocks(features)
-        inner = _plain(analysis.conv1 if isinstance(analysis, ResidualDown) else analysis)
+        inner = plain(analysis.conv1 if isinstance(analysis, ResidualDown) else analysis)
         basis = principal_components(squares, inner.out_channels)
         features = torch.einsum("kc,bchw->bkhw", basis, squares)
         _set_squares(inner, basis, generator)
@@ -56,21 +56,21 @@ def residual_start(network: Cheng, crops: Tensor, generator: torch.Generator, ga
             bias(analysis.conv2).copy_(-lift)
             nn.init.zeros_(analysis.skip.weight)
             nn.init.zeros_(bias(analysis.skip))
-        outer = _plain(synthesis.upsample if isinstance(synthesis, ResidualUp) else synthesis)
+        outer = plain(synthesis.upsample if isinstance(synthesis, ResidualUp) else synthesis)
         _set_transpose(outer, basis)
         if isinstance(synthesis, ResidualUp):
-            _silence(synthesis.conv)
-    lowest, last, highest = down[0], _plain(network.g_a[6]), up[0]
+            silence(synthesis.conv)
+    lowest, last, highest = down[0], plain(network.g_a[6]), up[0]
     assert isinstance(lowest, ResidualDown) and isinstance(highest, ResidualUp)
     bias(lowest.conv1).sub_(torch.einsum("ocyx,c->o", lowest.conv1.weight, means))
-    bias(_plain(network.g_s[7])).copy_(means.repeat_interleave(4))
+    bias(plain(network.g_s[7])).copy_(means.repeat_interleave(4))
     last.weight.mul_(gain)
     for layer in (highest.upsample, highest.subpel_conv):
-        _plain(layer).weight.div_(gain)
-    _start_entropy_model(network, network.analyse(crops[:HYPER_CROPS]))
+        plain(layer).weight.div_(gain)
+    start_entropy_model(network, network.analyse(crops[:HYPER_CROPS]))
 
 
-def _start_entropy_model(network: Cheng, y: Tensor) -> None:
+def start_entropy_model(network: Cheng, y: Tensor) -> None:
     """Begin with scales that follow the local energy of groups of latents, and with means near zero.
 
     z of a group is the mean of the positive part of its y, twice, each relative to its channel's mean magnitude.
@@ -82,7 +82,7 @@ def _start_entropy_model(network: Cheng, y: Tensor) -> None:
     members = torch.bincount(group, minlength=groups)[group]
     mean = y.abs().mean((0, 2, 3)).clamp(min=SCALE_MIN)
     analysis, synthesis, parameters = (
-        [_plain(layer) for layer in module[::2]] for module in (network.h_a, network.h_s, network.entropy_parameters)
+        [plain(layer) for layer in module[::2]] for module in (network.h_a, network.h_s, network.entropy_parameters)
     )
     context = network.context_prediction
     for layer in (*analysis, *synthesis, *parameters, context):
@@ -109,14 +109,15 @@ def _start_entropy_model(network: Cheng, y: Tensor) -> None:
     last.weight.mul_(mean.repeat(2)[:, None, None, None])
 
 
-def _plain(module: nn.Module) -> nn.Conv2d:
+def plain(module: nn.Module) -> nn.Conv2d:
     """Give a convolution, or that within one to twice the size."""
     layer = module[0] if isinstance(module, Double) else module
     assert isinstance(layer, nn.Conv2d)
     return layer
 
 
-def _silence(layer: nn.Conv2d) -> None:
+def silence(layer: nn.Conv2d) -> None:
+    """Leave little of a residual block's last convolution, so that the block is next to the identity."""
     layer.weight.mul_(_SMALL)
     nn.init.zeros_(bias(layer))
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from robustcodec.errors import TrainingError
 from robustcodec.graphs import check_size
 from robustcodec.lab import limits
-from robustcodec.lab.architectures import make_network, start
+from robustcodec.lab.architectures import make_network, start, start_from, untrained
 from robustcodec.lab.checkpoints import fill, load_weights, network_of
 from robustcodec.lab.data import Pool, centre_crops, picture_files, read_pictures
 from robustcodec.lab.hardening import loss_of, needs_teacher
@@ -163,16 +163,15 @@ def _begin(
             raise TrainingError("stage II learns from the teacher that stage I trains; train that one first")
         run.keep_teacher(load_weights(order.teacher))
     if order.init is not None:
-        fill(network, load_weights(order.init), str(order.init), announce)
+        _begin_with(network, order.init, recipe, pool, announce)
     elif recipe.start is Start.ORTHONORMAL:  # a conventional start is what the network was made with
         announce("measuring the orthonormal start")
         generator = torch.Generator().manual_seed(recipe.seed)
-        crops = pool.draw(_START_CROPS, recipe.phases[0].crop, generator)
-        start(network, crops.cpu(), generator)
+        start(network, _draw(pool, _START_CROPS, recipe, generator), generator)
     if recipe.hardening is not None and recipe.hardening.gain_quantile is not None:
         generator = torch.Generator().manual_seed(recipe.seed)
-        crops = pool.draw(limits.CROPS, recipe.phases[0].crop, generator)
-        limits.limit_gains(network, crops.cpu(), recipe.hardening.gain_quantile)
+        crops = _draw(pool, limits.CROPS, recipe, generator)
+        limits.limit_gains(network, crops, recipe.hardening.gain_quantile)
     if order.hours is not None:
         loss = _loss(run, settings)
         seconds = seconds_per_step(recipe, network.to(default_device()), loss, pool, part=team.part)
@@ -181,6 +180,24 @@ def _begin(
     settings = dataclasses.replace(settings, recipe=recipe)
     weights = network.state_dict()
     run.create(settings, State(0, 0.0, cpu_copy(weights), cpu_copy(weights), {}))
+
+
+def _begin_with(network: Network, source: Path, recipe: Recipe, pool: Pool, announce: Announce) -> None:
+    """Begin with the weights of a run, a bundle or a checkpoint."""
+    weights = load_weights(source)
+    trained = untrained(weights, str(source))
+    if trained.arch == network.arch:
+        fill(network, weights, str(source), announce)
+        return
+    fill(trained, weights, str(source), announce)
+    announce(f"fitting {network.arch} to what {trained.arch} does")
+    generator = torch.Generator().manual_seed(recipe.seed)
+    start_from(network, trained, lambda count: _draw(pool, count, recipe, generator), generator)
+
+
+def _draw(pool: Pool, count: int, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """Give the crops that a start is measured on."""
+    return pool.draw(count, recipe.phases[0].crop, generator).cpu()
 
 
 def _load_pictures(settings: Settings, announce: Announce) -> tuple[Pool, Tensor]:
