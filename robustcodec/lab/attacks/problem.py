@@ -110,12 +110,16 @@ class Watch:
 
     def __post_init__(self) -> None:
         self.best = Best.none(self.real.x)
-        self.window = Best.none(self.real.x)
-        self._compare(torch.zeros_like(self.real.x), self.real.clean)
+        with torch.no_grad():
+            self._plain = self.real.sketch(torch.zeros_like(self.real.x), self.quantise)
+        self._open()
+        self._compare(self.real.clean)
 
     def offer(self, noise: Tensor, figures: Figures, allowed: Tensor | None = None) -> Tensor:
         """Note a step; `allowed` (B,) tells which noises may be kept. Gives which pictures' best became better."""
-        self.window.offer(noise, self.seen.score(figures), self.seen.excess(figures), allowed)
+        better = self.window.offer(noise, self.seen.score(figures), self.seen.excess(figures), allowed)
+        self._bpp = torch.where(better, figures.bpp.detach(), self._bpp)
+        self._mse = torch.where(better, figures.mse.detach(), self._mse)
         self.steps += 1
         return self.settle() if self.steps % _WINDOW == 0 else torch.zeros_like(self.best.score, dtype=torch.bool)
 
@@ -126,12 +130,17 @@ class Watch:
         figures = self.real.code(noise, round_straight_through)
         better = self.best.offer(noise, self.real.score(figures), self.real.excess(figures))
         if self.real.threat.bounded:
-            self._compare(noise, figures)
-        self.window = Best.none(self.real.x)
+            self._compare(figures)
+        self._open()
         return better
 
-    @torch.no_grad()
-    def _compare(self, noise: Tensor, real: Figures) -> None:
-        smooth, clean = self.real.sketch(noise, self.quantise), self.real.clean
-        bpp, mse = (clean.bpp * smooth.bpp / real.bpp, clean.mse * smooth.mse / real.mse.clamp(min=1e-12))
+    def _open(self) -> None:
+        """Begin a window with the clean pictures, and what the smooth codec makes of them."""
+        self.window = Best.none(self.real.x)
+        self._bpp, self._mse = self._plain.bpp, self._plain.mse
+
+    def _compare(self, real: Figures) -> None:
+        """Hold the smooth codec's figures of the window's best against the real ones."""
+        clean = self.real.clean
+        bpp, mse = (clean.bpp * self._bpp / real.bpp, clean.mse * self._mse / real.mse.clamp(min=1e-12))
         self.seen = replace(self.real, clean=Figures(clean.x_hat, bpp, mse))
