@@ -107,6 +107,9 @@ class Watch:
     best: Best = field(init=False)
     window: Best = field(init=False)
     steps: int = field(init=False, default=0)
+    _plain: Figures = field(init=False)
+    _bpp: Tensor = field(init=False)
+    _mse: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         self.best = Best.none(self.real.x)
