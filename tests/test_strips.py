@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from regenerate import GOLDEN, sample
+from regenerate import CHENG, GOLDEN, sample
 
 from robustcodec import codec as codec_module
 from robustcodec import transforms
@@ -200,6 +200,22 @@ def test_strip_borders_do_not_show(codec: Codec, ordinary: Codec, monkeypatch: p
         beside = slice(border - 2, border + 2)
         at_once, in_strips = (psnr(pixels[beside], each[beside]) for each in shown)
         assert in_strips == pytest.approx(at_once, abs=0.01)
+
+
+def test_strip_borders_of_cheng_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The means that latents are rounded about are a strip's own, so that errors are others, but no larger."""
+    used = Codec(open_bundle(CHENG), threads=1)
+    pixels = np.ascontiguousarray(photograph()[100:356, 200:360])
+    monkeypatch.setattr(codec_module, "STRIP_ROWS", 64)
+    shown = []
+    for above in (1 << 22, 1):
+        monkeypatch.setattr(codec_module, "STRIP_ABOVE", above)
+        shown.append(used.decode(used.encode(Picture(pixels=pixels), Quality(3)).data).pixels)
+    at_once, in_strips = (psnr(pixels, each) for each in shown)
+    assert in_strips == pytest.approx(at_once, abs=0.05) and not np.array_equal(*shown)
+    beside = [row for border in (64, 128, 192) for row in range(border - 2, border + 2)]
+    at_once, in_strips = (psnr(pixels[beside], each[beside]) for each in shown)
+    assert in_strips == pytest.approx(at_once, abs=0.1)
 
 
 # --- regions ------------------------------------------------------------------------------------------------
