@@ -29,7 +29,7 @@ import onnxruntime
 import torch
 
 from robustcodec import entropy, networks
-from robustcodec.architectures import Group, hyper
+from robustcodec.architectures import Group, hyper, residual
 from robustcodec.bundle import Bundle, open_bundle
 from robustcodec.codec import Codec
 from robustcodec.entropy import TableSet
@@ -81,7 +81,7 @@ class Bars:
 
 BARS = {
     "hyper": Bars("ScaleHyperprior", "<= 1/6", "<= 0.85", "<= 0.85", "<= 10 %", "<= 10 %", ((hyper, "apply"),)),
-    "cheng": Bars("Cheng2020Anchor", "", "<= 1/2", "<= 1/5", "", "<= 35 %", ()),
+    "cheng": Bars("Cheng2020Anchor", "", "<= 1/2", "<= 1/5", "", "<= 35 %", ((residual.Synthesis, "synthesise"),)),
 }
 
 Call = Callable[[], object]

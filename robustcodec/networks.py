@@ -103,7 +103,14 @@ def load(
     threads: int,
     networks: Sequence[str] = graphs.NETWORKS,
 ) -> Networks:
-    """Check a model's tensors (float16 or float32) and make networks out of them, all or those named.
+    """Make networks out of a model's tensors, all or those named. Raises what `checked` does."""
+    return Networks(architecture, sizes, checked(architecture, sizes, tensors, networks), threads)
+
+
+def checked(
+    architecture: str, sizes: tuple[int, int], tensors: Mapping[str, NDArray[Any]], networks: Sequence[str]
+) -> dict[str, Float32]:
+    """Give a model's tensors (float16 or float32), those of the networks named, as they can be computed with.
 
     Raises ModelError for sizes without graphs, ModelDamaged for tensors that are missing, unknown, of another
     shape or type, not finite, or that could make a normalisation divide by zero.
@@ -113,9 +120,7 @@ def load(
     if tensors.keys() != shapes.keys():
         odd = sorted(tensors.keys() ^ shapes.keys())
         raise ModelDamaged(f"its tensors are not those of {architecture}: {odd[0]} is missing or unknown")
-    return Networks(
-        architecture, sizes, {name: _checked(name, tensors[name], shapes[name]) for name in shapes}, threads
-    )
+    return {name: _checked(name, tensors[name], shapes[name]) for name in shapes}
 
 
 def _checked(name: str, tensor: NDArray[np.generic], shape: tuple[int, ...]) -> Float32:

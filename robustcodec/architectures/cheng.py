@@ -23,6 +23,7 @@ from robustcodec.architectures.hyperprior import (
     in_windows,
     sizes_of,
 )
+from robustcodec.architectures.residual import Synthesis
 from robustcodec.architectures.wavefront import TAPS, Context, fronts
 from robustcodec.bundle import Bundle
 from robustcodec.errors import ModelDamaged
@@ -38,6 +39,7 @@ from robustcodec.exact import (
     index_at,
     limits_at,
 )
+from robustcodec.networks import checked
 
 LARGEST_Y = 1 << 25
 """Largest magnitude of y_hat and of means, in units of 1/1024: what is beyond is cut off."""
@@ -172,6 +174,11 @@ class Cheng(Hyperprior):
             raise ModelDamaged(f"it has sizes {n} and {m}, but those of cheng are equal")
         self.entropy = EntropyParameters(bundle.entropy, n, m)
         super().__init__(bundle, threads, self.entropy)
+
+    @cached_property
+    def _decoder(self) -> Synthesis:
+        sizes = self._n, self.channels
+        return Synthesis(checked(self.name, sizes, self._bundle.synthesis, ["synthesis"]), self._threads)
 
     def conditions(self, z: Int32, height: int, width: int) -> ChengConditions:
         """Give what z's symbols say about y (M, height, width)."""

@@ -6,7 +6,7 @@ x -> analysis -> y -> hyper analysis -> z -> round -> integers that say what y i
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +86,13 @@ def in_windows(
         yield own_rows, own_columns, shown
 
 
+class Synthesiser(Protocol):
+    """Makes pictures of latents."""
+
+    def synthesise(self, y_hat: Float32) -> Float32:
+        """Give x_hat (3, 16h, 16w) of y_hat (M, h, w), neither clipped nor sure to be finite."""
+
+
 class Hyperprior:
     """An opened model with side information; `name` is its architecture's."""
 
@@ -104,7 +111,7 @@ class Hyperprior:
         return self._networks(self._bundle.analysis, "analysis", "hyper_analysis")
 
     @cached_property
-    def _decoder(self) -> networks.Networks:
+    def _decoder(self) -> Synthesiser:
         return self._networks(self._bundle.synthesis, "synthesis")
 
     @cached_property

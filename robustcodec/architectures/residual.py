@@ -1,0 +1,78 @@
+"""The synthesis of Cheng 2020's anchor, all of whose convolutions are 3x3, in numpy.
+
+ONNX Runtime, which has the same network as a graph, multiplies for each of these convolutions four times as much as
+`robustcodec.winograd` does.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from robustcodec.architectures import Float32
+from robustcodec.winograd import Convolution, Finish, Plane
+
+_SLOPE = np.float32(0.01)
+
+
+class Synthesis:
+    """Makes pictures of latents, with checked parameters (`robustcodec.networks.checked`)."""
+
+    def __init__(self, tensors: Mapping[str, Float32], threads: int) -> None:
+        self._threads = threads
+        self._libraries = ThreadpoolController()
+        self._convolutions = {
+            name.removesuffix(".weight"): Convolution(
+                tensor, tensors[name.replace(".weight", ".bias")], doubles=name.endswith(".0.weight")
+            )
+            for name, tensor in tensors.items()
+            if name.endswith(".weight")
+        }
+        self._normalisations = {
+            name.removesuffix(".gamma"): _Normalisation(
+                tensor[:, :, 0, 0], *(tensors[name.replace("gamma", part)].ravel() for part in ("beta", "limit"))
+            )
+            for name, tensor in tensors.items()
+            if name.endswith(".gamma")
+        }
+
+    def synthesise(self, y_hat: Float32) -> Float32:
+        """Give x_hat (3, 16h, 16w) of y_hat (M, h, w): not clipped, and infinite or no number for hostile latents."""
+        plane = Plane.of(y_hat)
+        with self._libraries.limit(limits=1, user_api="blas"):
+            for index in range(0, 6, 2):
+                plane = self._double(self._residual(plane, f"g_s.{index}"), f"g_s.{index + 1}")
+            shown = self._convolve(self._residual(plane, "g_s.6"), "g_s.7.0")
+        return np.ascontiguousarray(shown.values.transpose(2, 0, 1))
+
+    def _residual(self, plane: Plane, name: str) -> Plane:
+        inner = self._convolve(plane, f"{name}.conv1", _leaky)
+        return self._convolve(inner, f"{name}.conv2", _leaky, onto=plane)
+
+    def _double(self, plane: Plane, name: str) -> Plane:
+        inner = self._convolve(plane, f"{name}.subpel_conv.0", _leaky)
+        plain = self._convolve(plane, f"{name}.upsample.0")
+        return self._convolve(inner, f"{name}.conv", self._normalisations[f"{name}.igdn"], onto=plain)
+
+    def _convolve(self, plane: Plane, name: str, finish: Finish | None = None, onto: Plane | None = None) -> Plane:
+        return self._convolutions[name](plane, self._threads, finish, onto)
+
+
+def _leaky(values: Float32) -> None:
+    np.maximum(values, values * _SLOPE, out=values)
+
+
+@dataclass(frozen=True, eq=False)
+class _Normalisation:
+    """An inverse normalisation: gamma (C, C), beta and limit (C,)."""
+
+    gamma: Float32
+    beta: Float32
+    limit: Float32
+
+    def __call__(self, values: Float32) -> None:
+        gain = np.square(values) @ self.gamma.T
+        gain += self.beta
+        np.sqrt(gain, out=gain)
+        values *= np.minimum(gain, self.limit, out=gain)
