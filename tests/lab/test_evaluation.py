@@ -48,7 +48,7 @@ from robustcodec.lab.evaluation.records import (
     to_json,
 )
 from robustcodec.lab.evaluation.subjects import groups_of
-from robustcodec.lab.evaluation.summary import Statistic, paired, sections
+from robustcodec.lab.evaluation.summary import Statistic, inflation, paired, sections
 from robustcodec.lab.evaluation.tables import all_tables
 from robustcodec.measure import Figures, measure
 from robustcodec.metrics import psnr
@@ -385,7 +385,16 @@ def test_a_row_is_of_one_set_of_pictures(tmp_path: Path) -> None:
     table, details, *_ = all_tables(sections(rows))
     (line,) = table.rows
     assert (line[1], line[2], line[5]) == ("1", "0.600", "0.900")
-    assert (details.rows[0][2], details.rows[0][6]) == ("1", "1.500")
+    assert (details.rows[0][2], *details.rows[0][6:8]) == ("1", "1.500", "1.500")
+
+
+def test_inflation_of_the_rate_both_ways() -> None:
+    clean = [row(name, None, bpp=bpp) for name, bpp in (("a", 0.2), ("b", 0.6))]
+    attacked = [row(name, "bpp", bpp=bpp) for name, bpp in (("a", 0.6), ("b", 0.9))]
+    of_means, of_ratios = inflation(*(sections(rows)[0].cells[0] for rows in (attacked, clean)))
+    assert (of_means.mean, of_ratios.mean) == (pytest.approx(1.5 / 0.8), pytest.approx((3 + 1.5) / 2))
+    # by hand: the ratio leaves 0.225 and -0.225 over, whose mean has the error 0.225, of a mean clean rate of 0.4
+    assert (of_means.error, of_ratios.error) == (pytest.approx(0.225 / 0.4), pytest.approx(0.75))
 
 
 def test_outputs_of_an_evaluation(tmp_path: Path) -> None:

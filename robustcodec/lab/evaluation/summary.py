@@ -156,17 +156,20 @@ def sections(rows: Sequence[Row]) -> list[Section]:
     ]
 
 
-def inflation(cell: Cell, clean: Cell) -> Statistic:
-    """Mean rate of attacked pictures over the mean rate of the same ones clean, with the ratio's standard error."""
+def inflation(cell: Cell, clean: Cell) -> tuple[Statistic, Statistic]:
+    """The rate attacked over the same pictures' clean: the ratio of both means, and the mean of their ratios.
+
+    They differ where small files grow by more than large ones.
+    """
     rates = {row.picture.sha256: row.figures.bpp for row in clean.rows}
     pairs = [(row.figures.bpp, rates[row.picture.sha256]) for row in cell.rows if row.picture.sha256 in rates]
+    if not pairs:
+        return Statistic.of([]), Statistic.of([])
     before = math.fsum(clean for _, clean in pairs)
-    if not before:
-        return Statistic.of([])
     ratio = math.fsum(attacked for attacked, _ in pairs) / before
-    # of a ratio of means to first order: the error of the mean of what the ratio leaves over
+    # the error of a ratio of means, to first order, is that of the mean of what the ratio leaves over
     rest = Statistic.of((attacked - ratio * clean) * len(pairs) / before for attacked, clean in pairs)
-    return Statistic(ratio, rest.error, len(pairs), 0)
+    return Statistic(ratio, rest.error, len(pairs), 0), Statistic.of(attacked / clean for attacked, clean in pairs)
 
 
 def paired(cell: Cell, other: Cell, figure: str) -> Statistic:

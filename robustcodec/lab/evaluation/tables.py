@@ -152,7 +152,7 @@ def _point(point: object) -> list[str]:
 
 def _detail_table(section: Section, attacks: Sequence[Assault]) -> Table:
     """Everything about the attacks of one threat model, method below method."""
-    header = ("method", "model", "pictures", "A", "ΔJ", "bpp", "bpp / clean", "bpp of y", "bpp of z", "MS-SSIM")
+    header = ("method", "model", "pictures", "A", "ΔJ", "bpp", "bpp / clean", "mean ratio")
     rows = []
     for cell in (cell for attack in attacks for cell in section.of(attack)):
         worst, block = cell.worst, cell.worst_block
@@ -164,14 +164,23 @@ def _detail_table(section: Section, attacks: Sequence[Assault]) -> Table:
                 cell.line.title,
                 str(len(cell.rows)),
                 *_figures(cell, "gain", "score_change", "bpp"),
-                _shown(inflation(cell, clean), "bpp") if clean else "",
+                *([_shown(ratio, "bpp") for ratio in inflation(cell, clean)] if clean else ["", ""]),
                 *_figures(cell, "bpp_y", "bpp_z", "ms_ssim", "psnr_input"),
                 f"{cell.held} of {len(cell.rows)}" if cell.attack.bounded else "no bound",
                 f"{worst.picture.name}: {worst.figures.bpp:.3f} bpp, {_decibels(worst.figures.psnr)}",
                 f"{block.picture.name}: {_decibels(block.figures.worst_block)}",
             )
         )
-    columns = (*header, "PSNR(x, x*)", "bound held", "worst picture", "worst 64×64 block")
+    columns = (
+        *header,
+        "bpp of y",
+        "bpp of z",
+        "MS-SSIM",
+        "PSNR(x, x*)",
+        "bound held",
+        "worst picture",
+        "worst 64×64 block",
+    )
     return Table(_title(section, attacks), columns, tuple(rows))
 
 
