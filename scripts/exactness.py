@@ -4,7 +4,8 @@
 
 Every picture goes through `robustcodec encode` and `robustcodec decode`, two processes, and through this one, which
 compares bytes and pixels; then come qualities 1 to 6 and the targets below. Exits with 1 if anything named in `FLAWS`
-occurs. `--weights` (a run, needs the lab) adds what exactness costs against the network's own probabilities.
+occurs. `--round-trip` leaves it at the first part. `--weights` (a run, needs the lab) adds what exactness costs
+against the network's own probabilities.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from robustcodec.errors import TargetError
 from robustcodec.images import Picture, read_picture
 from robustcodec.measure import ideal_length
 from robustcodec.metrics import psnr
-from robustcodec.rate import BitsPerPixel, FileSize, Psnr, Quality, Target
+from robustcodec.rate import BitsPerPixel, FileSize, Psnr, Quality, Target, score
 
 QUALITIES = (1, 2, 3, 4, 5, 6)
 SIZE_TARGETS: tuple[BitsPerPixel | FileSize, ...] = (BitsPerPixel(0.3), BitsPerPixel(0.8), FileSize(30_000))
@@ -48,24 +49,27 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder of PNG files")
     parser.add_argument("-m", "--model", default="hyper-base")
     parser.add_argument("--weights", type=Path, help="run, bundle or checkpoint that the model was exported from")
+    parser.add_argument("--round-trip", action="store_true", help="compare files and pixels alone, at quality 4")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the process that decodes")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for files and rows; goes on there")
     options = parser.parse_args()
 
     encoded, decoded, results = (options.output / name for name in ("encoded", "decoded", "rows.jsonl"))
-    run("encode", "-r", str(options.data), "-o", str(encoded), "-m", options.model, "--on-violation", "off")
-    run("decode", "-r", str(encoded), "-o", str(decoded), "-m", options.model)
+    run(1, "encode", "-r", str(options.data), "-o", str(encoded), "-m", options.model, "--on-violation", "off")
+    run(options.threads, "decode", "-r", str(encoded), "-o", str(decoded), "-m", options.model)
     rows = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()] if results.exists() else []
     done = {row["picture"] for row in rows}
     paths = [path for path in sorted(options.data.glob("*.png")) if path.name not in done]
     codec = Codec(find(options.model), threads=1)
     costs = code_lengths(options.weights, codec, paths) if options.weights else repeat({})
     for path, cost in zip(paths, costs, strict=False):
-        row = examine(codec, path, (encoded / path.name).with_suffix(".rbc"), decoded / path.name) | cost
+        files = (encoded / path.name).with_suffix(".rbc"), decoded / path.name
+        row = (round_trip if options.round_trip else examine)(codec, path, *files) | cost
         rows.append(row)
         with results.open("a", encoding="utf-8") as file:
             file.write(f"{json.dumps(row)}\n")
         print(path.name, " ".join(row["flaws"]) or "as it should be", file=sys.stderr, flush=True)
-    print("\n".join(summary(rows)))
+    print("\n".join(summary_of_round_trips(rows) if options.round_trip else summary(rows)))
     sys.exit(any(row["flaws"] for row in rows))
 
 
@@ -73,8 +77,34 @@ def read(path: Path) -> Picture:
     return read_picture(path.read_bytes(), DEFAULT_LIMITS.max_pixels, as_is=True)
 
 
-def run(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "robustcodec", *arguments, "--quiet", "--threads", "1"], check=True)
+def run(threads: int, *arguments: str) -> None:
+    command = [sys.executable, "-m", "robustcodec", *arguments, "--quiet", "--threads", str(threads)]
+    subprocess.run(command, check=True)
+
+
+def round_trip(codec: Codec, path: Path, encoded: Path, decoded: Path) -> dict[str, Any]:
+    """Compare what the two commands made of one picture with what is made of it here."""
+    picture, shown = read(path), read(decoded).pixels
+    again = codec.encode(picture, Quality(4), measure=True)
+    assert again.reconstruction is not None
+    flaws = {
+        "bytes": encoded.read_bytes() != again.data,
+        "pixels": not np.array_equal(shown, again.reconstruction),
+    }
+    return {
+        "picture": path.name,
+        "psnr": psnr(picture.pixels, shown),
+        "bpp": 8 * len(again.data) / (picture.width * picture.height),
+        "flaws": [name for name in flaws if flaws[name]],
+    }
+
+
+def summary_of_round_trips(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    yield f"{len(rows)} pictures"
+    for name in ("bytes", "pixels"):
+        yield f"{FLAWS[name]}: {sum(name in row['flaws'] for row in rows)}"
+    bpp, decibels = (float(np.mean([row[name] for row in rows])) for name in ("bpp", "psnr"))
+    yield f"quality 4: {bpp:.4f} bpp, {decibels:.3f} dB, J {score(bpp, decibels, 4):.4f}"
 
 
 def examine(codec: Codec, path: Path, encoded: Path, decoded: Path) -> dict[str, Any]:

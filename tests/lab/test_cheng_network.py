@@ -22,7 +22,8 @@ from robustcodec.codec import Codec  # noqa: E402
 from robustcodec.container import unpack  # noqa: E402
 from robustcodec.errors import TrainingError  # noqa: E402
 from robustcodec.images import Picture  # noqa: E402
-from robustcodec.lab.architectures import make_network, start  # noqa: E402
+from robustcodec.lab import transplant  # noqa: E402
+from robustcodec.lab.architectures import make_network, start, start_from  # noqa: E402
 from robustcodec.lab.checkpoints import load_weights, network_of, weights_of_bundle  # noqa: E402
 from robustcodec.lab.cheng import Cheng  # noqa: E402
 from robustcodec.lab.export import SCALES, export  # noqa: E402
@@ -167,6 +168,40 @@ def test_the_start_codes_pictures_already(make_sample: Sample) -> None:
     assert float(coded.bits.mean()) / 64**2 < 1.5
     for layer, parameter in network.named_parameters():
         assert bool(torch.isfinite(parameter).all()), layer
+
+
+def test_a_transplant_does_what_the_trained_network_does(make_sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transplant, "_STEPS", 40)
+    crops = crops_of(make_sample, *range(28))
+    torch.manual_seed(0)
+    trained, network = make_network("hyper", (24, 24)), make_network("cheng", (24, 24))
+    start(trained, crops[:24], seeded(1))
+    asked: list[int] = []
+
+    def draw(count: int) -> Tensor:
+        asked.append(count)
+        return crops[:24]
+
+    start_from(network, trained, draw, seeded(2))
+    assert asked == [transplant.CROPS]
+    with torch.no_grad():
+        coded, expected = (
+            each(crops[24:], torch.ones(4), round_straight_through, round_straight_through)
+            for each in (network, trained)
+        )
+        y = trained.analyse(crops[24:]).round()
+        shown, meant = network.synthesise(y), trained.synthesise(y)
+    assert (shown - meant).square().mean() < 0.01 * (meant - crops[24:]).square().mean()
+    ours, theirs = ((each.x_hat.clamp(0, 1) - crops[24:]).square().mean() for each in (coded, expected))
+    assert ours < 1.3 * theirs
+    assert float(coded.bits.sum()) < 1.1 * float(expected.bits.sum())
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters())
+
+
+def test_only_cheng_can_begin_with_another_architecture() -> None:
+    for network, trained in (("hyper", (8, 12)), ("cheng", (8, 8))), (("cheng", (8, 8)), ("hyper", (12, 12))):
+        with pytest.raises(TrainingError, match="only cheng can begin"):
+            start_from(make_network(*network), make_network(*trained), lambda _: torch.zeros(0), seeded(0))
 
 
 # --- the bundle -----------------------------------------------------------------------------------------------
