@@ -29,12 +29,13 @@ def run(*arguments):
     except SystemExit as end:
         assert not end.code, end.code
 
-run("encode", "a.png", "-q", "6")
+run("encode", "a.png", "-q", "6", "-m", "{model}")
 run("decode", "a.rbc", "-o", "b.png")
 print(backend().__name__.rpartition(".")[2], hashlib.sha256(open("a.rbc", "rb").read()).hexdigest())
 """
 
 
+@pytest.mark.parametrize("model", ["hyper-tiny", "cheng-tiny"])
 @pytest.mark.parametrize(
     ("setting", "coder"),
     [
@@ -45,13 +46,18 @@ print(backend().__name__.rpartition(".")[2], hashlib.sha256(open("a.rbc", "rb").
     ],
 )
 def test_the_command_line_elsewhere(
-    tmp_path: Path, tiny_path: Path, make_sample: Callable[..., NDArray[np.uint8]], setting: str, coder: str | None
+    tmp_path: Path,
+    tiny_path: Path,
+    make_sample: Callable[..., NDArray[np.uint8]],
+    setting: str,
+    coder: str | None,
+    model: str,
 ) -> None:
     (tmp_path / "a.png").write_bytes(write_picture(Picture(pixels=make_sample(90, 120, 1)), "PNG"))
     environment = {**os.environ, "ROBUSTCODEC_MODELS": str(tiny_path.parent), "PYTHONPATH": str(ROOT)}
     found = []
     for each in ("", setting):
-        command = [sys.executable, "-c", PROGRAM.format(setting=each)]
+        command = [sys.executable, "-c", PROGRAM.format(setting=each, model=model)]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         (tmp_path / "a.rbc").unlink()
