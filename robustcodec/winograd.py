@@ -40,7 +40,7 @@ _TAPS_OF_A_KERNEL = np.kron(_TAPS, _TAPS)
 _FORTH = np.kron(_VALUES, _VALUES).astype(np.float32)
 _BACK = np.kron(_RESULTS, _RESULTS).astype(np.float32)
 
-_BLOCK = 32
+_BLOCK = 24
 """Tiles that are worked on together: so few that what they need stays in a processor's cache."""
 
 Finish = Callable[[Float32], None]
@@ -109,6 +109,7 @@ class Convolution:
         rows, columns = (-(-side // _TILE) for side in (plane.height, plane.width))
         sources, targets = _sources(plane.padded, rows, columns), _targets(result.padded, rows, columns, self._scale)
         blocks = list(_blocks(rows, columns))
+        threads = min(threads, len(blocks))
 
         @np.errstate(all="ignore")  # what comes of hostile latents is infinite, and then no number
         def work(first: int) -> None:
@@ -128,8 +129,11 @@ class Convolution:
                     else:
                         target += found
 
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, range(threads)))
+        if threads == 1:  # to start one takes longer than a small picture
+            work(0)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(work, range(threads)))
         result.clear_rest()
         return result
 
