@@ -36,7 +36,7 @@ from robustcodec import guard as guards
 from robustcodec import refine
 from robustcodec.bundle import find
 from robustcodec.codec import Codec, Encoded
-from robustcodec.contract import _PEDESTAL, Contract, Expectation, read_contract
+from robustcodec.contract import _PEDESTAL, _UNFORESEEN, Contract, Expectation, read_contract
 from robustcodec.files import PICTURE_FORMATS
 from robustcodec.images import Picture, read_picture
 from robustcodec.lab.attacks.budget import LEVELS, fit_l2, to_levels
@@ -105,14 +105,18 @@ class Seen:
     """By how many margins the result is worse than expected, in each respect and block; one is allowed."""
 
 
-def believed(subject: Subject, x: Tensor, noise: Tensor) -> Seen:
-    """Code one picture; the expectation is that of the picture as it stands, and taken for constant."""
+def believed(subject: Subject, x: Tensor, noise: Tensor, foreseen: float) -> Seen:
+    """Code one picture; the expectation is that of the picture as it stands, and taken for constant.
+
+    So are the bits per pixel that its tables foresee.
+    """
     figures = code(subject.victim, x + noise, x, unrounded)
     expected = subject.contract.expect(describe(levels(noise.detach(), x, 1.0)), subject.step)
     own = (figures.x_hat - (x + noise)).square().mean(1, keepdim=True)
     errors = torch.nn.functional.avg_pool2d(own, BLOCK)[0, 0]
     more = added(x + noise, figures.x_hat)
-    return Seen(figures.mse[0], figures.bpp[0], errors, margins(expected, own.mean(), figures.bpp[0], errors, more))
+    found = margins(expected, own.mean(), figures.bpp[0], errors, more, foreseen)
+    return Seen(figures.mse[0], figures.bpp[0], errors, found)
 
 
 def added(a: Tensor, b: Tensor) -> Tensor:
@@ -137,7 +141,7 @@ def haar(plane: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(details, 1), smooth
 
 
-def margins(expected: Expectation, own: Tensor, bpp: Tensor, errors: Tensor, more: Tensor) -> Tensor:
+def margins(expected: Expectation, own: Tensor, bpp: Tensor, errors: Tensor, more: Tensor, foreseen: float) -> Tensor:
     harmless = _PEDESTAL * (expected.step / STEP_UNIT / LEVELS) ** 2
     found, each, new = (-10 * value.clamp(min=1e-9).log10() for value in (own, errors, more + harmless))
     likeliest, margin = expected.rate_of(float(found.detach()))
@@ -149,7 +153,7 @@ def margins(expected: Expectation, own: Tensor, bpp: Tensor, errors: Tensor, mor
             news.flatten(),
             ((expected.psnr + guards.MARGIN - found) / expected.psnr_margin)[None],
             ((bpp.log() - math.log(expected.bpp)) / expected.bpp_margin)[None],
-            ((bpp.log() - likeliest) / margin)[None],
+            ((bpp.log() + _UNFORESEEN * (bpp / foreseen).log() - likeliest) / margin)[None],
         ]
     ).float()
 
@@ -172,10 +176,11 @@ def climb(subject: Subject, clean: Pixels, aim: str, epsilon: float, steps: int,
     x, radius = tensor(clean), math.sqrt(epsilon)
     generator = torch.Generator().manual_seed(0)
     noise = fit_l2(0.5 * radius * torch.randn(x.shape, generator=generator), x, epsilon)
-    best, most, more = clean, worth(clean, subject.look(clean)), 0.0
+    looked = subject.look(clean)
+    best, most, more = clean, worth(clean, looked), 0.0
     for count in range(steps):
         noise = noise.detach().requires_grad_()
-        seen = believed(subject, x, noise)
+        seen = believed(subject, x, noise, looked.encoded.expected / (clean.shape[0] * clean.shape[1]))
         if count % LOOK == 0:
             found = levels(noise.detach(), x, epsilon)
             looked = subject.look(found)

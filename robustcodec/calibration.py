@@ -62,6 +62,7 @@ def results(codec: Codec, pixels: np.ndarray[tuple[int, int, int], np.dtype[np.u
             step=step,
             psnr=min(psnr(pixels, encoded.reconstruction), 100.0),
             bpp=bits_per_pixel(sum(map(len, unpack(encoded.data).payload)), picture.width, picture.height),
+            expected_bpp=encoded.expected / (picture.width * picture.height),
             errors=block_errors(pixels, encoded.reconstruction),
             added=added(pixels, encoded.reconstruction),
             latent=encoded.largest,

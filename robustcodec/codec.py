@@ -73,8 +73,8 @@ _UNLIMITED = Limits(max_pixels=MAX_SIDE**2, max_metadata=1 << 62)
 class Encoded:
     """A file and how it was made: its quality (1 to 6), its step R and, if asked for, what a decoder will show.
 
-    `largest` is the largest magnitude of its latents. Files whose payload is not the network's have no quality, a step
-    of 0 and no latents.
+    `largest` is the largest magnitude of its latents, `expected` the bits that their probability tables expect of them.
+    Files whose payload is not the network's have no quality, a step of 0 and no latents.
     """
 
     data: bytes
@@ -82,6 +82,7 @@ class Encoded:
     step: int
     reconstruction: Pixels | None
     largest: float = 0.0
+    expected: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Codec:
             prepared = self._prepare(picture, isinstance(target, Quality | Step), transform)
             met = meet(_Coder(self, prepared), target, self.bundle.manifest, measure=measure, effort=effort)
         quality = self.bundle.manifest.quality(met.step)
-        return Encoded(met.written.data, quality, met.step, met.shown, met.written.largest)
+        return Encoded(met.written.data, quality, met.step, met.shown, met.written.largest, met.written.expected)
 
     def memory_to_encode(
         self,
@@ -255,27 +256,28 @@ class Codec:
             fingerprint=self.bundle.fingerprint,
         )
         kept: list[Int32] = []
-        largest = 0
+        largest, expected = 0, 0.0
 
         pixels = transformed(prepared.picture.pixels, prepared.transform)
         weight = self.bundle.manifest.lagrangian(step)
 
         def code(index: int, strip: Strip) -> bytes:
-            nonlocal largest
+            nonlocal largest, expected
             if effort:
                 rows = header.rows_of_strip(index)
                 own = pixels[rows.start : rows.stop]
                 edges = Edges(above=index > 0, below=index < header.num_strips - 1)
                 strip = refine(self._architecture, strip, own, step, weight, STEPS[effort], edges)
-            data, y_hat = code_strip(self._architecture, strip, step)
-            largest = max(largest, int(y_hat.max()), -int(y_hat.min()))
+            coded = code_strip(self._architecture, strip, step)
+            largest = max(largest, int(coded.y_hat.max()), -int(coded.y_hat.min()))
+            expected += coded.expected
             if not prepared.strip_rows:
-                kept.append(y_hat)
-            return data
+                kept.append(coded.y_hat)
+            return coded.data
 
         strips = (code(index, strip) for index, strip in enumerate(prepared.strips))
         data = pack_file(header, strips, prepared.picture, prepared.alpha)
-        return Written(data, tuple(kept), largest / STEP_UNIT)
+        return Written(data, tuple(kept), largest / STEP_UNIT, expected)
 
     def _read_strip(self, data: bytes, index: int, header: Header) -> Content:
         """Read what a strip holds: latents, or pixels of a payload that needs no model."""

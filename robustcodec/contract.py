@@ -1,10 +1,10 @@
 """What a model is expected to make of a picture: fidelity and size from the picture's statistics, with their margins.
 
 A model's manifest has a contract once one was fitted on ordinary pictures (`fit`, by `robustcodec models contract`).
-It is five linear predictions: PSNR of the whole picture and of each 64 x 64 block, what each block has that the picture
-has not, and the logarithm of the bits per pixel, from the picture's features alone, and from these and the PSNR that
-was reached. Each comes with a prediction of how far ordinary results scatter; a result that is worse by more than a
-multiple of that is suspicious.
+It is five linear predictions from the picture's features: PSNR of the whole picture and of each 64 x 64 block, what
+each block has that the picture has not, the logarithm of the bits per pixel, and, from the PSNR that was reached too,
+how wasteful the latents are. Each comes with a prediction of how far ordinary results scatter; a result that is worse
+by more than a multiple of that is suspicious.
 """
 
 import math
@@ -19,7 +19,7 @@ from robustcodec.errors import ModelDamaged
 from robustcodec.rate import STEP_UNIT
 from robustcodec.statistics import KINDS, Statistics
 
-VERSION = 2
+VERSION = 3
 """Of what a manifest keeps."""
 
 _THRESHOLDS = (0.7, 2.0)
@@ -39,7 +39,8 @@ _TAIL = 0.003
 """Share of ordinary results that are outside a margin before it is widened."""
 
 _WIDENED = 1.35
-"""Of a kind of picture that no result was of, through JPEG or halved, one in a hundred then breaks some margin."""
+"""Of pictures that no result was of fewer than one in a hundred then break some margin; of a kind of picture that no
+result was of, through JPEG or halved, one or two in a hundred."""
 
 _FOLDS = 5
 """Parts of the results, in their order, so that those of one picture stay together: see `_prediction`."""
@@ -47,6 +48,12 @@ _FOLDS = 5
 _PEDESTAL = 4.0
 """Mean square, at a quantisation step of one, that is put beneath what a block has and the picture has not: less does
 no harm."""
+
+_FREE = 0.02
+"""Bits per pixel by which files may differ for nothing, small ones above all."""
+
+_UNFORESEEN = 3.5
+"""Weight of bits that tables did not foresee: they scatter as much less than the bits themselves."""
 
 _BEST = 100.0
 """Decibels that stand for equal pictures."""
@@ -119,7 +126,7 @@ class Expectation:
     block_margins: Float64
     added_margins: Float64
     rate_of: Callable[[float], tuple[float, float]]
-    """Gives the logarithm of the bits per pixel at a PSNR, and its margin."""
+    """Gives how wasteful a result is at a PSNR, and its margin."""
 
     @property
     def psnr_floor(self) -> float:
@@ -143,10 +150,10 @@ class Expectation:
             "bpp": math.log(max(bpp, 1e-9) / self.bpp) / self.bpp_margin,
         }
 
-    def wastefulness(self, psnr: float, bpp: float) -> float:
-        """Say by how many margins a result takes more bits than its PSNR should."""
+    def wastefulness(self, psnr: float, bpp: float, expected_bpp: float) -> float:
+        """Say by how many margins a result is more wasteful than its PSNR should be."""
         likeliest, margin = self.rate_of(min(psnr, _BEST))
-        return (math.log(max(bpp, 1e-9)) - likeliest) / margin
+        return (wastefulness(bpp, expected_bpp) - likeliest) / margin
 
 
 @dataclass(frozen=True)
@@ -154,7 +161,7 @@ class Contract:
     """Predictions of `psnr` in dB, of the natural logarithm of `bpp`, and of each block's PSNR in dB.
 
     `added` predicts, in dB like a PSNR, what each block has that the picture has not.
-    `rate` predicts the logarithm of the bits per pixel once more, this time knowing the PSNR.
+    `rate` predicts what `wastefulness` gives, knowing the PSNR.
 
     `latent` is the largest magnitude of the latents of ordinary pictures, `results` on how many results all rests.
     """
@@ -201,15 +208,26 @@ class Result:
     """What a model has made of an ordinary picture, to fit a contract to.
 
     `errors` and `added` are of each block, as `block_errors` and `added` of `robustcodec.statistics` give them.
+    `bpp` are the bits per pixel of the strips, `expected_bpp` those that their probability tables expect.
     """
 
     statistics: Statistics
     step: int
     psnr: float
     bpp: float
+    expected_bpp: float
     errors: Float64
     added: Float64
     latent: float
+
+
+def wastefulness(bpp: float, expected_bpp: float) -> float:
+    """Give the logarithm of the bits per pixel, and of what they are over those that their probability tables expect.
+
+    Tables foresee ordinary latents, whatever the picture. An attack on the size makes latents that they do not foresee.
+    """
+    bpp = max(bpp, 0.0) + _FREE
+    return math.log(bpp) + _UNFORESEEN * math.log(bpp / (expected_bpp + _FREE))
 
 
 def fit(results: Sequence[Result]) -> Contract:
@@ -224,6 +242,7 @@ def fit(results: Sequence[Result]) -> Contract:
     scatter = np.array([_scatter(each.statistics.pixels) for each in results])
     psnr = np.array([min(each.psnr, _BEST) for each in results])
     log_bpp = np.log([each.bpp for each in results])
+    waste = np.array([wastefulness(each.bpp, each.expected_bpp) for each in results])
     knowing = np.column_stack([whole, psnr, psnr * psnr])
     blocks = np.concatenate([own.reshape(-1, _FEATURES) for own in of_each])
     groups = [each.errors.size for each in results]
@@ -234,7 +253,7 @@ def fit(results: Sequence[Result]) -> Contract:
         bpp=_prediction(whole, log_bpp, scatter, -1),
         block=_prediction(blocks, errors, None, 1, groups),
         added=_prediction(blocks, added, None, 1, groups),
-        rate=_prediction(knowing, log_bpp, scatter, -1),
+        rate=_prediction(knowing, waste, scatter, -1),
         latent=float(max(each.latent for each in results)),
         results=len(results),
     )

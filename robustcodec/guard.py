@@ -73,8 +73,8 @@ class Verdict:
     are None without a contract of the model. `broken` names what is not kept: psnr, block, bpp as the caller asked,
     size (on the ladder: more than the samples take by themselves), and expected_psnr, expected_block, expected_added,
     expected_bpp, expected_latents, and, of the plain result alone, expected_rate: more bits than so many decibels
-    should take. `first` is what the plain encoding broke, if `rung` (None: it was good enough, or there is no better)
-    has replaced it. `tries` counts encodings.
+    should take and the latents' own probability tables expect. `first` is what the plain encoding broke, if `rung`
+    (None: it was good enough, or there is no better) has replaced it. `tries` counts encodings.
     """
 
     status: Status
@@ -279,7 +279,8 @@ class _Judge:
             if self._contract is not None:
                 worse["latents"] = encoded.largest / (_EXTREME * self._contract.latent)
             if rung is None:
-                worse["rate"] = self._expected.wastefulness(found, coded)
+                foreseen = encoded.expected / (picture.width * picture.height)
+                worse["rate"] = self._expected.wastefulness(found, coded, foreseen)
             broken += [f"expected_{name}" for name, margins in worse.items() if margins > 1]
             suspicion = max(worse.values())
         return _Seen(encoded, rung, found, local, bpp, self._expected, suspicion, tuple(broken))

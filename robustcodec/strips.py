@@ -3,12 +3,14 @@
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robustcodec.architectures import Architecture, Conditions, Float32, Group, Int32, Latents, Schedule
 from robustcodec.container import join_strip, split_strip
-from robustcodec.entropy import LARGEST_VALUE, decode_group, encode_group, make_decoder, make_encoder
+from robustcodec.entropy import LARGEST_VALUE, TableSet, decode_group, encode_group, make_decoder, make_encoder
 from robustcodec.errors import CorruptFile
 from robustcodec.rate import STEP_UNIT
 
@@ -22,24 +24,39 @@ class Strip:
     conditions: Conditions
 
 
+class Coded(NamedTuple):
+    """A strip's data, the latents (M, h, w) in units of 1/1024 that it decodes to, and the bits it might have taken.
+
+    `expected` are the bits that its probability tables expect of symbols that are distributed as they say.
+    """
+
+    data: bytes
+    y_hat: Int32
+    expected: float
+
+
 def prepare_strip(architecture: Architecture, y: Float32) -> Strip:
     """Give latents what coding them takes, whatever the step. Raises ImageError if they are not finite."""
     z = architecture.side_information(y)
     return Strip(y, z, architecture.conditions(z, *y.shape[1:]))
 
 
-def code_strip(architecture: Architecture, strip: Strip, step: int) -> tuple[bytes, Int32]:
-    """Code a strip's latents at a step; give the data and what `read_strip` will make of it."""
+def code_strip(architecture: Architecture, strip: Strip, step: int) -> Coded:
+    """Code a strip's latents at a step."""
     encoder = make_encoder()
-    encode_group(encoder, strip.z, architecture.side_index(*strip.y.shape[1:]), architecture.z_tables)
+    index = architecture.side_index(*strip.y.shape[1:])
+    encode_group(encoder, strip.z, index, architecture.z_tables)
+    expected = _expected(index, architecture.z_tables)
 
     def code(group: Group) -> Int32:
+        nonlocal expected
         symbols = quantised(strip.y, group, step)
         encode_group(encoder, symbols, group.table, architecture.y_tables)
+        expected += _expected(group.table, architecture.y_tables)
         return symbols
 
     latents = walk(strip.conditions.schedule(step), code)
-    return join_strip(_checksum(strip.z, latents), encoder.finish()), latents.y_hat
+    return Coded(join_strip(_checksum(strip.z, latents), encoder.finish()), latents.y_hat, expected)
 
 
 def read_strip(architecture: Architecture, data: bytes, height: int, width: int, step: int) -> Int32:
@@ -78,6 +95,10 @@ def walk(schedule: Schedule, code: Callable[[Group], Int32]) -> Latents:
     except StopIteration as end:
         latents: Latents = end.value
         return latents
+
+
+def _expected(index: NDArray[np.integer[Any]], tables: TableSet) -> float:
+    return float(np.bincount(index.ravel(), minlength=len(tables)) @ tables.entropies)
 
 
 def _checksum(z: Int32, latents: Latents) -> int:

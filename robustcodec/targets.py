@@ -27,11 +27,15 @@ _REFINEMENTS = 3
 
 @dataclass(frozen=True, eq=False)
 class Written:
-    """A file, and the latents that it decodes to if it is one strip: large pictures have too many to keep."""
+    """A file, and the latents that it decodes to if it is one strip: large pictures have too many to keep.
+
+    `largest` is the largest magnitude of all latents, `expected` the bits that their tables expect of them.
+    """
 
     data: bytes
     latents: tuple[NDArray[np.int32], ...]
     largest: float
+    expected: float
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,7 +30,7 @@ from robustcodec.errors import (
 )
 from robustcodec.images import Picture
 from robustcodec.metrics import psnr
-from robustcodec.rate import BitsPerPixel, FileSize, Psnr, Quality
+from robustcodec.rate import BitsPerPixel, FileSize, Psnr, Quality, Step
 from robustcodec.tiling import Region
 
 Pixels = NDArray[np.uint8]
@@ -214,6 +214,17 @@ def test_size_is_within_a_percent_of_the_ideal(codec: Codec, step: int) -> None:
     side_index = codec._architecture.side_index(*strip.y.shape[1:])
     bits += ideal_bits(strip.z, side_index, codec._architecture.z_tables).sum()
     assert bits / 8 < len(data) < bits / 8 * 1.01
+
+
+def test_the_bits_that_tables_expect_are_said(codec: Codec) -> None:
+    prepared = codec._prepare(noisy(96, 80))
+    strip = prepared.strips[0]
+    architecture = codec._architecture
+    group = next(strip.conditions.schedule(40))
+    indexes = (group.table, architecture.y_tables), (architecture.side_index(*strip.y.shape[1:]), architecture.z_tables)
+    expected = sum(tables.entropies[index].sum() for index, tables in indexes)
+    assert codec._code(prepared, 40).expected == pytest.approx(expected)
+    assert codec.encode(noisy(96, 80), Step(40)).expected == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("target", [FileSize(300), BitsPerPixel(0.1), FileSize(700)])

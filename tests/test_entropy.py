@@ -428,6 +428,19 @@ def test_ideal_bits_of_values_and_escapes() -> None:
     assert np.allclose(ideal_bits(values, index, TABLES), expected, rtol=1e-12)
 
 
+def test_entropies_are_the_mean_of_ideal_bits() -> None:
+    """Over values that are drawn as a table says; an escape counts as the symbol that it is."""
+    assert TABLES.entropies[5] == pytest.approx(1)
+    three = THREE.frequencies / TOTAL
+    assert TABLES.entropies[4] == pytest.approx(float(-(three * np.log2(three)).sum()))
+    scales = [0.3, 2.0, 40.0]
+    tables = gaussian_tables(scales)
+    for index, scale in enumerate(scales):
+        values = np.rint(np.random.default_rng(index).normal(scale=scale, size=50000)).astype(np.int32)
+        bits = ideal_bits(values, np.full(values.size, index), tables).mean()
+        assert tables.entropies[index] == pytest.approx(bits, rel=0.02)
+
+
 @pytest.mark.parametrize("mean_level", [3, 25])
 def test_real_size_is_close_to_ideal(mean_level: int) -> None:
     """The coder may waste a word or two at the end, and 0.0002 bits of a symbol in rounding the interval."""

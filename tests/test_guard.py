@@ -241,6 +241,7 @@ def results(codec: Codec, seeds: range, spoil: Callable[[Pixels], Pixels] = lamb
                 step=encoded.step,
                 psnr=psnr(pixels, shown),
                 bpp=bits_per_pixel(bits, *pixels.shape[1::-1]),
+                expected_bpp=encoded.expected / (pixels.shape[0] * pixels.shape[1]),
                 errors=block_errors(pixels, shown),
                 added=added(pixels, shown),
                 latent=encoded.largest,
@@ -304,6 +305,7 @@ def test_noise_and_damage_break_it(bound_codec: Codec, monkeypatch: pytest.Monke
         (replace(encoded, reconstruction=everywhere.astype(np.uint8)), "expected_psnr"),
         (larger, "expected_bpp"),
         (replace(encoded, largest=1e6), "expected_latents"),
+        (replace(encoded, expected=encoded.expected / 4), "expected_rate"),
     ):
         monkeypatch.setattr(bound_codec, "encode", lambda *_, changed=changed, **__: changed)
         verdict = guards.encode(bound_codec, picture).verdict
@@ -311,6 +313,15 @@ def test_noise_and_damage_break_it(bound_codec: Codec, monkeypatch: pytest.Monke
         assert verdict.suspicion is not None and verdict.suspicion > 1
         assert "unlike ordinary pictures" in verdict.sentence()
         assert verdict.document()["expected"]["psnr"] == pytest.approx(verdict.expected.psnr)  # type: ignore[union-attr]
+
+
+def test_the_ladder_is_not_for_what_is_a_mere_sign(bound_codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = Picture(pixels=sample(128, 128, 9))
+    encoded = bound_codec.encode(picture, measure=True)
+    surprising = replace(encoded, expected=encoded.expected / 4)
+    monkeypatch.setattr(bound_codec, "encode", lambda *_, **__: surprising)
+    verdict = guards.encode(bound_codec, picture, guard=Guard(on_violation=FALLBACK)).verdict
+    assert (verdict.status, verdict.broken, verdict.tries) == (Status.SUSPICIOUS, ("expected_rate",), 1)
 
 
 def test_fallback_keeps_the_model_s_own_contract(bound_codec: Codec) -> None:

@@ -91,6 +91,12 @@ class TableSet:
         """Position of the escape symbol in each table."""
         return np.array([table.escape for table in self.tables], np.int32)
 
+    @cached_property
+    def entropies(self) -> NDArray[np.float64]:
+        """Bits that a value of each table takes on average, without what follows an escape."""
+        each = (table.frequencies for table in self.tables)
+        return np.array([float(values @ (PRECISION - np.log2(values))) / TOTAL for values in each])
+
     @classmethod
     def from_arrays(cls, frequencies: NDArray[Any], lengths: NDArray[Any], minimums: NDArray[Any]) -> "TableSet":
         """Cut concatenated tables apart; the arrays come from a bundle and nothing about them is trusted.
