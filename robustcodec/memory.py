@@ -40,17 +40,18 @@ class Demand:
     """What a model takes, whatever the picture.
 
     `latents` are the channels of y. `weights` counts parameters. `halo` are latents around a tile that the synthesis
-    sees, `analysis_halo` pixels around one that the analysis sees. In bytes: `tile` for each pixel of a tile in a
-    network, `descent` for each of one that goes back through the synthesis, `strip` for each element of y while it is
-    coded. In multiplications: `synthesis` and `entropy` for each latent, `side` for each place of the side information,
-    which `windows` multiplies along each side by what they see twice.
+    sees, `analysis_halo` pixels around one that the analysis sees. In bytes: `seen` for each pixel of a tile in the
+    analysis, `shown` for each of one in the synthesis, `descent` for each of one that goes back through it, `strip` for
+    each element of y while it is coded. In multiplications: `synthesis` and `entropy` for each latent, `side` for each
+    place of the side information, which `windows` multiplies along each side by what they see twice.
     """
 
     weights: int
     latents: int
     halo: int
     analysis_halo: int
-    tile: int
+    seen: int
+    shown: int
     descent: int
     strip: int
     synthesis: int
@@ -72,7 +73,7 @@ def to_decode(header: Header, size: int, model: Demand, pixels: int | None = Non
     picture = shown * _RGB * (1 + (header.transform != 0)) + width * height * _ALPHA * header.alpha
     strip = _strip(width, header.strip_rows or height, model)
     file = shown * (_PILLOW + _RGB + _ALPHA * header.alpha)
-    return _process(model) + size + picture + _tile(width, height, model) + max(strip, file)
+    return _process(model) + size + picture + model.shown * _tile(width, height, model) + max(strip, file)
 
 
 def to_encode(
@@ -94,7 +95,8 @@ def to_encode(
     be encoded without the model in the end.
     """
     pixels = width * height
-    networks = _tile(width, height, model) * (1 + measures) + _strip(width, rows or height, model)
+    tile = (model.seen + model.shown * measures) * _tile(width, height, model)
+    networks = tile + _strip(width, rows or height, model)
     if refines:
         side = _DESCENT_TILE + 2 * 16 * model.halo
         networks += model.descent * min(width, side) * min(height, side)
@@ -136,9 +138,10 @@ def _process(model: Demand) -> int:
 
 
 def _tile(width: int, height: int, model: Demand) -> int:
+    """Give the pixels that a network sees at once."""
     largest = _TILE + 2 * max(16 * model.halo, model.analysis_halo)
     columns, rows = (min(-(-side // 16) * 16, largest) for side in (width, height))
-    return model.tile * columns * rows
+    return columns * rows
 
 
 def _strip(width: int, rows: int, model: Demand) -> int:
