@@ -47,6 +47,20 @@ Finish = Callable[[Float32], None]
 """Changes results (n, K) in place, before they are written."""
 
 
+class Memory:
+    """Room for one plane at a time, which stays as large as the largest was: arrays new to the system cost time."""
+
+    def __init__(self) -> None:
+        self._values = np.empty(0, np.float32)
+
+    def of(self, *shape: int) -> Float32:
+        """Give an array of a shape, with any values."""
+        count = math.prod(shape)
+        if self._values.size < count:
+            self._values = np.empty(count, np.float32)
+        return self._values[:count].reshape(shape)
+
+
 @dataclass(frozen=True, eq=False)
 class Plane:
     """Values (height, width, C) in an array with room for whole tiles, and zeros around them."""
@@ -56,18 +70,18 @@ class Plane:
     width: int
 
     @classmethod
-    def empty(cls, height: int, width: int, channels: int, scale: int = 1) -> "Plane":
+    def empty(cls, memory: Memory, height: int, width: int, channels: int, scale: int = 1) -> "Plane":
         """Make room for `scale` times the values in each direction, yet to be written."""
         rows, columns = (scale * _TILE * -(-side // _TILE) + 2 for side in (height, width))
-        padded = np.empty((rows, columns, channels), np.float32)
+        padded = memory.of(rows, columns, channels)
         padded[0], padded[:, 0] = 0, 0
         return cls(padded, scale * height, scale * width)
 
     @classmethod
-    def of(cls, values: Float32) -> "Plane":
+    def of(cls, memory: Memory, values: Float32) -> "Plane":
         """Make a plane of values (C, height, width)."""
         channels, height, width = values.shape
-        plane = cls.empty(height, width, channels)
+        plane = cls.empty(memory, height, width, channels)
         plane.values[...] = values.transpose(1, 2, 0)
         plane.clear_rest()
         return plane
@@ -100,12 +114,15 @@ class Convolution:
         """Cut the last axis, by the place in a square that results are for."""
         return [np.ascontiguousarray(array[..., place :: self._scale**2]) for place in range(self._scale**2)]
 
-    def __call__(self, plane: Plane, threads: int, finish: Finish | None = None, onto: Plane | None = None) -> Plane:
+    def __call__(self, plane: Plane, onto: Plane | Memory, threads: int, finish: Finish | None = None) -> Plane:
         """Convolve a plane on so many threads, each of which needs numpy's BLAS for itself alone.
 
-        The results, which `finish` changes, are added to the plane `onto`, if there is one, which is then returned.
+        The results, which `finish` changes, are added to a plane, or make a new one.
         """
-        result = onto or Plane.empty(plane.height, plane.width, self._biases[0].size, self._scale)
+        if adds := isinstance(onto, Plane):
+            result = onto
+        else:
+            result = Plane.empty(onto, plane.height, plane.width, self._biases[0].size, self._scale)
         rows, columns = (-(-side // _TILE) for side in (plane.height, plane.width))
         sources, targets = _sources(plane.padded, rows, columns), _targets(result.padded, rows, columns, self._scale)
         blocks = list(_blocks(rows, columns))
@@ -113,21 +130,21 @@ class Convolution:
 
         @np.errstate(all="ignore")  # what comes of hostile latents is infinite, and then no number
         def work(first: int) -> None:
-            memory = _Memory.of(*self._kernels[0].shape[1:])
+            scratch = _Scratch.of(*self._kernels[0].shape[1:])
             for block in blocks[first::threads]:
-                values = memory.change(sources[block])
+                values = scratch.change(sources[block])
                 for place, (kernel, bias) in enumerate(zip(self._kernels, self._biases, strict=True)):
-                    found = memory.multiply(values, kernel)
+                    found = scratch.multiply(values, kernel)
                     found += bias
                     if finish is not None:
                         finish(found)
                     target = targets[(*block, slice(None), slice(None), *divmod(place, self._scale))]
                     # from places in a tile and tiles
                     found = found.reshape(_TILE, _TILE, *target.shape[:2], -1).transpose(2, 3, 0, 1, 4)
-                    if onto is None:
-                        target[...] = found
-                    else:
+                    if adds:
                         target += found
+                    else:
+                        target[...] = found
 
         if threads == 1:  # to start one takes longer than a small picture
             work(0)
@@ -139,7 +156,7 @@ class Convolution:
 
 
 @dataclass(frozen=True, eq=False)
-class _Memory:
+class _Scratch:
     """What one thread takes for a block: its tiles, these in the basis, the products and the results."""
 
     tiles: Float32
@@ -148,7 +165,7 @@ class _Memory:
     results: Float32
 
     @classmethod
-    def of(cls, inputs: int, outputs: int) -> "_Memory":
+    def of(cls, inputs: int, outputs: int) -> "_Scratch":
         """Make room for blocks of so many channels."""
         sizes = (_SEEN**2 * inputs, _SEEN**2 * inputs, _SEEN**2 * outputs, _TILE**2 * outputs)
         return cls(*(np.empty(_BLOCK * size, np.float32) for size in sizes))

@@ -9,7 +9,7 @@ from regenerate import CHENG
 from robustcodec.architectures.residual import Synthesis
 from robustcodec.bundle import open_bundle
 from robustcodec.networks import Float32, checked, load
-from robustcodec.winograd import Convolution, Plane
+from robustcodec.winograd import Convolution, Memory, Plane
 
 SIZES = (8, 8)
 
@@ -47,7 +47,8 @@ def test_results_are_those_of_a_plain_convolution(height: int, width: int, input
     weight = numbers(generator, outputs, inputs, 3, 3)
     expected = plain(values, weight, bias)
     convolution = Convolution(weight, bias, doubles=up)
-    one, two = (convolution(Plane.of(values), threads=threads) for threads in (1, 2))
+    plane = Plane.of(Memory(), values)
+    one, two = (convolution(plane, Memory(), threads) for threads in (1, 2))
     found = one.values.transpose(2, 0, 1)
     assert np.abs(found - (shuffled(expected) if up else expected)).max() < 2e-5 * (1 + np.abs(expected).max())
     assert np.array_equal(one.values, two.values)
@@ -63,8 +64,8 @@ def test_results_are_finished_and_added() -> None:
     def halve(found: Float32) -> None:
         found /= 2
 
-    onto = Plane.of(values)
-    assert Convolution(weight, bias)(Plane.of(values), 1, halve, onto) is onto
+    plane, onto = Plane.of(Memory(), values), Plane.of(Memory(), values)
+    assert Convolution(weight, bias)(plane, onto, 1, halve) is onto
     expected = values + plain(values, weight, bias) / 2
     assert np.abs(onto.values.transpose(2, 0, 1) - expected).max() < 1e-4
 
@@ -78,7 +79,9 @@ def test_the_synthesis_is_that_of_the_graph(size: tuple[int, int], limit: float 
     y_hat = 20 * numbers(np.random.default_rng(2), 8, *size)
     expected = load("cheng", SIZES, tensors, 1, ["synthesis"]).synthesise(y_hat)
     synthesis = checked("cheng", SIZES, tensors, ["synthesis"])
-    found = Synthesis(synthesis, threads=1).synthesise(y_hat)
+    one = Synthesis(synthesis, threads=1)
+    one.synthesise(-numbers(np.random.default_rng(3), 8, 11, 12))  # which leaves its values in memory
+    found = one.synthesise(y_hat)
     assert found.shape == expected.shape and found.dtype == np.float32
     assert np.ptp(expected) > 0.5
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
