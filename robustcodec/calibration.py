@@ -7,10 +7,10 @@ import numpy as np
 
 from robustcodec.codec import Codec
 from robustcodec.container import unpack
-from robustcodec.contract import Contract, Result, fit
+from robustcodec.contract import Contract, Result, density, fit
 from robustcodec.errors import ImageError, RobustcodecError
 from robustcodec.images import Picture, read_picture, write_picture
-from robustcodec.metrics import bits_per_pixel, psnr
+from robustcodec.metrics import psnr
 from robustcodec.rate import DEFAULT_TARGET, Step
 from robustcodec.statistics import added, block_errors, describe
 
@@ -61,8 +61,8 @@ def results(codec: Codec, pixels: np.ndarray[tuple[int, int, int], np.dtype[np.u
             statistics=statistics,
             step=step,
             psnr=min(psnr(pixels, encoded.reconstruction), 100.0),
-            bpp=bits_per_pixel(sum(map(len, unpack(encoded.data).payload)), picture.width, picture.height),
-            expected_bpp=encoded.expected / (picture.width * picture.height),
+            bpp=density(8 * sum(map(len, unpack(encoded.data).payload)), picture.width, picture.height),
+            expected_bpp=density(encoded.expected, picture.width, picture.height),
             errors=block_errors(pixels, encoded.reconstruction),
             added=added(pixels, encoded.reconstruction),
             latent=encoded.largest,

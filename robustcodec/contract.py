@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustcodec.errors import ModelDamaged
+from robustcodec.networks import STRIDE
 from robustcodec.rate import STEP_UNIT
 from robustcodec.statistics import KINDS, Statistics
 
@@ -112,8 +113,8 @@ class Prediction:
 class Expectation:
     """What a model should make of one picture at one step, and the margins by which results may be worse.
 
-    `psnr`, `blocks` and `added` (rows, columns) are in dB, `bpp` is of the strips alone; its margin is of the natural
-    logarithm.
+    `psnr`, `blocks` and `added` (rows, columns) are in dB, `bpp` is the `density` of the strips alone; its margin is of
+    the natural logarithm.
     """
 
     step: int
@@ -208,7 +209,7 @@ class Result:
     """What a model has made of an ordinary picture, to fit a contract to.
 
     `errors` and `added` are of each block, as `block_errors` and `added` of `robustcodec.statistics` give them.
-    `bpp` are the bits per pixel of the strips, `expected_bpp` those that their probability tables expect.
+    `bpp` is the `density` of the strips, `expected_bpp` that of the bits that their probability tables expect.
     """
 
     statistics: Statistics
@@ -219,6 +220,11 @@ class Result:
     errors: Float64
     added: Float64
     latent: float
+
+
+def density(bits: float, width: int, height: int) -> float:
+    """Give bits per pixel of the picture as it is coded: padded to whole latents, which costs about as much."""
+    return bits / (STRIDE**2 * -(-width // STRIDE) * -(-height // STRIDE))
 
 
 def wastefulness(bpp: float, expected_bpp: float) -> float:

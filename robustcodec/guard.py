@@ -13,7 +13,7 @@ from typing import Any
 from robustcodec import memory
 from robustcodec.codec import Codec, Encoded, encode_plain
 from robustcodec.container import DEFAULT_LIMITS, Limits, unpack
-from robustcodec.contract import Expectation, read_contract
+from robustcodec.contract import Expectation, density, read_contract
 from robustcodec.errors import ContractViolation, CorruptFile, ImageError
 from robustcodec.images import Picture
 from robustcodec.metrics import bits_per_pixel, psnr, worst_block
@@ -270,16 +270,16 @@ class _Judge:
         if self._guard.on_violation is OnViolation.FALLBACK:
             broken += ["size"] * (len(encoded.data) > _most(picture))
         if self._expected is not None:
-            strips = sum(map(len, unpack(encoded.data, _ANY).payload))
-            coded = bits_per_pixel(strips, picture.width, picture.height)
+            bits = 8.0 * sum(map(len, unpack(encoded.data, _ANY).payload))
             if effort:
-                coded -= self._well_spent(self._expected.psnr, found, encoded.step)
+                spent = self._well_spent(self._expected.psnr, found, encoded.step)
+                bits -= spent * picture.width * picture.height
+            coded, foreseen = (density(each, picture.width, picture.height) for each in (bits, encoded.expected))
             errors, more = block_errors(picture.pixels, shown), added(picture.pixels, shown)
             worse = self._expected.shortfalls(found - MARGIN, coded, errors, more)
             if self._contract is not None:
                 worse["latents"] = encoded.largest / (_EXTREME * self._contract.latent)
             if rung is None:
-                foreseen = encoded.expected / (picture.width * picture.height)
                 worse["rate"] = self._expected.wastefulness(found, coded, foreseen)
             broken += [f"expected_{name}" for name, margins in worse.items() if margins > 1]
             suspicion = max(worse.values())

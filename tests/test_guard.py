@@ -26,7 +26,7 @@ from robustcodec.bundle import manifest_document as document_of
 from robustcodec.cli import app
 from robustcodec.codec import Codec, encode_plain
 from robustcodec.container import Limits, Payload, unpack
-from robustcodec.contract import Contract, Prediction, Result, fit, read_contract
+from robustcodec.contract import Contract, Prediction, Result, density, fit, read_contract
 from robustcodec.errors import ContractViolation, ImageError, ModelDamaged, UsageError
 from robustcodec.guard import Guarded, Status
 from robustcodec.images import Picture, write_picture
@@ -234,14 +234,14 @@ def results(codec: Codec, seeds: range, spoil: Callable[[Pixels], Pixels] = lamb
         encoded = codec.encode(Picture(pixels=pixels), Quality(1 + seed % 6), measure=True)
         assert encoded.reconstruction is not None
         shown = spoil(encoded.reconstruction)
-        bits = sum(map(len, unpack(encoded.data).payload))
+        bits = 8 * sum(map(len, unpack(encoded.data).payload))
         found.append(
             Result(
                 statistics=describe(pixels),
                 step=encoded.step,
                 psnr=psnr(pixels, shown),
-                bpp=bits_per_pixel(bits, *pixels.shape[1::-1]),
-                expected_bpp=encoded.expected / (pixels.shape[0] * pixels.shape[1]),
+                bpp=density(bits, *pixels.shape[1::-1]),
+                expected_bpp=density(encoded.expected, *pixels.shape[1::-1]),
                 errors=block_errors(pixels, shown),
                 added=added(pixels, shown),
                 latent=encoded.largest,
@@ -267,6 +267,23 @@ def test_pictures_like_those_it_was_fitted_to_keep_the_contract(bound_codec: Cod
         for seed in range(200, 220)
     ]
     assert sum(kept) >= 19
+
+
+def test_padding_is_no_reason_to_expect_fewer_bits(bound_codec: Codec) -> None:
+    """A picture that is one pixel too large for whole latents is coded as one that is fifteen larger: 1.36 the bits."""
+    assert density(1000, 33, 47) == density(1000, 48, 48) == 1000 / 48**2
+    excess = []
+    for side in (96, 97):
+        pictures = [Picture(pixels=sample(97, 97, seed)[:side, :side]) for seed in range(6)]
+        found = [bound_codec.encode(picture) for picture in pictures]
+        excess.append(
+            [
+                density(8 * sum(map(len, unpack(each.data).payload)), side, side)
+                / guards.encode(bound_codec, picture).verdict.expected.bpp  # type: ignore[union-attr]
+                for each, picture in zip(found, pictures, strict=True)
+            ]
+        )
+    assert abs(np.log(np.divide(*excess)).mean()) < 0.1
 
 
 def test_effort_makes_no_picture_suspicious(bound_codec: Codec) -> None:
