@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustcodec.errors import ModelDamaged
-from robustcodec.networks import STRIDE
 from robustcodec.rate import STEP_UNIT
 from robustcodec.statistics import KINDS, Statistics
 
@@ -49,6 +48,9 @@ _FOLDS = 5
 _PEDESTAL = 4.0
 """Mean square, at a quantisation step of one, that is put beneath what a block has and the picture has not: less does
 no harm."""
+
+_LATENT = 16
+"""Pixels along a side of a latent."""
 
 _FREE = 0.02
 """Bits per pixel by which files may differ for nothing, small ones above all."""
@@ -224,7 +226,7 @@ class Result:
 
 def density(bits: float, width: int, height: int) -> float:
     """Give bits per pixel of the picture as it is coded: padded to whole latents, which costs about as much."""
-    return bits / (STRIDE**2 * -(-width // STRIDE) * -(-height // STRIDE))
+    return bits / (_LATENT**2 * -(-width // _LATENT) * -(-height // _LATENT))
 
 
 def wastefulness(bpp: float, expected_bpp: float) -> float:
