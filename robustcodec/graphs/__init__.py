@@ -14,6 +14,9 @@ The graphs of hyper work on the four phases (even and odd rows and columns) of t
 planes: a transposed convolution then is four plain convolutions without zeros to multiply, the normalisation
 runs on arrays a quarter the size, and the largest plane is never put together. Their weights are
 rearrangements of the parameters (`initialisers`).
+
+The codec does not run the synthesis of cheng, which `robustcodec.architectures.residual` computes in less time; its graph
+is what tests compare that with.
 """
 
 import hashlib
