@@ -15,8 +15,8 @@ planes: a transposed convolution then is four plain convolutions without zeros t
 runs on arrays a quarter the size, and the largest plane is never put together. Their weights are
 rearrangements of the parameters (`initialisers`).
 
-The codec does not run the synthesis of cheng, which `robustcodec.architectures.residual` computes in less time; its graph
-is what tests compare that with.
+The codec does not run the synthesis of cheng, which `robustcodec.architectures.residual` computes in less time; its
+graph is what tests compare that with.
 """
 
 import hashlib
