@@ -33,8 +33,15 @@ class ToPicture(nn.ConvTranspose2d):
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Give (B, 3, 2 H, 2 W) of x (B, inputs, H, W)."""
         assert output_size is None and self.bias is not None
-        taps = _even(self.weight).flip(2, 4).permute(1, 3, 5, 0, 2, 4).reshape(12, self.in_channels, 3, 3)
-        return F.pixel_shuffle(F.conv2d(x, taps, self.bias.repeat_interleave(4), padding=1), 2)
+        taps, biases = doubling_taps(self.weight), self.bias.repeat_interleave(4)
+        return F.pixel_shuffle(F.conv2d(x, taps, biases, padding=1), 2)
+
+
+def doubling_taps(weight: Tensor) -> Tensor:
+    """Turn a transposed 5x5 convolution (inputs, outputs, 5, 5) into a plain one (4 outputs, inputs, 3, 3) of phases."""
+    inputs, outputs = weight.shape[:2]
+    # pixel 2 i + p of a side sees input i + d, d from -1 to 1, by the tap p + 2 - 2 d, and there are none beyond 4
+    return _even(weight).flip(2, 4).permute(1, 3, 5, 0, 2, 4).reshape(4 * outputs, inputs, 3, 3)
 
 
 def _even(weight: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from robustcodec.lab.cheng import Cheng, Residual, ResidualDown, ResidualUp
 from robustcodec.lab.cheng_start import plain, silence, start_entropy_model
 from robustcodec.lab.networks import Hyper, bias, convolutions, round_straight_through, uniform_noise
+from robustcodec.lab.phases import doubling_taps
 from robustcodec.rate import HIGHEST, LOWEST, high_rate_step
 
 CROPS = 512
@@ -77,7 +78,7 @@ def _set_synthesis(network: Cheng, trained: Hyper, y_hat: Tensor, kept: Tensor) 
     theirs, ours = torch.zeros(y_hat.shape[0], trained.m, *y_hat.shape[2:]), y_hat
     theirs[:, kept] = y_hat
     first, *later = convolutions(trained.g_s)
-    kernels = [_to_squares(first.weight[kept]), *(_to_squares(stage.weight) for stage in later)]
+    kernels = [doubling_taps(first.weight[kept]), *(doubling_taps(stage.weight) for stage in later)]
     for number, (stage, kernel) in enumerate(zip([first, *later[:-1]], kernels, strict=False)):
         residual, up = network.g_s[2 * number], network.g_s[2 * number + 1]
         assert isinstance(up, ResidualUp)
@@ -92,19 +93,6 @@ def _set_synthesis(network: Cheng, trained: Hyper, y_hat: Tensor, kept: Tensor) 
     last = plain(network.g_s[-1])
     last.weight.copy_(kernels[-1])
     bias(last).copy_(bias(later[-1]).repeat_interleave(4))
-
-
-def _to_squares(weight: Tensor) -> Tensor:
-    """Turn a transposed 5x5 convolution (inputs, outputs, 5, 5) into one (4 outputs, inputs, 3, 3) for `Double`."""
-    inputs, outputs = weight.shape[:2]
-    # pixel 2 i + r of an output sees input i + d, d from -1 to 1, by the tap r + 2 - 2 d, and there are none beyond 4
-    taps = F.pad(weight, (0, 1, 0, 1))
-    kernel = weight.new_zeros(outputs, 2, 2, inputs, 3, 3)
-    for row in range(2):
-        for column in range(2):
-            part = taps[:, :, row : row + 5 : 2, column : column + 5 : 2].flip(2, 3)
-            kernel[:, row, column] = part.transpose(0, 1)
-    return kernel.reshape(4 * outputs, inputs, 3, 3)
 
 
 def _carry(module: nn.Module, kernel: Tensor, values: Tensor) -> None:
