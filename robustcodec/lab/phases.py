@@ -38,7 +38,7 @@ class ToPicture(nn.ConvTranspose2d):
 
 
 def doubling_taps(weight: Tensor) -> Tensor:
-    """Turn a transposed 5x5 convolution (inputs, outputs, 5, 5) into a plain one (4 outputs, inputs, 3, 3) of phases."""
+    """Turn a transposed 5x5 convolution (inputs, outputs, 5, 5) into one of phases (4 outputs, inputs, 3, 3)."""
     inputs, outputs = weight.shape[:2]
     # pixel 2 i + p of a side sees input i + d, d from -1 to 1, by the tap p + 2 - 2 d, and there are none beyond 4
     return _even(weight).flip(2, 4).permute(1, 3, 5, 0, 2, 4).reshape(4 * outputs, inputs, 3, 3)
