@@ -98,8 +98,8 @@ def checked(rows: list[dict[str, Any]], folder: Path, codec: Codec, threads: int
     """
     files = [str(folder / each["file"]) for each in rows]
     pictures = folder / f"decoded-{threads}"
-    command = [sys.executable, "-m", "robustcodec", "decode", *files, "-o", f"{pictures}/", "-m", codec.bundle.path]
-    subprocess.run([*command, "--threads", str(threads), "--overwrite", "--quiet"], check=True)
+    options = ["-o", f"{pictures}/", "-m", str(codec.bundle.path), "--threads", str(threads), "--overwrite", "--quiet"]
+    subprocess.run([sys.executable, "-m", "robustcodec", "decode", *files, *options], check=True)
     contract = read_contract(codec.bundle.manifest.contract)
     assert contract is not None
     kept = 0

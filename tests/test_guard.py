@@ -50,9 +50,16 @@ def text(height: int, width: int) -> Pixels:
     return ink[strokes].repeat(2, axis=0).repeat(3, axis=1)[:height, :width]
 
 
+def checkerboard(side: int) -> Pixels:
+    """Black and white squares."""
+    squares = (np.indices((80, 96)) // side).sum(0)[..., None].repeat(3, 2)
+    return squares.astype(np.uint8) % 2 * 255
+
+
 HOSTILE: dict[str, Picture] = {
     "noise": Picture(pixels=noise(96, 80)),
-    "checkerboard": Picture(pixels=np.indices((80, 96)).sum(0)[..., None].repeat(3, 2).astype(np.uint8) % 2 * 255),
+    "checkerboard": Picture(pixels=checkerboard(1)),
+    "coarse checkerboard": Picture(pixels=checkerboard(8)),
     "one pixel": Picture(pixels=noise(1, 1)),
     "a row": Picture(pixels=noise(1, 5000)),
     "a column": Picture(pixels=noise(5000, 1)),
