@@ -42,7 +42,7 @@ CODECS: dict[str, _Format] = {
         pillow="JPEG2000",
         settings=tuple(decibels / 4 for decibels in range(40, 241)),
         option=lambda setting: {"quality_layers": [setting]},
-        options={"quality_mode": "dB", "irreversible": True, "no_jp2": True},
+        options={"quality_mode": "dB", "irreversible": True, "mct": 1, "no_jp2": True},
     ),
     "webp": _Format(pillow="WEBP", options={"method": 6}),
     "avif": _Format(pillow="AVIF", options={"subsampling": "4:4:4", "max_threads": 1}),
