@@ -112,7 +112,7 @@ def silent(event: Event) -> None:
 
 def asked(text: str, **options: Any) -> tuple[Assault, ...]:
     given_options: dict[str, Any] = {"epsilon": EPSILON, "steps": 5, "seed": 0, **options}
-    return parse_attacks(text, methods=("paper", "strong", "fgsm", "noise"), **given_options)
+    return parse_attacks(text, methods=("paper", "strong", "fgsm", "noise", "simba"), **given_options)
 
 
 def grid(data: Path, model: Any, text: str = "psnr,noise:bpp-free", **options: Any) -> Grid:
@@ -431,7 +431,8 @@ def test_bjontegaard_rates() -> None:
     assert bd_rate(anchor, dataclasses.replace(wasteful, cells=wasteful.cells[:3])) is None
 
 
-HEALTHY = [row(), row("b"), row(attack="fgsm:psnr", gain=2.0), row(attack="noise:psnr", gain=0.5), row(attack="bpp")]
+HEALTHY = [row(), row("b"), row(attack="bpp")]
+HEALTHY += [row(attack=f"{weaker}:psnr", gain=gain) for weaker, gain in [("fgsm", 2.0), ("noise", 0.5), ("simba", 0.4)]]
 
 SICK: dict[str, list[Row]] = {
     "E01": [row(zero=0.7)],
@@ -442,6 +443,7 @@ SICK: dict[str, list[Row]] = {
     "E06": [row(torch_bpp=0.4)],
     "E07": [row(psnr_input=33.0)],
     "E08": [row(holds=False)],
+    "E09": [row(gain=1.0), row(attack="simba:psnr", gain=1.1)],
 }
 
 

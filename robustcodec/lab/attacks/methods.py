@@ -9,6 +9,7 @@ from torch import Tensor
 from robustcodec.lab.attacks.controls import Noise, Offset
 from robustcodec.lab.attacks.problem import Problem, Report
 from robustcodec.lab.attacks.projected import Norm, Projected
+from robustcodec.lab.attacks.queries import Simba
 from robustcodec.lab.attacks.strong import Strong
 from robustcodec.lab.attacks.switching import Ma2023, Paper
 from robustcodec.lab.attacks.threat import Attack
@@ -33,6 +34,7 @@ METHODS: Mapping[str, Callable[[Attack], Method]] = MappingProxyType(
         "ifgsm": _ifgsm,
         "pgd": lambda attack: Projected(steps=attack.steps),
         "pgd-linf": lambda attack: Projected(steps=attack.steps, norm=Norm.LINF),
+        "simba": lambda attack: Simba(steps=attack.steps),
         "strong": lambda attack: Strong(steps=attack.steps, restarts=attack.restarts),
         "noise": lambda attack: Noise(),
         "noise-uniform": lambda attack: Noise(uniform=True),

@@ -13,6 +13,8 @@ from robustcodec.lab.evaluation.records import Assault, Row, mean
 
 CONTROLS = ("noise", "noise-uniform", "offset")
 ONE_STEP = ("fgsm",)
+BLIND = ("simba",)
+"""Searches without gradients, which whatever climbs on gradients should beat."""
 
 _ZERO_SHARE = 0.5
 """Of a gradient; sparse ones occur where pictures are clipped."""
@@ -54,6 +56,11 @@ class _Batch:
     def title(self) -> str:
         crafted = f" (crafted on {self.attack.surrogate})" if self.attack.surrogate else ""
         return f"{self.attack.label} on {self.model}{crafted} at quality {self.quality:g}, N = {self.attack.steps}"
+
+    @property
+    def climbs(self) -> bool:
+        """Whether the attack takes many steps along gradients."""
+        return self.attack.method not in (*CONTROLS, *ONE_STEP, *BLIND)
 
 
 def _batches(rows: Sequence[Row]) -> Iterator[_Batch]:
@@ -112,7 +119,7 @@ _NOTHING: dict[str, Any] = {
 
 def _zero_gradients(batches: Sequence[_Batch]) -> Iterator[str]:
     for batch in batches:
-        if batch.attack.method in CONTROLS:
+        if batch.attack.method in (*CONTROLS, *BLIND):
             continue
         crafted = [row.crafting for row in batch.rows if row.crafting]
         zero, bad = mean(item.zero for item in crafted), mean(item.not_finite for item in crafted)
@@ -124,12 +131,12 @@ def _zero_gradients(batches: Sequence[_Batch]) -> Iterator[str]:
 
 def _steps_did_not_help(batches: Sequence[_Batch]) -> Iterator[str]:
     for few, many in _pairs(batches, ["steps"]):
-        if few.attack.steps < many.attack.steps and few.attack.method not in (*CONTROLS, *ONE_STEP):
+        if few.attack.steps < many.attack.steps and few.climbs:
             found = _strengths(few, many)
             if found and found[1] < found[0]:
                 yield f"{many.title}, is weaker than with {few.attack.steps} steps ({found[1]:.4g}, {found[0]:.4g})"
     for batch in batches:
-        if batch.attack.method in (*CONTROLS, *ONE_STEP):
+        if not batch.climbs:
             continue
         early = [_best_step(row) <= _EARLY * batch.attack.steps for row in batch.rows if _has_trace(row)]
         if sum(early) > len(batch.rows) / 2:
@@ -151,7 +158,7 @@ def _best_step(row: Row) -> int:
 def _control_beat_attack(batches: Sequence[_Batch]) -> Iterator[str]:
     # steps and restarts mean nothing to a control
     for attack, control in _pairs(batches, ["method", "steps", "restarts", "precision"]):
-        white_box = attack.attack.method not in CONTROLS and attack.attack.surrogate is None
+        white_box = attack.attack.method not in (*CONTROLS, *BLIND) and attack.attack.surrogate is None
         if control.attack.method in CONTROLS and white_box:
             found = _strengths(attack, control)
             if found and found[1] >= found[0]:
@@ -160,11 +167,18 @@ def _control_beat_attack(batches: Sequence[_Batch]) -> Iterator[str]:
 
 def _one_step_beat_many(batches: Sequence[_Batch]) -> Iterator[str]:
     for many, one in _pairs(batches, ["method", "steps", "restarts", "precision"]):
-        white_box = many.attack.method not in (*CONTROLS, *ONE_STEP) and many.attack.surrogate is None
-        if one.attack.method in ONE_STEP and white_box:
+        if one.attack.method in ONE_STEP and many.climbs and many.attack.surrogate is None:
             found = _strengths(many, one)
             if found and found[1] >= found[0]:
                 yield f"{many.title}, is no stronger than a step of {one.attack.label} ({found[0]:.4g}, {found[1]:.4g})"
+
+
+def _blind_beat_climbing(batches: Sequence[_Batch]) -> Iterator[str]:
+    for climbing, blind in _pairs(batches, ["method", "steps", "restarts", "precision"]):
+        if blind.attack.method in BLIND and climbing.climbs and climbing.attack.surrogate is None:
+            found = _strengths(climbing, blind)
+            if found and found[1] >= found[0]:
+                yield f"{climbing.title}, is no stronger than {blind.attack.label} ({found[0]:.4g}, {found[1]:.4g})"
 
 
 def _transfer_beat_white_box(batches: Sequence[_Batch]) -> Iterator[str]:
@@ -226,5 +240,6 @@ _CHECKS: dict[str, Callable[[Sequence[_Batch]], Iterator[str]]] = {
     "E06": _torch_disagrees,
     "E07": _budget_broken,
     "E08": _bound_broken,
+    "E09": _blind_beat_climbing,
 }
 CODES = tuple(_CHECKS)
