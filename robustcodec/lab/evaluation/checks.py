@@ -194,21 +194,24 @@ def _torch_disagrees(batches: Sequence[_Batch]) -> Iterator[str]:
     for batch in batches:
         if batch.attack.surrogate is not None:
             continue
+        rates, errors = [], []
         for row in batch.rows:
             expected, figures, picture = row.crafting, row.figures, row.picture
             if expected is None or expected.torch_bpp is None or expected.torch_psnr is None:
                 continue
             container = 8 * _CONTAINER_BYTES / (picture.width * picture.height)
-            if abs(expected.torch_bpp - figures.bpp) > _BPP_TOLERANCE * figures.bpp + container:
-                yield (
-                    f"torch expects {expected.torch_bpp:.3f} bpp and the file has {figures.bpp:.3f} "
-                    f"({picture.name}, {batch.title})"
-                )
-            if math.isfinite(figures.psnr) and abs(expected.torch_psnr - figures.psnr) > _PSNR_TOLERANCE:
-                yield (
-                    f"torch expects {expected.torch_psnr:.2f} dB and the file gives {figures.psnr:.2f} dB "
-                    f"({picture.name}, {batch.title})"
-                )
+            rate = abs(expected.torch_bpp - figures.bpp)
+            if rate > _BPP_TOLERANCE * figures.bpp + container:
+                shown = f"{expected.torch_bpp:.3f} bpp and the file has {figures.bpp:.3f} ({picture.name})"
+                rates.append((rate / figures.bpp, shown))
+            error = abs(expected.torch_psnr - figures.psnr) if math.isfinite(figures.psnr) else 0.0
+            if error > _PSNR_TOLERANCE:
+                shown = f"{expected.torch_psnr:.2f} dB and the file gives {figures.psnr:.2f} dB ({picture.name})"
+                errors.append((error, shown))
+        for found in (rates, errors):
+            if found:
+                which = f"{len(found)} of {len(batch.rows)} pictures of {batch.title}"
+                yield f"for {which}, torch expects something else, at worst {max(found)[1]}"
 
 
 _CONTAINER_BYTES = 64
