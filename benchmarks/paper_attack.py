@@ -16,7 +16,7 @@ from robustcodec.lab.attacks.budget import LEVELS, to_levels
 from robustcodec.lab.attacks.problem import Problem
 from robustcodec.lab.attacks.switching import Choices, Length, Optimiser, Paper
 from robustcodec.lab.attacks.threat import DEFAULT_EPSILON, Target, Threat
-from robustcodec.lab.attacks.victim import HyperVictim, Rough, code
+from robustcodec.lab.attacks.victim import HyperVictim, Rough, code, decibels
 from robustcodec.lab.checkpoints import load_weights, network_of
 from robustcodec.lab.data import centre_crops, picture_files, read_pictures
 from robustcodec.lab.networks import round_straight_through, uniform_noise
@@ -99,10 +99,11 @@ def measured(problem: Problem, noise: torch.Tensor) -> str:
     figures = code(problem.victim, levels, problem.x)
     gain = (figures.mse - problem.clean.mse) / problem.epsilon
     rate = figures.bpp / problem.clean.bpp
-    change = figures.psnr - problem.clean.psnr
+    before, after = decibels(problem.clean.mse), decibels(figures.mse)
+    change = after - before
     kept = sum(
         problem.threat.holds(*map(float, values))
-        for values in zip(problem.clean.bpp, problem.clean.psnr, figures.bpp, figures.psnr, strict=True)
+        for values in zip(problem.clean.bpp, before, figures.bpp, after, strict=True)
     )
     spread = gain.std() / len(gain) ** 0.5
     return f"{gain.mean():.2f} ± {spread:.2f} | {rate.mean():.3f} | {change.mean():+.2f} | {kept} of {len(gain)}"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustcodec.lab.attacks.budget import fit_l2
-from robustcodec.lab.attacks.problem import Best, Problem, Report, Watch
+from robustcodec.lab.attacks.problem import Best, Problem, Report, Watch, switch
 from robustcodec.lab.attacks.projected import Norm, ascend, direction
 from robustcodec.lab.attacks.victim import Figures
 from robustcodec.lab.networks import Quantiser
@@ -38,7 +38,7 @@ class Adaptive:
         for step in range(1, self.steps + 1):
             figures, gradient = ascend(problem, walk.noise, self.quantise, walk.aim)
             walk.judge(figures)
-            report(step, problem.score(figures))
+            report(step, problem.score(figures).detach())
             if step == look_at:
                 walk.adapt()
                 period = max(period - max(1, round(_SHORTER * self.steps)), max(1, round(_LAST_PERIOD * self.steps)))
@@ -72,8 +72,9 @@ class _Walk:
     def aim(self, figures: Figures) -> Tensor:
         """What the gradient is taken of."""
         excess = self.watch.seen.excess(figures)
-        return torch.where(excess > 0, -excess, self.watch.seen.score(figures))
+        return switch(excess > 0, lambda: -excess, lambda: self.watch.seen.score(figures))
 
+    @torch.no_grad()
     def judge(self, figures: Figures) -> None:
         """Note how good the present noise is."""
         self.violates = self.watch.seen.excess(figures) > 0

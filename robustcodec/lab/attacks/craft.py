@@ -20,7 +20,7 @@ from robustcodec.lab.attacks.budget import LEVELS, to_levels
 from robustcodec.lab.attacks.methods import METHODS
 from robustcodec.lab.attacks.problem import Problem
 from robustcodec.lab.attacks.threat import Attack
-from robustcodec.lab.attacks.victim import HyperVictim, Rough, code
+from robustcodec.lab.attacks.victim import HyperVictim, Rough, code, decibels
 from robustcodec.lab.checkpoints import load_weights, network_of
 from robustcodec.lab.precision import Precision
 from robustcodec.lab.runs import default_device
@@ -138,7 +138,7 @@ def _estimated(victim: HyperVictim, clean: Pixels, device: torch.device) -> Judg
     @torch.no_grad()
     def judge(pixels: Pixels) -> tuple[float, float]:
         figures = code(victim, torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device) / LEVELS, x)
-        return float(figures.bpp), float(figures.psnr)
+        return float(figures.bpp), float(decibels(figures.mse))
 
     return judge
 

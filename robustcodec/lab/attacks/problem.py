@@ -8,7 +8,7 @@ from torch import Tensor
 
 from robustcodec.lab.attacks.budget import energy
 from robustcodec.lab.attacks.threat import BPP_BAND, PSNR_BAND, Target, Threat
-from robustcodec.lab.attacks.victim import Figures, Victim, code
+from robustcodec.lab.attacks.victim import Coded, Figures, Known, Victim, code, decibels
 from robustcodec.lab.networks import Quantiser, round_straight_through
 
 Report = Callable[[int, Tensor], None]
@@ -36,11 +36,11 @@ class Problem:
     clean: Figures
     generator: torch.Generator
 
-    def code(self, noise: Tensor, quantise: Quantiser) -> Figures:
+    def code(self, noise: Tensor, quantise: Quantiser) -> Coded:
         """Code the pictures with noise (B, 3, H, W)."""
         return code(self.victim, self.x + noise, self.x, quantise)
 
-    def sketch(self, noise: Tensor, quantise: Quantiser) -> Figures:
+    def sketch(self, noise: Tensor, quantise: Quantiser) -> Coded:
         """Code the pictures with noise (B, 3, H, W) by the guide."""
         return code(self.guide, self.x + noise, self.x, quantise)
 
@@ -51,17 +51,24 @@ class Problem:
     def excess(self, figures: Figures) -> Tensor:
         """How far figures lie beyond the threat's bound (B,), in units of the bound; 0 where it holds."""
         if not self.threat.bounded:
-            return torch.zeros_like(figures.bpp)
+            return torch.zeros(self.x.shape[0], device=self.x.device)
         if self.threat.target is Target.PSNR:
             distance = (figures.bpp / self.clean.bpp - 1).abs() / BPP_BAND
         else:
-            distance = (figures.psnr - self.clean.psnr).abs() / PSNR_BAND
+            distance = (decibels(figures.mse) - decibels(self.clean.mse)).abs() / PSNR_BAND
         return (distance - _MARGIN).clamp(min=0)
 
     def random_direction(self) -> Tensor:
         """Gaussian noise (B, 3, H, W) of unit energy."""
         noise = torch.randn(self.x.shape, generator=self.generator).to(self.x.device)
         return noise / energy(noise).sqrt().reshape(-1, 1, 1, 1)
+
+
+def switch(first: Tensor, one: Callable[[], Tensor], other: Callable[[], Tensor]) -> Tensor:
+    """Give one value (B,) for the pictures that `first` (B,) says and another for the rest; compute what is asked."""
+    if bool(first.all()):
+        return one()
+    return torch.where(first, one(), other()) if bool(first.any()) else other()
 
 
 @dataclass(eq=False)
@@ -120,9 +127,11 @@ class Watch:
 
     def offer(self, noise: Tensor, figures: Figures, allowed: Tensor | None = None) -> Tensor:
         """Note a step; `allowed` (B,) tells which noises may be kept. Gives which pictures' best became better."""
-        better = self.window.offer(noise, self.seen.score(figures), self.seen.excess(figures), allowed)
-        self._bpp = torch.where(better, figures.bpp.detach(), self._bpp)
-        self._mse = torch.where(better, figures.mse.detach(), self._mse)
+        if allowed is None or bool(allowed.any()):  # else nobody need know the figures
+            better = self.window.offer(noise, self.seen.score(figures), self.seen.excess(figures), allowed)
+            if self.real.threat.bounded:
+                self._bpp = torch.where(better, figures.bpp.detach(), self._bpp)
+                self._mse = torch.where(better, figures.mse.detach(), self._mse)
         self.steps += 1
         return self.settle() if self.steps % _WINDOW == 0 else torch.zeros_like(self.best.score, dtype=torch.bool)
 
@@ -130,7 +139,8 @@ class Watch:
     def settle(self) -> Tensor:
         """Code the best of the last steps as it will be; gives which pictures' best became better."""
         noise = self.window.noise
-        figures = self.real.code(noise, round_straight_through)
+        empty = bool(self.window.excess.isinf().all())
+        figures = self.real.clean if empty else self.real.code(noise, round_straight_through)
         better = self.best.offer(noise, self.real.score(figures), self.real.excess(figures))
         if self.real.threat.bounded:
             self._compare(figures)
@@ -146,4 +156,4 @@ class Watch:
         """Hold the smooth codec's figures of the window's best against the real ones."""
         clean = self.real.clean
         bpp, mse = (clean.bpp * self._bpp / real.bpp, clean.mse * self._mse / real.mse.clamp(min=1e-12))
-        self.seen = replace(self.real, clean=Figures(clean.x_hat, bpp, mse))
+        self.seen = replace(self.real, clean=Known(bpp, mse))

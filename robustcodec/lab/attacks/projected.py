@@ -45,8 +45,8 @@ class Projected:
             noise = fit(0.5 * radius * problem.random_direction(), problem.x, problem.epsilon)
         best = Best.none(problem.x)
         for step in range(1, self.steps + 1):
-            figures, gradient = ascend(problem, noise, self.quantise, lambda figures: problem.score(figures))
-            score = problem.score(figures)
+            figures, gradient = ascend(problem, noise, self.quantise, problem.score)
+            score = problem.score(figures).detach()
             best.offer(noise, score, torch.zeros_like(score))
             report(step, score)
             noise = fit(noise + self.stride * radius * direction(gradient, self.norm), problem.x, problem.epsilon)
@@ -59,11 +59,11 @@ class Projected:
 def ascend(
     problem: Problem, noise: Tensor, quantise: Quantiser, aim: Callable[[Figures], Tensor]
 ) -> tuple[Figures, Tensor]:
-    """Code the pictures with noise; give the figures, detached, and the gradient of `aim` with respect to noise."""
+    """Code the pictures with noise; give the figures and the gradient of `aim` with respect to noise."""
     noise = noise.detach().requires_grad_()
     figures = problem.sketch(noise, quantise)
     (gradient,) = torch.autograd.grad(aim(figures).sum(), noise)
-    return Figures(figures.x_hat.detach(), figures.bpp.detach(), figures.mse.detach()), gradient
+    return figures, gradient
 
 
 def direction(gradient: Tensor, norm: Norm) -> Tensor:

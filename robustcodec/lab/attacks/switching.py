@@ -6,16 +6,17 @@ pushes the score. Each picture switches on its own.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from robustcodec.lab.attacks.budget import energy
-from robustcodec.lab.attacks.problem import Best, Problem, Report, Watch
+from robustcodec.lab.attacks.problem import Best, Problem, Report, Watch, switch
 from robustcodec.lab.attacks.projected import Norm, direction
 from robustcodec.lab.attacks.threat import Target
-from robustcodec.lab.attacks.victim import Figures, unrounded
-from robustcodec.lab.networks import Quantiser
+from robustcodec.lab.attacks.victim import Coded, Figures, unrounded
+from robustcodec.lab.networks import Quantiser, round_straight_through
 
 
 class Optimiser(StrEnum):
@@ -62,25 +63,28 @@ class Paper:
     def search(self, problem: Problem, report: Report) -> Tensor:
         """Give the noise (B, 3, H, W)."""
         watch = Watch(problem, self.quantise)
-        attacks_psnr = problem.threat.target is Target.PSNR
-        choices = self.psnr if attacks_psnr else self.bpp
+        choices = self.psnr if problem.threat.target is Target.PSNR else self.bpp
         noise = (self.start * problem.epsilon) ** 0.5 * problem.random_direction()
         noise = noise.requires_grad_()
         optimiser = self._optimiser(noise, choices.rate * problem.epsilon**0.5)
+        score = problem.score(problem.clean)
         for step in range(1, self.steps + 1):
             shown = _clip(noise, problem.x)
             figures = problem.sketch(shown, self.quantise)
-            score = problem.score(figures)
             inside = energy(noise) < problem.epsilon
-            loss = 1 - figures.mse if attacks_psnr else -figures.bpp
-            if not bool(inside.all()):  # the pull's gradient takes both networks' backward passes, the push's may not
-                loss = torch.where(inside, loss, _pull(watch.seen, noise, figures, choices))
+            loss = switch(
+                inside,
+                partial(_push, problem, figures),
+                partial(_pull, watch.seen, noise, figures, choices),
+            )
             (gradient,) = torch.autograd.grad(loss.sum(), noise)
             noise.grad = direction(gradient, Norm.L2) if self.optimiser is Optimiser.NORMALISED else gradient
             with torch.no_grad():
                 # the clean picture is no attack; what breaks its bound, the referee shortens
                 watch.offer(shown, figures, allowed=inside & (energy(shown) > 0))
-            report(step, score.detach())
+                if bool(inside.any()):  # of noise outside the budget no score is told: the last one stands
+                    score = torch.where(inside, problem.score(figures), score)
+            report(step, score)
             optimiser.step()
         watch.settle()
         return watch.best.noise if self.keep_best else _clip(noise, problem.x).detach()
@@ -89,6 +93,10 @@ class Paper:
         if self.optimiser is Optimiser.NORMALISED:
             return torch.optim.SGD([noise], lr=rate)
         return torch.optim.Adam([noise], lr=rate)
+
+
+def _push(problem: Problem, figures: Figures) -> Tensor:
+    return 1 - figures.mse if problem.threat.target is Target.PSNR else -figures.bpp
 
 
 def _pull(problem: Problem, noise: Tensor, figures: Figures, choices: Choices) -> Tensor:
@@ -114,8 +122,10 @@ class Ma2023:
 
     def search(self, problem: Problem, report: Report) -> Tensor:
         """Give the best noise (B, 3, H, W) inside the budget."""
-        target = problem.clean.x_hat
         noise = torch.zeros_like(problem.x).requires_grad_()
+        with torch.no_grad():
+            target = problem.code(noise, round_straight_through).x_hat
+        score = problem.score(problem.clean)
         optimiser = torch.optim.Adam([noise], lr=0.01)
         every = max(1, self.steps // 3)
         best = Best.none(problem.x)
@@ -123,21 +133,23 @@ class Ma2023:
             shown = _clip(noise.clamp(-16 / 255, 16 / 255), problem.x)
             figures = problem.sketch(shown, unrounded)
             inside = energy(noise) < problem.epsilon
-            if problem.threat.target is Target.PSNR:
-                push = 1 - (figures.x_hat - target).square().mean((1, 2, 3))
-            else:
-                push = -figures.bpp
-            loss = torch.where(inside, push, energy(noise))
+            loss = switch(inside, partial(self._push, problem, figures, target), partial(energy, noise))
             (noise.grad,) = torch.autograd.grad(loss.sum(), noise)
             with torch.no_grad():
-                score = problem.score(figures)
-                best.offer(shown, score, torch.zeros_like(score), allowed=inside)  # it knows of no bound
+                if bool(inside.any()):
+                    score = torch.where(inside, problem.score(figures), score)
+                    best.offer(shown, score, torch.zeros_like(score), allowed=inside)  # it knows of no bound
             report(step, score)
             optimiser.step()
             if (step - 1) % every == 0 and step <= 2 * every + 1:
                 for group in optimiser.param_groups:
                     group["lr"] *= 0.33
         return best.noise
+
+    def _push(self, problem: Problem, figures: Coded, target: Tensor) -> Tensor:
+        if problem.threat.target is Target.PSNR:
+            return 1 - (figures.x_hat - target).square().mean((1, 2, 3))
+        return -figures.bpp
 
 
 def _clip(noise: Tensor, x: Tensor) -> Tensor:

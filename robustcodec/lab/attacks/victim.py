@@ -1,6 +1,7 @@
 """A codec as an attacker sees it: differentiable, with latents in units of their quantisation step."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -86,18 +87,57 @@ class Rough:
         return self.victim.bits(latents, symbols, quantise)
 
 
-@dataclass(frozen=True, eq=False)
-class Figures:
-    """What became of a batch: x_hat (B, 3, H, W) in [0, 1], and of each picture bpp and MSE to the clean one."""
+class Figures(Protocol):
+    """What became of a batch: of each picture the bits per pixel and the MSE to the clean one, both (B,)."""
 
-    x_hat: Tensor
+    @property
+    def bpp(self) -> Tensor:
+        """Bits per pixel (B,)."""
+
+    @property
+    def mse(self) -> Tensor:
+        """MSE (B,) of pictures in [0, 1]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """Figures that are there."""
+
     bpp: Tensor
     mse: Tensor
 
-    @property
-    def psnr(self) -> Tensor:
-        """PSNR (B,) in dB against the clean pictures."""
-        return -10 * self.mse.log10()
+
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """Figures of latents (B, C, h, w), each computed when it is first asked for, then with gradients or without.
+
+    The rate and the picture cost as much as the analysis together, and many a step of a search needs but one of them.
+    """
+
+    victim: Victim
+    latents: Tensor
+    clean: Tensor
+    quantise: Quantiser
+
+    @cached_property
+    def symbols(self) -> Tensor:
+        """The latents quantised."""
+        return self.victim.quantise(self.latents, self.quantise)
+
+    @cached_property
+    def x_hat(self) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1]."""
+        return self.victim.synthesise(self.symbols, *self.clean.shape[2:]).clamp(0, 1)
+
+    @cached_property
+    def bpp(self) -> Tensor:
+        """Bits per pixel (B,)."""
+        return self.victim.bits(self.latents, self.symbols, self.quantise) / self.clean[0, 0].numel()
+
+    @cached_property
+    def mse(self) -> Tensor:
+        """MSE (B,) to the clean pictures."""
+        return (self.x_hat - self.clean).square().mean((1, 2, 3))
 
 
 def unrounded(latents: Tensor) -> Tensor:
@@ -105,11 +145,11 @@ def unrounded(latents: Tensor) -> Tensor:
     return latents
 
 
-def code(victim: Victim, adversarial: Tensor, clean: Tensor, quantise: Quantiser = round_straight_through) -> Figures:
+def decibels(mse: Tensor) -> Tensor:
+    """PSNR (B,) in dB of an MSE (B,)."""
+    return -10 * mse.log10()
+
+
+def code(victim: Victim, adversarial: Tensor, clean: Tensor, quantise: Quantiser = round_straight_through) -> Coded:
     """Code pictures (B, 3, H, W); with the default quantiser the figures are those of the real codec's estimate."""
-    latents = victim.analyse(adversarial)
-    height, width = clean.shape[2:]
-    symbols = victim.quantise(latents, quantise)
-    x_hat = victim.synthesise(symbols, height, width).clamp(0, 1)
-    bpp = victim.bits(latents, symbols, quantise) / (height * width)
-    return Figures(x_hat, bpp, (x_hat - clean).square().mean((1, 2, 3)))
+    return Coded(victim, victim.analyse(adversarial), clean, quantise)

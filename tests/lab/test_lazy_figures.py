@@ -1,0 +1,79 @@
+"""A search pays only for the figures that it needs, and finds the same noise as one that computes all of them."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from robustcodec.bundle import Bundle
+from robustcodec.lab.attacks import METHODS, Attack, Target, Threat, adaptive, switching
+from robustcodec.lab.attacks.problem import Problem
+from robustcodec.lab.attacks.victim import HyperVictim, code
+from robustcodec.lab.checkpoints import network_of, weights_of_bundle
+from robustcodec.lab.networks import Quantiser
+
+STEPS = 24
+
+
+class Counting(HyperVictim):
+    """Counts how often each half is asked for."""
+
+    pictures = 0
+    rates = 0
+
+    def synthesise(self, symbols: Tensor, height: int, width: int) -> Tensor:
+        self.pictures += 1
+        return super().synthesise(symbols, height, width)
+
+    def bits(self, latents: Tensor, symbols: Tensor, quantise: Quantiser) -> Tensor:
+        self.rates += 1
+        return super().bits(latents, symbols, quantise)
+
+
+def problem_of(bundle: Bundle, threat: Threat, pictures: int) -> tuple[Problem, Counting]:
+    victim = Counting(network_of(weights_of_bundle(bundle), bundle.id), 0.5)
+    x = torch.rand(pictures, 3, 32, 48, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        clean = code(victim, x, x)
+    generator = torch.Generator().manual_seed(2)
+    return Problem(victim, victim, x, threat, 5e-4, clean, generator), victim
+
+
+def everything(first: Tensor, one: Callable[[], Tensor], other: Callable[[], Tensor]) -> Tensor:
+    return torch.where(first, one(), other())
+
+
+@pytest.mark.parametrize("pictures", [1, 3])
+@pytest.mark.parametrize("threat", [Threat(target, bounded) for target in Target for bounded in (True, False)], ids=str)
+@pytest.mark.parametrize("method", ["paper", "ma2023", "strong"])
+def test_what_is_left_out_changes_nothing(
+    method: str, threat: Threat, pictures: int, tiny: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found() -> Tensor:
+        attack = Attack(threat=threat, method=method, steps=STEPS)
+        return METHODS[method](attack).search(problem_of(tiny, threat, pictures)[0], lambda step, score: None)
+
+    lean = found()
+    monkeypatch.setattr(switching, "switch", everything)
+    monkeypatch.setattr(adaptive, "switch", everything)
+    assert torch.equal(lean, found())
+
+
+def test_figures_are_computed_when_they_are_asked_for(tiny: Bundle) -> None:
+    problem, victim = problem_of(tiny, Threat(Target.PSNR), 1)
+    figures = problem.code(torch.zeros_like(problem.x), torch.round)
+    assert (victim.pictures, victim.rates) == (0, 0)
+    assert figures.mse is figures.mse
+    assert (victim.pictures, victim.rates) == (1, 0)
+    assert figures.bpp is figures.bpp
+    assert (victim.pictures, victim.rates) == (1, 1)
+
+
+def test_steps_outside_the_budget_make_no_picture(tiny: Bundle) -> None:
+    """On PSNR they mend the rate; the other attacks, which keep to the budget or to no bound, need one figure."""
+    for method, most in (("paper", 0.8 * STEPS), ("ma2023", STEPS), ("pgd", STEPS + 1)):
+        problem, victim = problem_of(tiny, Threat(Target.PSNR, bounded=method == "paper"), 1)
+        METHODS[method](Attack(threat=problem.threat, method=method, steps=STEPS)).search(problem, lambda *_: None)
+        assert victim.pictures <= most + 2, method
+        assert (victim.rates == 0) == (method != "paper")
