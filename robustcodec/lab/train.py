@@ -96,7 +96,8 @@ def _train(
         raise TrainingError(f"{run.folder} has settings but no state; delete it and begin again")
     loss = _loss(run, settings)
     network = network.to(default_device())
-    return fit(run, settings.recipe, state, network, loss, pool, crops, report, stop=stop, team=team)
+    done = fit(run, settings.recipe, state, network, loss, pool, crops, report, stop=stop, team=team)
+    return team.agree(done)  # by when the first has written the last state, which others may go on to read
 
 
 def _loss(run: Run, settings: Settings) -> Loss:

@@ -10,10 +10,12 @@ import torch
 from regenerate import sample
 from torch import distributed
 
+from robustcodec.bundle import open_bundle
 from robustcodec.errors import TrainingError
 from robustcodec.images import Picture, write_picture
 from robustcodec.lab.adversaries import adversary_of
 from robustcodec.lab.data import Pool
+from robustcodec.lab.hardening_recipes import Plan
 from robustcodec.lab.losses import Part
 from robustcodec.lab.networks import Hyper
 from robustcodec.lab.recipe import Hardening, Method, Phase, Recipe
@@ -92,6 +94,45 @@ def test_two_processes_train_what_one_does(hardening: Hardening | None, tmp_path
     start = torch.cat([tensor.flatten() for tensor in before.weights.values()])
     difference = start - torch.cat([tensor.flatten() for tensor in after.weights.values()])
     assert float(difference.norm() / start.norm()) < 1e-5
+
+
+@pytest.mark.skipif(not distributed.is_available() or not distributed.is_gloo_available(), reason="needs gloo")
+def test_two_processes_harden_in_two_stages(tmp_path: Path, tiny_path: Path) -> None:
+    """The second stage reads what the first process wrote last in the first stage, however long that takes it."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "0.png").write_bytes(write_picture(Picture(pixels=sample(96, 80, 0)), "PNG"))
+    short = dataclasses.replace(RECIPE, steps=2)
+    plan = Plan(
+        teacher=dataclasses.replace(short, hardening=Hardening(method=Method.TEACHER, teacher_smooth=1e-3)),
+        student=dataclasses.replace(short, hardening=Hardening(method=Method.DISTILLED, psnr_share=0.5, psnr_steps=1)),
+    )
+    (tmp_path / "plan.json").write_text(plan.to_json())
+    (tmp_path / "slow.py").write_text(SLOW)
+    options = ["--data", folder, "--init", tiny_path, "--recipe", tmp_path / "plan.json", "--measure", "none"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, tmp_path / "slow.py", "harden", *options, "-o", tmp_path / "run"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("wrote ") == 1
+    assert open_bundle(tmp_path / "run" / "model").manifest.variant == "robust"
+
+
+SLOW = """
+import time
+from robustcodec.cli import app
+from robustcodec.lab.runs import Run
+
+save = Run.save
+
+def slow(run, state):
+    time.sleep(1)
+    save(run, state)
+
+Run.save = slow
+app()
+"""
+"""The command line on a disk that takes a second for a state."""
 
 
 def one_report(run: Run) -> int:
