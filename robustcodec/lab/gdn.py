@@ -87,8 +87,8 @@ def _gradients(
         block, block_norm = values[rows], norm[rows]
         direct = arriving[rows] * _power(block_norm, exponent)
         reduced = (direct * block).div_(block_norm)
-        if ceiling is not None:
-            reduced *= block_norm < ceiling
+        if ceiling is not None:  # a factor of type bool would be converted, which takes six times as long
+            reduced *= torch.lt(block_norm, ceiling, out=torch.empty_like(reduced))
         torch.addcmul(direct, block, reduced @ signed, out=result[rows])
         if of_parameters:
             beta_grad = beta_grad + reduced.sum(0)
