@@ -239,6 +239,9 @@ def test_a_surrogate_is_crafted_on_and_the_model_measured(here: Path, tiny: Bund
     assert (own["surrogate"], other["surrogate"], other["model"]) == (None, "cousin", "hyper-tiny")
     assert own["before"] == other["before"]
     assert Path("own.png").read_bytes() != Path("other.png").read_bytes()
+    cheng = Path(__file__).parent / "data" / "tiny" / "cheng-tiny"
+    across = json.loads(attack(*options, "-o", "across.png", "--surrogate", str(cheng)).stdout)
+    assert (across["surrogate"], across["before"]) == ("cheng-tiny", own["before"])
 
     save_file({"g_a.0.conv.weight": np.zeros((8, 3, 5, 5), np.float32)}, "cheng.safetensors")
     assert refusal("a.png", "--surrogate", "cheng.safetensors") == (

@@ -133,8 +133,9 @@ def _steps_did_not_help(batches: Sequence[_Batch]) -> Iterator[str]:
     for few, many in _pairs(batches, ["steps"]):
         if few.attack.steps < many.attack.steps and few.climbs:
             found = _strengths(few, many)
-            if found and found[1] < found[0]:
-                yield f"{many.title}, is weaker than with {few.attack.steps} steps ({found[1]:.4g}, {found[0]:.4g})"
+            if found and found[1] <= found[0]:
+                fewer = few.attack.steps
+                yield f"{many.title}, is no stronger than with {fewer} steps ({found[1]:.4g}, {found[0]:.4g})"
     for batch in batches:
         if not batch.climbs:
             continue

@@ -47,12 +47,10 @@ def curves_of(parts: Sequence[Section]) -> list[Curve]:
 
 def compressai_json(curve: Curve) -> tuple[str, str]:
     """Name and content of a file that `python -m compressai.utils.plot` reads."""
-    attack = f"{curve.attack.label}, {budget(curve.attack)}" if curve.attack else "clean"
-    crop = f", centre crops of {curve.crop}" if curve.crop else ""
     psnr, ms_ssim = curve.means("psnr"), curve.means("ms_ssim")
     document = {
         "name": curve.title,
-        "description": f"{curve.data}{crop}, {attack}; real files; PSNR(x, x_hat*), means over the pictures",
+        "description": f"{_conditions(curve)}; real files; PSNR(x, x_hat*), means over the pictures",
         "results": {
             "bpp": curve.means("bpp"),
             "psnr": psnr,
@@ -74,16 +72,16 @@ def rate_table(curves: Sequence[Curve]) -> Table | None:
 
     Curves need four qualities, and a PSNR that rises with the rate.
     """
+    places: dict[tuple[str, int | None, Assault | None], list[Curve]] = {}
+    for curve in curves:
+        places.setdefault((curve.data, curve.crop, curve.attack), []).append(curve)
     rows = []
-    for attack in dict.fromkeys(curve.attack for curve in curves):
-        same = [curve for curve in curves if curve.attack == attack]
-        for curve in same[1:]:
-            if (curve.data, curve.crop) == (same[0].data, same[0].crop):
-                rate = bd_rate(same[0], curve)
-                if rate is not None:
-                    what = f"{attack.label}, {budget(attack)}" if attack else "clean"
-                    rows.append((what, curve.line.title, same[0].line.title, f"{rate:+.1f} %"))
-    header = ("", "model", "against", "rate at equal PSNR(x, x̂*)")
+    for first, *others in places.values():
+        for curve in others:
+            rate = bd_rate(first, curve)
+            if rate is not None:
+                rows.append((_conditions(curve), curve.line.title, first.line.title, f"{rate:+.1f} %"))
+    header = ("set and attack", "model", "against", "rate at equal PSNR(x, x̂*)")
     return Table("Bjøntegaard rates (Akima, bjontegaard package)", header, tuple(rows)) if rows else None
 
 
@@ -110,6 +108,13 @@ def bd_rate(anchor: Curve, curve: Curve) -> float | None:
             require_matching_points=False,
         )
     return float(rate)
+
+
+def _conditions(curve: Curve) -> str:
+    """Say what a curve was measured on, and under which attack."""
+    crop = f", centre crops of {curve.crop}" if curve.crop else ""
+    attack = f"{curve.attack.label}, {budget(curve.attack)}" if curve.attack else "clean"
+    return f"{curve.data}{crop}, {attack}"
 
 
 def _rises(values: Sequence[float]) -> bool:

@@ -22,6 +22,8 @@ FIGURES: dict[str, Figure] = {
     "worst_block": lambda row: row.figures.worst_block,
     "gain": lambda row: row.figures.gain,
     "score_change": lambda row: row.figures.score_change,
+    "gradient_zero": lambda row: row.crafting.zero if row.crafting else None,
+    "gradient_not_finite": lambda row: row.crafting.not_finite if row.crafting else None,
 }
 """What is averaged, by its name in summary.csv."""
 
