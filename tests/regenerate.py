@@ -70,7 +70,7 @@ def train_tiny(folder: Path, scratch: Path, arch: str = "hyper", steps: int = 50
     """Train a network of 8/12 or 8 channels for seconds and export it as a bundle."""
     import torch
 
-    from robustcodec.lab.architectures import make_network, start
+    from robustcodec.lab.architectures import make_network
     from robustcodec.lab.data import Pool, centre_crops
     from robustcodec.lab.export import export
     from robustcodec.lab.losses import rate_distortion
@@ -96,7 +96,7 @@ def train_tiny(folder: Path, scratch: Path, arch: str = "hyper", steps: int = 50
     torch.manual_seed(0)
     network = make_network(arch, recipe.channels)
     generator = torch.Generator().manual_seed(0)
-    start(network, pool.draw(64, 64, generator), generator)
+    network.start(pool.draw(64, 64, generator), generator)
     weights = network.state_dict()
     run = Run(scratch / "run")
     state = State(0, 0.0, cpu_copy(weights), cpu_copy(weights), {})

@@ -182,6 +182,7 @@ def _choose_recipe(
     """The recipe that the options ask for: a file or the default, with what else was said put into it."""
     from robustcodec.graphs import SIZES
     from robustcodec.lab import recipe as recipes
+    from robustcodec.lab.architectures import adapted
 
     if quality is not None and qualities is not None:
         raise UsageError("--quality and --qualities exclude each other; give one of them")
@@ -200,7 +201,7 @@ def _choose_recipe(
     else:
         chosen = (recipes.continued if continues else recipes.from_start)(_STEPS)
     if arch is not None and file is None:
-        chosen = recipes.adapted(chosen, arch, SIZES[arch][0])
+        chosen = adapted(chosen, arch, SIZES[arch][0])
     if file is not None and arch not in (None, chosen.arch):
         raise UsageError(
             f"the recipe is for {chosen.arch}, not for {arch}; leave out --arch, or write it into the recipe"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from robustcodec.errors import TrainingError
+from robustcodec.lab.architectures import adapted
 from robustcodec.lab.precision import Precision
 from robustcodec.lab.recipe import Attacker, Hardening, Method, Phase, Recipe
 
@@ -125,7 +126,7 @@ def fitted(plan: Plan, arch: str, channels: tuple[int, int], qualities: tuple[fl
     low, high = qualities
     return Plan(
         **{
-            name: dataclasses.replace(recipe, arch=arch, channels=channels, quality_low=low, quality_high=high)
+            name: dataclasses.replace(adapted(recipe, arch, channels), quality_low=low, quality_high=high)
             for name, recipe in plan.stages()
         }
     )

@@ -26,9 +26,9 @@ from torch import Tensor
 from robustcodec.errors import MissingExtra, UsageError
 from robustcodec.files import write_output
 from robustcodec.graphs import UNLIMITED
+from robustcodec.lab.architectures import kind_of
 from robustcodec.lab.checkpoints import Announce, network_of
-from robustcodec.lab.cheng import Cheng
-from robustcodec.lab.networks import LIMIT, Hyper
+from robustcodec.lab.networks import LIMIT
 
 Weights = Mapping[str, Tensor]
 
@@ -58,13 +58,13 @@ def compressai_model(weights: Weights, step: float) -> Any:
         with warnings.catch_warnings():
             # torch deprecates what compressai does while it is imported
             warnings.simplefilter("ignore")
-            from compressai.models import Cheng2020Anchor, ScaleHyperprior
+            from compressai import models
     except ImportError as error:
         raise MissingExtra(
             "this needs CompressAI, which has releases for Python up to 3.12; install it with: "
             "pip install 'robustcodec[lab]'"
         ) from error
-    model = Cheng2020Anchor(network.n) if network.arch == Cheng.arch else ScaleHyperprior(network.n, network.m)
+    model = network.in_compressai(models)
     # what ours lacks are constants that it has made itself, and tables that update() makes
     known = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(LIMIT)}
     model.load_state_dict({**model.state_dict(), **fold_step(known, step)})
@@ -72,26 +72,13 @@ def compressai_model(weights: Weights, step: float) -> Any:
     return model
 
 
-_DIVIDED = {
-    Hyper.arch: ("g_a.6", "h_s.4"),
-    Cheng.arch: ("g_a.6", "entropy_parameters.4", "g_s.0.conv2"),
-}
-"""Layers whose weights and biases are divided by the step."""
-
-_MULTIPLIED = {
-    Hyper.arch: ("h_a.0", "g_s.0"),
-    Cheng.arch: ("h_a.0", "context_prediction", "g_s.0.conv1", "g_s.1.subpel_conv.0", "g_s.1.upsample.0"),
-}
-"""Layers whose weights are multiplied by it."""
-
-
 def fold_step(weights: Weights, step: float) -> dict[str, Tensor]:
     """Give a state dict that does at step 1 what `weights` does at `step`, but for the unit of y."""
     if not step > 0:
         raise ValueError(f"a quantisation step of {step}")
-    arch = Cheng.arch if Cheng.SIGNS[0] in weights else Hyper.arch
-    divided = [f"{layer}.{part}" for layer in _DIVIDED[arch] for part in ("weight", "bias")]
-    multiplied = [f"{layer}.weight" for layer in _MULTIPLIED[arch]]
+    kind = kind_of(weights, "the network")
+    divided = [f"{layer}.{part}" for layer in kind.DIVIDED for part in ("weight", "bias")]
+    multiplied = [f"{layer}.weight" for layer in kind.MULTIPLIED]
     return {
         **weights,
         **{name: weights[name] / step for name in divided},

@@ -9,10 +9,13 @@ g_a analysis, g_s synthesis, h_a hyper analysis, h_s hyper synthesis, y latents,
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from robustcodec.errors import TrainingError
 from robustcodec.graphs import UNLIMITED
 from robustcodec.lab.entropy_models import FactorizedPrior, escaped, gaussian_bits, lower_bound
 from robustcodec.lab.gdn import normalise
@@ -138,6 +141,12 @@ class Network(nn.Module):
     arch: str
     SIGNS: tuple[str, str]
     """Parameters by which a state dict is known to be for this architecture; their first sides are N and M."""
+    RATE_SHARE = 1.0
+    """Learning rates, in terms of hyper's."""
+    DIVIDED: tuple[str, ...]
+    """Layers whose weights and biases a network without a quantisation step has divided by it; see `interop`."""
+    MULTIPLIED: tuple[str, ...]
+    """Layers whose weights it has multiplied by it."""
     stride = 64
     g_a: nn.Sequential
     g_s: nn.Sequential
@@ -168,6 +177,23 @@ class Network(nn.Module):
 
     def gaussians(self, z_hat: Tensor, y_hat: Tensor) -> tuple[Tensor, Tensor]:
         """Give means and scales of y, (B, M, h, w) or one for all, by what z_hat and earlier elements of y_hat say."""
+        raise NotImplementedError
+
+    def start(self, crops: Tensor, generator: torch.Generator) -> None:
+        """Set the weights to an orthonormal start measured on crops (B, 3, H, W) in [0, 1]."""
+        raise NotImplementedError
+
+    def start_from(self, trained: "Network", crops: Callable[[int], Tensor], generator: torch.Generator) -> None:
+        """Set the weights from a trained network of another architecture, measured on as many crops as are asked for.
+
+        Raises TrainingError where that cannot be.
+        """
+        raise TrainingError(
+            f"a {self.arch} network cannot begin with a {trained.arch} network; give weights of {self.arch}"
+        )
+
+    def in_compressai(self, models: ModuleType) -> Any:
+        """Make CompressAI's network of this architecture and size, of its module `compressai.models`."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, step: Tensor, rate: Quantiser, distortion: Quantiser) -> Coded:
@@ -227,6 +253,8 @@ class Hyper(Network):
 
     arch = "hyper"
     SIGNS = ("g_a.0.weight", "g_a.6.weight")
+    DIVIDED = ("g_a.6", "h_s.4")
+    MULTIPLIED = ("h_a.0", "g_s.0")
 
     def __init__(self, n: int = 128, m: int = 192) -> None:
         super().__init__(n, m)
@@ -251,6 +279,16 @@ class Hyper(Network):
         """Give a mean of zero for all, and the scales that z_hat says."""
         scales: Tensor = self.h_s(z_hat)[:, :, : y_hat.shape[2], : y_hat.shape[3]]
         return torch.zeros((), device=y_hat.device), scales
+
+    def start(self, crops: Tensor, generator: torch.Generator) -> None:
+        """Begin as the principal components of 2x2 blocks, stage by stage."""
+        from robustcodec.lab.start import orthonormal_start
+
+        orthonormal_start(self, crops, generator)
+
+    def in_compressai(self, models: ModuleType) -> Any:
+        """Make a ScaleHyperprior."""
+        return models.ScaleHyperprior(self.n, self.m)
 
 
 def in_own_type(layer: nn.Module, values: Tensor) -> Tensor:

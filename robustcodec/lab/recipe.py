@@ -319,19 +319,6 @@ def continued(steps: int) -> Recipe:
     )
 
 
-def adapted(recipe: Recipe, arch: str, channels: tuple[int, int]) -> Recipe:
-    """Fit one of the recipes above to an architecture; residual networks learn at a fifth of the rate.
-
-    Many layers deep they are next to the identity, and steps of 2e-4 already cost a start 2.7 dB within 20 steps.
-    """
-    share = 0.2 if arch == "cheng" else 1.0
-    phases = tuple(
-        dataclasses.replace(phase, rate_from=share * phase.rate_from, rate_to=share * phase.rate_to)
-        for phase in recipe.phases
-    )
-    return dataclasses.replace(recipe, arch=arch, channels=channels, phases=phases)
-
-
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:  # not true of NaN either
         raise TrainingError(f"{name} must lie between {low:g} and {high:g}, not {value:g}")

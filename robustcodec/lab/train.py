@@ -14,7 +14,7 @@ from torch import Tensor
 from robustcodec.errors import TrainingError
 from robustcodec.graphs import check_size
 from robustcodec.lab import limits
-from robustcodec.lab.architectures import make_network, start, start_from, untrained
+from robustcodec.lab.architectures import make_network, untrained
 from robustcodec.lab.checkpoints import fill, load_weights, network_of
 from robustcodec.lab.data import Pool, centre_crops, picture_files, read_pictures
 from robustcodec.lab.hardening import loss_of, needs_teacher
@@ -168,7 +168,7 @@ def _begin(
     elif recipe.start is Start.ORTHONORMAL:  # a conventional start is what the network was made with
         announce("measuring the orthonormal start")
         generator = torch.Generator().manual_seed(recipe.seed)
-        start(network, _draw(pool, _START_CROPS, recipe, generator), generator)
+        network.start(_draw(pool, _START_CROPS, recipe, generator), generator)
     if recipe.hardening is not None and recipe.hardening.gain_quantile is not None:
         generator = torch.Generator().manual_seed(recipe.seed)
         crops = _draw(pool, limits.CROPS, recipe, generator)
@@ -193,7 +193,7 @@ def _begin_with(network: Network, source: Path, recipe: Recipe, pool: Pool, anno
     fill(trained, weights, str(source), announce)
     announce(f"fitting {network.arch} to what {trained.arch} does")
     generator = torch.Generator().manual_seed(recipe.seed)
-    start_from(network, trained, lambda count: _draw(pool, count, recipe, generator), generator)
+    network.start_from(trained, lambda count: _draw(pool, count, recipe, generator), generator)
 
 
 def _draw(pool: Pool, count: int, recipe: Recipe, generator: torch.Generator) -> Tensor:

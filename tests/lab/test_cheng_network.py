@@ -23,7 +23,7 @@ from robustcodec.container import unpack  # noqa: E402
 from robustcodec.errors import TrainingError  # noqa: E402
 from robustcodec.images import Picture  # noqa: E402
 from robustcodec.lab import transplant  # noqa: E402
-from robustcodec.lab.architectures import make_network, start, start_from  # noqa: E402
+from robustcodec.lab.architectures import make_network  # noqa: E402
 from robustcodec.lab.checkpoints import load_weights, network_of, weights_of_bundle  # noqa: E402
 from robustcodec.lab.cheng import Cheng  # noqa: E402
 from robustcodec.lab.export import SCALES, export  # noqa: E402
@@ -49,7 +49,7 @@ def network(make_sample: Sample) -> Network:
     """A network with every parameter a little random, so that no error of place can hide behind a zero."""
     torch.manual_seed(6)
     network = make_network("cheng", (8, 8)).requires_grad_(False)
-    start(network, crops_of(make_sample, *range(20, 36)), seeded(1))
+    network.start(crops_of(make_sample, *range(20, 36)), seeded(1))
     generator = seeded(7)
     for parameter in network.parameters():
         parameter.add_(0.05 * (parameter.abs().mean() + 0.05) * torch.randn(parameter.shape, generator=generator))
@@ -160,7 +160,7 @@ def test_the_start_codes_pictures_already(make_sample: Sample) -> None:
     crops = crops_of(make_sample, *range(20))
     torch.manual_seed(0)
     network = make_network("cheng", (32, 32))
-    start(network, crops[:16], seeded(1))
+    network.start(crops[:16], seeded(1))
     with torch.no_grad():
         coded = network(crops[16:], torch.ones(4), round_straight_through, round_straight_through)
     decibels = -10 * (coded.x_hat.clamp(0, 1) - crops[16:]).square().mean((1, 2, 3)).log10()
@@ -175,14 +175,14 @@ def test_a_transplant_does_what_the_trained_network_does(make_sample: Sample, mo
     crops = crops_of(make_sample, *range(28))
     torch.manual_seed(0)
     trained, network = make_network("hyper", (24, 24)), make_network("cheng", (24, 24))
-    start(trained, crops[:24], seeded(1))
+    trained.start(crops[:24], seeded(1))
     asked: list[int] = []
 
     def draw(count: int) -> Tensor:
         asked.append(count)
         return crops[:24]
 
-    start_from(network, trained, draw, seeded(2))
+    network.start_from(trained, draw, seeded(2))
     assert asked == [transplant.CROPS]
     with torch.no_grad():
         coded, expected = (
@@ -199,9 +199,12 @@ def test_a_transplant_does_what_the_trained_network_does(make_sample: Sample, mo
 
 
 def test_only_cheng_can_begin_with_another_architecture() -> None:
-    for network, trained in (("hyper", (8, 12)), ("cheng", (8, 8))), (("cheng", (8, 8)), ("hyper", (12, 12))):
-        with pytest.raises(TrainingError, match="only cheng can begin"):
-            start_from(make_network(*network), make_network(*trained), lambda _: torch.zeros(0), seeded(0))
+    for network, trained, wanted in (
+        (("hyper", (8, 12)), ("cheng", (8, 8)), "give weights of hyper"),
+        (("cheng", (8, 8)), ("hyper", (12, 12)), "or of hyper with as many channels inside"),
+    ):
+        with pytest.raises(TrainingError, match=wanted):
+            make_network(*network).start_from(make_network(*trained), lambda _: torch.zeros(0), seeded(0))
 
 
 # --- the bundle -----------------------------------------------------------------------------------------------

@@ -137,6 +137,6 @@ def test_what_is_no_network_leaves_no_file(tmp_path: Path) -> None:
 def test_without_compressai_it_says_what_to_install(
     network: Hyper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "compressai.models", None)
+    monkeypatch.setitem(sys.modules, "compressai", None)
     with pytest.raises(MissingExtra, match=r"robustcodec\[lab\]"):
         write_for_compressai(network.state_dict(), 1.0, tmp_path / "network.pt")

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from robustcodec.errors import TrainingError
-from robustcodec.lab.recipe import Phase, Precision, Recipe, Rounding, Start, Trained, adapted, continued, from_start
+from robustcodec.lab.architectures import adapted
+from robustcodec.lab.hardening_recipes import fast, fitted
+from robustcodec.lab.recipe import Phase, Precision, Recipe, Rounding, Start, Trained, continued, from_start
 
 
 @pytest.mark.parametrize("recipe", [from_start(1000), continued(17)])
@@ -88,3 +90,10 @@ def test_a_recipe_is_fitted_to_an_architecture() -> None:
     assert (recipe.arch, recipe.channels) == ("cheng", (128, 128))
     assert [phase.rate_to for phase in recipe.phases] == pytest.approx([2e-4, 2e-4, 1e-5, 0.0])
     assert adapted(from_start(100), "hyper", (128, 192)) == from_start(100)
+
+
+def test_hardening_is_fitted_to_an_architecture() -> None:
+    recipe, ours = fitted(fast(), "cheng", (128, 128), (1.0, 6.0)).student, fast().student
+    assert recipe is not None and ours is not None
+    assert (recipe.arch, recipe.quality_high) == ("cheng", 6.0)
+    assert recipe.at(recipe.steps // 2)[1] == pytest.approx(0.2 * ours.at(recipe.steps // 2)[1])
