@@ -350,8 +350,8 @@ def finite(value: float) -> float | None:
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     """The network alone first, whatever the guard says of it; then what the guard writes. Means over pictures."""
-    yield "| attack | N | noise, dB | alone: PSNR(x, x̂*) | PSNR(x*, x̂*) | bpp / clean | ok | guarded: PSNR(x, x̂*) | PSNR(x*, x̂*) | bpp / clean | ladder | tries |"  # noqa: E501
-    yield "|" + "---|" * 12
+    yield "| attack | N | noise, dB | clean: PSNR(x, x̂) | alone: PSNR(x, x̂*) | PSNR(x*, x̂*) | worst block | bpp / clean | ok | guarded: PSNR(x, x̂*) | PSNR(x*, x̂*) | worst block | bpp / clean | ladder | tries |"  # noqa: E501
+    yield "|" + "---|" * 15
     for attack in dict.fromkeys(each["attack"] for each in rows):
         own = [each for each in rows if each["attack"] == attack]
 
@@ -366,8 +366,9 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
         passed = sum(each["alone"]["status"] == "ok" for each in own)
         ladder = sum(each["guarded"]["rung"] is not None for each in own)
         yield (
-            f"| {attack} | {own[0]['steps']} | {mean('noise')} | {mean('alone', 'psnr')} | {mean('alone', 'own')} | "
-            f"{ratio('alone')} | {passed} of {len(own)} | {mean('guarded', 'psnr')} | {mean('guarded', 'own')} | "
+            f"| {attack} | {own[0]['steps']} | {mean('noise')} | {mean('clean', 'psnr')} | {mean('alone', 'psnr')} | "
+            f"{mean('alone', 'own')} | {mean('alone', 'own_worst')} | {ratio('alone')} | {passed} of {len(own)} | "
+            f"{mean('guarded', 'psnr')} | {mean('guarded', 'own')} | {mean('guarded', 'own_worst')} | "
             f"{ratio('guarded')} | {ladder} of {len(own)} | {mean('guarded', 'tries')} |"
         )
 
