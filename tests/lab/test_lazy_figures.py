@@ -1,6 +1,7 @@
 """A search pays only for the figures that it needs, and finds the same noise as one that computes all of them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -58,6 +59,18 @@ def test_what_is_left_out_changes_nothing(
     monkeypatch.setattr(switching, "switch", everything)
     monkeypatch.setattr(adaptive, "switch", everything)
     assert torch.equal(lean, found())
+
+
+@pytest.mark.parametrize("method", ["paper", "strong"])
+def test_latents_that_are_there_are_those_of_the_noise(method: str, tiny: Bundle) -> None:
+    """A guide that is not the victim itself leaves the victim to analyse what is found."""
+    attack = Attack(threat=Threat(Target.BPP), method=method, steps=STEPS)
+    found = []
+    for guided in (False, True):
+        problem, victim = problem_of(tiny, attack.threat, 3)
+        problem = replace(problem, guide=Counting(victim.network, victim.step)) if guided else problem
+        found.append(METHODS[method](attack).search(problem, lambda step, score: None))
+    assert torch.equal(*found)
 
 
 def test_figures_are_computed_when_they_are_asked_for(tiny: Bundle) -> None:

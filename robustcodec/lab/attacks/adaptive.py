@@ -12,7 +12,7 @@ from torch import Tensor
 from robustcodec.lab.attacks.budget import fit_l2
 from robustcodec.lab.attacks.problem import Best, Problem, Report, Watch, switch
 from robustcodec.lab.attacks.projected import Norm, ascend, direction
-from robustcodec.lab.attacks.victim import Figures
+from robustcodec.lab.attacks.victim import Coded, Figures
 from robustcodec.lab.networks import Quantiser
 
 _MOMENTUM = 0.25
@@ -75,7 +75,7 @@ class _Walk:
         return switch(excess > 0, lambda: -excess, lambda: self.watch.seen.score(figures))
 
     @torch.no_grad()
-    def judge(self, figures: Figures) -> None:
+    def judge(self, figures: Coded) -> None:
         """Note how good the present noise is."""
         self.violates = self.watch.seen.excess(figures) > 0
         self.improved |= self.watch.offer(self.noise, figures)

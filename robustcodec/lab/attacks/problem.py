@@ -114,7 +114,8 @@ class Watch:
     best: Best = field(init=False)
     window: Best = field(init=False)
     steps: int = field(init=False, default=0)
-    _plain: Figures = field(init=False)
+    _plain: Coded = field(init=False)
+    _latents: Tensor = field(init=False)
     _bpp: Tensor = field(init=False)
     _mse: Tensor = field(init=False)
 
@@ -125,10 +126,11 @@ class Watch:
         self._open()
         self._compare(self.real.clean)
 
-    def offer(self, noise: Tensor, figures: Figures, allowed: Tensor | None = None) -> Tensor:
+    def offer(self, noise: Tensor, figures: Coded, allowed: Tensor | None = None) -> Tensor:
         """Note a step; `allowed` (B,) tells which noises may be kept. Gives which pictures' best became better."""
         if allowed is None or bool(allowed.any()):  # else nobody need know the figures
             better = self.window.offer(noise, self.seen.score(figures), self.seen.excess(figures), allowed)
+            self._latents = torch.where(better.reshape(-1, 1, 1, 1), figures.latents.detach(), self._latents)
             if self.real.threat.bounded:
                 self._bpp = torch.where(better, figures.bpp.detach(), self._bpp)
                 self._mse = torch.where(better, figures.mse.detach(), self._mse)
@@ -138,19 +140,25 @@ class Watch:
     @torch.no_grad()
     def settle(self) -> Tensor:
         """Code the best of the last steps as it will be; gives which pictures' best became better."""
-        noise = self.window.noise
-        empty = bool(self.window.excess.isinf().all())
-        figures = self.real.clean if empty else self.real.code(noise, round_straight_through)
-        better = self.best.offer(noise, self.real.score(figures), self.real.excess(figures))
+        figures = self._coded()
+        better = self.best.offer(self.window.noise, self.real.score(figures), self.real.excess(figures))
         if self.real.threat.bounded:
             self._compare(figures)
         self._open()
         return better
 
+    def _coded(self) -> Figures:
+        real = self.real
+        if bool(self.window.excess.isinf().all()):
+            return real.clean
+        if real.guide is real.victim:  # which has analysed it already
+            return Coded(real.victim, self._latents, real.x, round_straight_through)
+        return real.code(self.window.noise, round_straight_through)
+
     def _open(self) -> None:
         """Begin a window with the clean pictures, and what the smooth codec makes of them."""
         self.window = Best.none(self.real.x)
-        self._bpp, self._mse = self._plain.bpp, self._plain.mse
+        self._bpp, self._mse, self._latents = self._plain.bpp, self._plain.mse, self._plain.latents
 
     def _compare(self, real: Figures) -> None:
         """Hold the smooth codec's figures of the window's best against the real ones."""

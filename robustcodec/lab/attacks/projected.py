@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robustcodec.lab.attacks.budget import energy, fit_l2, fit_linf
 from robustcodec.lab.attacks.problem import Best, Problem, Report
-from robustcodec.lab.attacks.victim import Figures, unrounded
+from robustcodec.lab.attacks.victim import Coded, Figures, unrounded
 from robustcodec.lab.networks import Quantiser
 
 
@@ -58,7 +58,7 @@ class Projected:
 
 def ascend(
     problem: Problem, noise: Tensor, quantise: Quantiser, aim: Callable[[Figures], Tensor]
-) -> tuple[Figures, Tensor]:
+) -> tuple[Coded, Tensor]:
     """Code the pictures with noise; give the figures and the gradient of `aim` with respect to noise."""
     noise = noise.detach().requires_grad_()
     figures = problem.sketch(noise, quantise)
