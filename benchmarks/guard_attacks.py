@@ -10,7 +10,7 @@ free        MSE(x, x_hat*), whatever the guard says
 distortion  MSE(x, x_hat*), as long as the guard says ok
 bits        bytes, as long as the guard says ok
 block       MSE(x*, x_hat*) of the worst block of 64 x 64, as long as the guard says ok
-force       whatever is most suspicious, with ever less noise: what the least noise is that takes the ladder
+force       whatever takes the ladder most surely, with ever less noise: what the least noise is that takes it
 refined     MSE(x, x_hat*) of latents that are refined (effort 1), through all steps of the refinement;
 blind       the same without it: through the analysis alone, and the attacked picture is refined afterwards
 
@@ -164,7 +164,7 @@ AIMS: dict[str, Aim] = {
     "distortion": lambda seen: seen.mse,
     "bits": lambda seen: seen.bpp,
     "block": lambda seen: seen.errors.max(),
-    "force": lambda seen: seen.margins.max(),
+    "force": lambda seen: seen.margins[:-1].max(),  # waste is a mere sign
 }
 
 
@@ -285,21 +285,22 @@ def crafted(subject: Subject, clean: Pixels, attack: str, steps: int) -> tuple[P
 
 
 def forced(subject: Subject, clean: Pixels, steps: int) -> tuple[Pixels, dict[str, Any]]:
-    """Give the picture with the least noise that the guard does not let pass, of all budgets and shares of them."""
+    """Give the picture with the least noise that takes the ladder, of all budgets and shares of them."""
 
-    def suspicion(pixels: Pixels) -> float:
-        return subject.look(pixels).verdict.suspicion or 0.0
+    def sure(_: Pixels, looked: guards.Guarded) -> float:
+        takes = set(looked.verdict.broken) - set(guards._SIGNS)
+        return looked.verdict.suspicion or 0.0 if takes else 0.0
 
     least, forces = clean, False
     for epsilon in LEAST:
-        found = climb(subject, clean, "force", epsilon, steps, lambda _, looked: looked.verdict.suspicion or 0.0)
-        if suspicion(found) <= 1:
+        found = climb(subject, clean, "force", epsilon, steps, sure)
+        if not sure(found, subject.look(found)):
             break
         least, forces = found, True
         noise = tensor(found) - tensor(clean)
         for share in SHARES:
             less = levels(float(share) * noise, tensor(clean), epsilon)
-            if suspicion(less) <= 1:
+            if not sure(less, subject.look(less)):
                 break
             least = less
     return least, {"forces": forces}
