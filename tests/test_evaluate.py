@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from robustcodec.cli import app
-from robustcodec.errors import MissingExtra, UsageError
+from robustcodec.errors import MissingExtra, ModelNotFound, UsageError
 from robustcodec.images import Picture, write_picture
 
 Pixels = NDArray[np.uint8]
@@ -97,6 +97,16 @@ def test_an_evaluation_goes_on_where_it_was(tmp_path: Path, data: Path, tiny_pat
     assert lines(tmp_path)[:3] == whole[:3]
     run(*command)
     assert len(lines(tmp_path)) == len(whole)
+
+
+def test_a_model_is_named_by_its_architecture(
+    tmp_path: Path, data: Path, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROBUSTCODEC_MODELS", str(tiny_path.parent))
+    run("--data", str(data), "--arch", "cheng", "--models", "hyper-tiny", "--attacks", "none", "-o", str(tmp_path))
+    assert sorted({str(row["model"]) for row in lines(tmp_path)}) == ["cheng-tiny", "hyper-tiny"]
+    with pytest.raises(ModelNotFound, match="'cheng' and variant 'teacher'"):
+        run("--data", str(data), "--arch", "cheng", "--variant", "teacher", "-o", str(tmp_path))
 
 
 def test_shards_make_up_the_whole(tmp_path: Path, data: Path, tiny_path: Path) -> None:

@@ -66,8 +66,8 @@ def attack(
     epsilon: Annotated[float, typer.Option(help="Budget: mean square of the noise on [0, 1].")] = 5e-4,
     quality: Annotated[float, typer.Option("-q", "--quality", help="Quality to encode at, 1 to 6.")] = 4.0,
     model: options.Model = None,
-    arch: Annotated[str | None, typer.Option(help="Architecture of the model: hyper or cheng.")] = None,
-    variant: Annotated[str | None, typer.Option(help="Variant of the model: robust, base and others.")] = None,
+    arch: options.Arch = None,
+    variant: options.Variant = None,
     surrogate: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Craft on this model or checkpoint, measure on the other.")
     ] = None,

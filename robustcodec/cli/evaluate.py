@@ -31,6 +31,8 @@ def evaluate(
     models: Annotated[
         str, typer.Option(metavar="A,B,...", help="Models, and jpeg, jpeg2000, webp, avif, heic or jxl beside one.")
     ] = "",
+    arch: options.Arch = None,
+    variant: options.Variant = None,
     attacks: Annotated[
         str, typer.Option(metavar="LIST", help="psnr, bpp, METHOD:psnr, METHOD:bpp, -free behind it; or none.")
     ] = "psnr,bpp",
@@ -65,8 +67,9 @@ def evaluate(
       robustcodec evaluate --recheck results --models path/to/my-model
     """
     console = Console(quiet=quiet)
+    names = _names(models, arch, variant)
     if recheck is not None:
-        _recheck(recheck, _names(models), threads, match, seed, console)
+        _recheck(recheck, names, threads, match, seed, console)
         return
     if output is None:
         raise UsageError("name a folder of results with -o, or one to check again with --recheck")
@@ -96,7 +99,7 @@ def evaluate(
         )
         grid = Grid(
             groups=groups_of(data, crop),
-            contenders=open_contenders(_names(models), match, threads),
+            contenders=open_contenders(names, match, threads),
             attacks=wanted,
             qualities=_qualities(quality),
             surrogate=open_source(surrogate) if surrogate is not None else None,
@@ -113,7 +116,7 @@ def evaluate(
     if report:
         from robustcodec.lab.evaluation.outputs import write_report
 
-        at_hand = _at_hand(_names(models) or list(dict.fromkeys(row.model for row in rows)), match, threads)
+        at_hand = _at_hand(names or list(dict.fromkeys(row.model for row in rows)), match, threads)
         console.note(f"wrote {write_report(output, rows, warned, at_hand, paper=reference == 'paper')}")
     for warning in warned:
         console.note(f"warning {warning}")
@@ -163,8 +166,12 @@ def _methods(attacks: str) -> Sequence[str]:
     return tuple(METHODS)
 
 
-def _names(models: str) -> list[str]:
-    return [name.strip() for name in models.split(",") if name.strip()]
+def _names(models: str, arch: str | None, variant: str | None) -> list[str]:
+    """Names of what is measured: first the model of an architecture and a variant, if one is asked for by these."""
+    from robustcodec.bundle import find
+
+    found = [str(find(architecture=arch, variant=variant).path)] if arch or variant else []
+    return [*found, *(name.strip() for name in models.split(",") if name.strip())]
 
 
 def _qualities(text: str) -> list[float]:

@@ -50,8 +50,10 @@ def harden(
     ] = None,
     init: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Id, run, bundle or checkpoint to harden [default: hyper-base]."),
+        typer.Option(metavar="MODEL", help="Id, run, bundle or checkpoint to harden [default: base, of --arch]."),
     ] = None,
+    arch: options.Arch = None,
+    variant: options.Variant = None,
     recipe: Annotated[
         str, typer.Option(metavar="RECIPE", help="fast, paper, or a file that --dry-run has printed.")
     ] = "fast",
@@ -65,6 +67,7 @@ def harden(
     smooth: Annotated[float | None, typer.Option(help="Weight of smooth_loss in stage II.")] = None,
     hours: Annotated[float | None, typer.Option(min=0.0, help="Train for so long (measured as steps).")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Train each stage for so many steps.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of each stage's crops, noise and qualities.")] = None,
     j_limit: Annotated[
         float, typer.Option("--j-limit", min=0.0, help="Clean J that the result may have, in terms of the start's.")
     ] = 1.04,
@@ -103,7 +106,7 @@ def harden(
     from robustcodec.lab.hardening_request import Request
 
     console = Console(quiet=quiet, json=False)
-    source = find_weights(init)
+    source = find_weights(init, arch, variant)
     plan = _only(_plan(recipe, method, data, validation), stage)
     if recipe in _NAMED:
         plan = fitted(plan, *network_in(load_weights(source), source), qualities_of(source))
@@ -114,6 +117,7 @@ def harden(
         rate=rate,
         smooth=smooth,
         steps=steps,
+        seed=seed,
     )
     request = Request(
         run=run,

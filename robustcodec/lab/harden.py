@@ -19,7 +19,7 @@ from torch import Tensor
 
 from robustcodec import bundle
 from robustcodec.bundle import ANALYSIS, ENTROPY, LAB, MANIFEST, SYNTHESIS, Bundle, manifest_document, write_bundle
-from robustcodec.errors import ModelNotFound, TrainingError
+from robustcodec.errors import ModelNotFound, TrainingError, UsageError
 from robustcodec.lab.checkpoints import load_weights, network_of
 from robustcodec.lab.choice import Choice, choose, strong_gain
 from robustcodec.lab.data import Pool, picture_files, read_pictures, reduced
@@ -214,10 +214,15 @@ def _start(request: Request, training: Sequence[Path], group: Group, announce: A
     ).bundle
 
 
-def find_weights(name: str | None) -> Path:
-    """Where the weights to harden are: an installed model's id or fingerprint, a path, or the ordinary hyper model."""
+def find_weights(name: str | None, arch: str | None = None, variant: str | None = None) -> Path:
+    """Where the weights to harden are: an installed model's id or fingerprint, a path, or the ordinary hyper model.
+
+    Without a name an architecture or a variant asks for another model. Raises UsageError, ModelError.
+    """
     if name is None:
-        return bundle.find(architecture="hyper", variant="base").path
+        return bundle.find(architecture=arch, variant=variant or "base").path
+    if arch or variant:
+        raise UsageError("weights to harden are named by --init or by --arch and --variant; give one of the two")
     if os.sep not in name:
         try:
             return bundle.find(name).path

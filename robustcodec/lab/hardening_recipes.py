@@ -140,6 +140,7 @@ def with_options(
     rate: float | None = None,
     smooth: float | None = None,
     steps: int | None = None,
+    seed: int | None = None,
 ) -> Plan:
     """Put what was asked for into a plan; None leaves a value as it is.
 
@@ -156,6 +157,7 @@ def with_options(
         changed[name] = dataclasses.replace(
             recipe,
             steps=recipe.steps if steps is None else steps,
+            seed=recipe.seed if seed is None else seed,
             hardening=dataclasses.replace(recipe.hardening, **own),
         )
     unused = sorted(set(options) - used)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import Result
-from regenerate import TINY, sample
+from regenerate import CHENG, TINY, sample
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -174,7 +174,7 @@ def test_a_wrong_plan_is_refused(tmp_path: Path) -> None:
 
 
 def test_options_reach_the_stages_that_use_them() -> None:
-    plan = with_options(recipes.paper(10), epsilon=1e-3, teacher_smooth=0.5, rate=0.25, smooth=0.125, steps=7)
+    plan = with_options(recipes.paper(10), epsilon=1e-3, teacher_smooth=0.5, rate=0.25, smooth=0.125, steps=7, seed=3)
     assert plan.teacher is not None and plan.student is not None
     assert plan.teacher.hardening is not None and plan.student.hardening is not None
     assert plan.teacher.hardening.teacher_smooth == 0.5
@@ -184,6 +184,7 @@ def test_options_reach_the_stages_that_use_them() -> None:
         0.125,
     )
     assert plan.teacher.steps == plan.student.steps == 7
+    assert plan.teacher.seed == plan.student.seed == 3
     assert with_options(recipes.fast()) == recipes.fast()
     with pytest.raises(TrainingError, match="no stage that is to run uses teacher_smooth"):
         with_options(recipes.fast(), teacher_smooth=0.1)
@@ -195,11 +196,28 @@ def test_weights_are_found_by_id_or_path(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("ROBUSTCODEC_MODELS", str(TINY.parent))
     monkeypatch.chdir(tmp_path)
     assert find_weights("hyper-tiny") == TINY
+    assert find_weights(None) == find_weights(None, "hyper", "base") == TINY
+    assert find_weights(None, "cheng") == CHENG
+    with pytest.raises(ModelNotFound, match="'hyper' and variant 'teacher'"):
+        find_weights(None, variant="teacher")
+    with pytest.raises(UsageError, match="by --init or by --arch"):
+        find_weights("hyper-tiny", "cheng")
     assert find_weights(open_bundle(TINY).fingerprint.hex()[:8]) == TINY
     (tmp_path / "mine.pth").write_bytes(b"")
     assert find_weights("mine.pth") == Path("mine.pth")
     with pytest.raises(ModelNotFound, match="no model 'nothing'"):
         find_weights("nothing")
+
+
+def test_the_base_model_of_an_architecture_is_hardened_by_name(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBUSTCODEC_MODELS", str(CHENG.parent))
+    asked = ["harden", "--data", str(pictures), "--arch", "cheng", "--seed", "7", "--hours", "1", "--dry-run"]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.exception
+    student = _student(Plan.from_json(done.stdout))
+    assert (student.arch, student.channels, student.seed) == ("cheng", (8, 8), 7)
+    both = CliRunner().invoke(app, [*asked, "--init", "hyper-tiny"])
+    assert isinstance(both.exception, UsageError)
 
 
 def test_qualities_are_those_of_the_start(pictures: Path, tmp_path: Path) -> None:
