@@ -12,7 +12,7 @@ from robustcodec.lab.attacks.victim import Coded, Figures, Known, Victim, code, 
 from robustcodec.lab.networks import Quantiser, round_straight_through
 
 Report = Callable[[int, Tensor], None]
-"""Called after each step with its number, from 1, and the scores (B,) there."""
+"""Called after each step with its number, from 1, and the scores (B,) there, or the last within the budget."""
 
 _MARGIN = 0.9
 """Share of a bound that searches use: real files differ a little from estimates."""
