@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import reference
 from numpy.typing import NDArray
-from regenerate import CHENG, GOLDEN_CHENG
+from regenerate import CHENG, GOLDEN_CHENG, latents
 from typer.testing import CliRunner
 
 from robustcodec import codec as codec_module
@@ -23,7 +23,7 @@ from robustcodec.cli import app
 from robustcodec.codec import Codec
 from robustcodec.container import pack, unpack
 from robustcodec.errors import CorruptFile, ModelDamaged
-from robustcodec.exact import bound
+from robustcodec.exact import bound, index_at
 from robustcodec.images import Picture, read_picture, write_picture
 from robustcodec.metrics import psnr
 from robustcodec.rate import Psnr, Quality
@@ -125,6 +125,41 @@ def test_parameters_up_to_the_proof_are_accepted_and_one_unit_more_is_not(bundle
         arrays[f"{spec.name}.bias"][0] += 1
         with pytest.raises(ModelDamaged, match=f"{spec.name} can reach .* exact only below"):
             EntropyParameters(arrays, *sizes)
+
+
+def test_layers_on_torchs_side(bundle: Bundle) -> None:
+    torch_layers = pytest.importorskip("torch_layers", exc_type=ImportError)
+    for arrays in (arrays_of(bundle), worst_arrays(bundle)):
+        torch_layers.check(EntropyParameters(arrays, *bundle.manifest.sizes).layers, {CONTEXT: LARGEST_Y})
+
+
+def test_scales_exactly_on_thresholds(
+    bundle: Bundle, tmp_path: Path, make_sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thresholds at scales that occur, at a step that makes both sides equal: t * 1024 = T * 1024."""
+    picture = Picture(pixels=make_sample(80, 64, 5))
+    seen: list[NDArray[Any]] = []
+
+    def noted(scales: NDArray[Any], limits: NDArray[Any]) -> NDArray[np.uint8]:
+        seen.append(scales)
+        return index_at(scales, limits)
+
+    monkeypatch.setattr(cheng, "index_at", noted)
+    Codec(bundle, threads=1).encode(picture, Quality(4))
+    scales = np.unique(np.concatenate(seen), axis=0)
+    arrays = arrays_of(bundle)
+    count = arrays["thresholds"].shape[1]
+    for channel, values in enumerate(scales.T):
+        met = np.unique(values[values >= 0])[:count].astype(np.int64)
+        arrays["thresholds"][channel, : met.size] = met
+        arrays["thresholds"][channel, met.size :] = met[-1] + 1
+    parts = {**{name: bundle._part(name) for name in bundle.manifest.parts}, ENTROPY: arrays}
+    model = Codec(write_bundle(tmp_path / "on-thresholds", manifest_document(bundle.manifest), parts), threads=1)
+    data = model.encode(picture, Quality(4)).data
+    assert unpack(data).header.step == 1024
+    (strip,) = reference.decode_latents(data, model.bundle.path)
+    assert np.mean([np.isin(own, met).mean() for own, met in zip(scales.T, arrays["thresholds"], strict=True)]) > 0.9
+    assert [reference.flat(strip.y)] == [each.ravel().tolist() for each in latents(model, data)[1]]
 
 
 @pytest.mark.parametrize("name", ["h_s.6.weight", f"{CONTEXT}.shift", f"{SCALES}.bias", "thresholds"])

@@ -30,7 +30,7 @@ from robustcodec.codec import Codec
 from robustcodec.container import unpack
 from robustcodec.entropy import coder as coder_module
 from robustcodec.errors import ModelDamaged
-from robustcodec.exact import apply, bound
+from robustcodec.exact import bound
 from robustcodec.images import Picture
 from robustcodec.rate import Quality
 from robustcodec.strips import Strip, code_strip
@@ -261,25 +261,9 @@ def test_parameters_up_to_the_proof_are_accepted_and_exact(tiny: Bundle) -> None
 
 
 def test_layers_on_torchs_side(tiny: Bundle) -> None:
-    torch = pytest.importorskip("torch")
-    z = np.random.default_rng(3).integers(-32767, 32768, (8, 5, 7)).astype(np.int32)
+    torch_layers = pytest.importorskip("torch_layers", exc_type=ImportError)
     for arrays in (entropy_arrays(tiny), worst_arrays(tiny)):
-        layers = EntropyParameters(arrays, *tiny.manifest.sizes).layers
-        ours = z.astype(np.float64) * 1024 + arrays["medians"][:, None, None]
-        theirs = torch.from_numpy(ours)[None]
-        for layer in layers:
-            ours = apply(layer, ours)
-            weight = torch.from_numpy(layer.weight.astype(np.float64))
-            bias = torch.from_numpy(layer.bias.astype(np.float64))
-            if layer.spec.clip is None:
-                theirs = torch.nn.functional.conv2d(theirs, weight, bias, padding=1)
-            else:
-                theirs = torch.nn.functional.conv_transpose2d(
-                    theirs, weight.transpose(0, 1), bias, stride=2, padding=2, output_padding=1
-                )
-                shift = torch.from_numpy(layer.shift.astype(np.float64))[:, None, None]
-                theirs = (theirs * 2.0**-shift + 0.5).floor().clamp(*layer.spec.clip)
-            assert np.array_equal(ours, theirs[0].numpy())
+        torch_layers.check(EntropyParameters(arrays, *tiny.manifest.sizes).layers, {})
 
 
 def test_scales_exactly_on_thresholds(tiny: Bundle, tmp_path: Path, make_sample: Sample) -> None:
