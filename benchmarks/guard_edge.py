@@ -6,7 +6,8 @@
 takes the attacked pictures of that model that `results` holds, and adds shares of their noise to the clean pictures:
 whoever can try a guard as often as he likes gives it as much as it lets pass. Of the shares that are `ok`, the one with
 the lowest PSNR(x, x_hat*), or with the most bytes where the attack is on the size, is the worst that passes; the least
-share whose plain result breaks what the ladder is for is the least noise that takes it. Noise is given as PSNR(x, x*).
+share whose plain result breaks what the ladder is for is the least noise that takes it. Noise is given as PSNR(x, x*), a loss
+as PSNR(x, x_hat) less PSNR(x, x_hat*).
 All is of the network alone, before anything falls back. Goes on where it was stopped; prints a Markdown table.
 """
 
@@ -56,7 +57,7 @@ def row(codec: Codec, attack: str, quality: float, name: str, noisy: Path, clean
 
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    yield "| attack | pictures | ok as it is | worst that is ok: noise, dB | PSNR(x, x̂*), clean less this | most | bpp / clean | most | take the ladder | with noise of, dB | at least |"  # noqa: E501
+    yield "| attack | pictures | ok as it is | worst that is ok: noise, dB | dB lost | at most | bpp / clean | at most | take the ladder | with noise of, dB | the least |"  # noqa: E501
     yield "|" + "---|" * 11
     for attack in dict.fromkeys(each["attack"] for each in rows):
         own = [each for each in rows if each["attack"] == attack]
