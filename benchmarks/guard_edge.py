@@ -6,9 +6,9 @@
 takes the attacked pictures of that model that `results` holds, and adds shares of their noise to the clean pictures:
 whoever can try a guard as often as he likes gives it as much as it lets pass. Of the shares that are `ok`, the one with
 the lowest PSNR(x, x_hat*), or with the most bytes where the attack is on the size, is the worst that passes; the least
-share whose plain result breaks what the ladder is for is the least noise that takes it. Noise is given as PSNR(x, x*), a loss
-as PSNR(x, x_hat) less PSNR(x, x_hat*).
-All is of the network alone, before anything falls back. Goes on where it was stopped; prints a Markdown table.
+share whose plain result breaks what the ladder is for is the least noise that takes it. Noise is given as PSNR(x, x*),
+a loss as PSNR(x, x_hat) less PSNR(x, x_hat*), all of the network alone, before anything falls back. Goes on where it
+was stopped; prints a Markdown table.
 """
 
 import argparse
