@@ -5,6 +5,7 @@ latent the gradient zero: harmless in training, but a rate attack must see it.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +66,15 @@ def escaped(bits: Tensor, symbols: Tensor) -> Tensor:
     """
     escape = _ESCAPE_BITS + 2 * torch.log2(1 + symbols.abs())
     return -torch.logaddexp2(-bits, -escape)
+
+
+Price = Callable[[Tensor, Tensor], Tensor]
+"""Gives bits of each symbol from the symbols and their scales, both in units of the quantisation step."""
+
+
+def gaussian_price(symbols: Tensor, scales: Tensor) -> Tensor:
+    """Bits of each symbol in a file whose tables are Gaussians: at most what an escape code takes."""
+    return escaped(gaussian_bits(symbols, scales), symbols)
 
 
 def _log1m_exp(difference: Tensor) -> Tensor:

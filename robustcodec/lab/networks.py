@@ -7,6 +7,7 @@ g_a analysis, g_s synthesis, h_a hyper analysis, h_s hyper synthesis, y latents,
                    y --round(y/step)*step--> y_hat --g_s--> x_hat
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from robustcodec.errors import TrainingError
 from robustcodec.graphs import UNLIMITED
-from robustcodec.lab.entropy_models import FactorizedPrior, escaped, gaussian_bits, lower_bound
+from robustcodec.lab.entropy_models import FactorizedPrior, Price, escaped, gaussian_bits, gaussian_price, lower_bound
 from robustcodec.lab.gdn import normalise
 from robustcodec.lab.phases import FromPicture, ToPicture
 
@@ -41,6 +42,17 @@ def uniform_noise(generator: torch.Generator) -> Quantiser:
         return values + noise.to(values.device) - 0.5
 
     return add
+
+
+def soft_rounding(steepness: float) -> Quantiser:
+    """Make a curve through whole and half numbers that is flat near the whole (Agustsson and Theis 2020)."""
+    height = 2 * math.tanh(steepness / 2)
+
+    def soften(values: Tensor) -> Tensor:
+        middle = values.detach().floor() + 0.5
+        return middle + torch.tanh(steepness * (values - middle)) / height
+
+    return soften
 
 
 @dataclass(frozen=True)
@@ -222,13 +234,15 @@ class Network(nn.Module):
         y_bits, z_bits, _ = self.bits_of_each(y, symbols, step, quantise)
         return y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3))
 
-    def bits_in_file(self, y: Tensor, symbols: Tensor, step: Tensor, quantise: Quantiser) -> Tensor:
-        """Bits (B,) of y's symbols and z together, of each at most what an escape code takes; see `escaped`."""
-        y_bits, z_bits, coded = self.bits_of_each(y, symbols, step, quantise)
-        return escaped(y_bits, coded).sum((1, 2, 3)) + escaped(z_bits, torch.ones(())).sum((1, 2, 3))
+    def bits_in_file(
+        self, y: Tensor, symbols: Tensor, step: Tensor, quantise: Quantiser, price: Price = gaussian_price
+    ) -> Tensor:
+        """Bits (B,) of y's symbols and z together, of each at most what an escape code takes."""
+        y_bits, z_bits, _ = self.bits_of_each(y, symbols, step, quantise, price)
+        return y_bits.sum((1, 2, 3)) + escaped(z_bits, torch.ones(())).sum((1, 2, 3))
 
     def bits_of_each(
-        self, y: Tensor, symbols: Tensor, step: Tensor, quantise: Quantiser
+        self, y: Tensor, symbols: Tensor, step: Tensor, quantise: Quantiser, price: Price = gaussian_bits
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Bits of each of y's symbols (B, M, h, w) and of each element of z (B, N, h/4, w/4), and what is coded of y.
 
@@ -239,7 +253,7 @@ class Network(nn.Module):
             z_bits = self.entropy_bottleneck.bits(z_hat)
             means, scales = self.gaussians(z_hat, symbols * step)
             coded = symbols - means / step
-            y_bits = gaussian_bits(coded, scales / step)
+            y_bits = price(coded, scales / step)
         return y_bits, z_bits, coded
 
     def quantised_side(self, y: Tensor, quantise: Quantiser) -> Tensor:

@@ -19,13 +19,14 @@ from robustcodec.images import Picture
 from robustcodec.lab.attacks.budget import LEVELS, to_levels
 from robustcodec.lab.attacks.methods import METHODS
 from robustcodec.lab.attacks.problem import Problem
+from robustcodec.lab.attacks.shipped import victim_of
 from robustcodec.lab.attacks.threat import Attack
 from robustcodec.lab.attacks.victim import HyperVictim, Rough, code, decibels
 from robustcodec.lab.checkpoints import load_weights, network_of
 from robustcodec.lab.precision import Precision
 from robustcodec.lab.runs import default_device
 from robustcodec.metrics import Pixels, bits_per_pixel, psnr
-from robustcodec.rate import STEP_UNIT, Quality, high_rate_step
+from robustcodec.rate import Quality, high_rate_step
 
 _SHRINKINGS = (1.0, 0.95, 0.9, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.0)
 """Noise that breaks the bound is shortened to these shares, one after the other, until it holds."""
@@ -114,10 +115,8 @@ def _open(
 ) -> tuple[HyperVictim, list[Judge]]:
     """Give the network to attack and, for each picture, what judges its attacked versions."""
     if isinstance(source, Bundle):
-        network = network_of(load_weights(source.path), source.id)
-        victim = HyperVictim(network.to(device), source.manifest.step(quality) / STEP_UNIT)
         codec = Codec(source)
-        return victim, [_shipped(codec, picture, quality) for picture in pictures]
+        return victim_of(source, quality, device), [_shipped(codec, picture, quality) for picture in pictures]
     victim = HyperVictim(network_of(load_weights(source), str(source)).to(device), high_rate_step(quality))
     return victim, [_estimated(victim, picture, device) for picture in pictures]
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustcodec.lab.entropy_models import Price, gaussian_price
 from robustcodec.lab.networks import Network, Quantiser, round_straight_through
 
 _LATENT_STRIDE = 16
@@ -30,11 +31,12 @@ class Victim(Protocol):
 
 
 class HyperVictim:
-    """A network at one quantisation step, its parameters frozen."""
+    """A network at one quantisation step, its parameters frozen; `price` is what symbols take in its files."""
 
-    def __init__(self, network: Network, step: float) -> None:
+    def __init__(self, network: Network, step: float, price: Price = gaussian_price) -> None:
         self.network = network.requires_grad_(False).to(memory_format=torch.channels_last)
         self.step = step
+        self.price = price
 
     def analyse(self, x: Tensor) -> Tensor:
         """Pad as the codec does, by replication to whole latents, and analyse."""
@@ -53,7 +55,9 @@ class HyperVictim:
 
     def bits(self, latents: Tensor, symbols: Tensor, quantise: Quantiser) -> Tensor:
         """Bits of y and z, of each at most what an escape code takes."""
-        return self.network.bits_in_file(latents * self.step, symbols, self._steps(latents), quantise)
+        # prices of whole symbols say nothing of latents that stay below their threshold
+        price = gaussian_price if quantise is unrounded else self.price
+        return self.network.bits_in_file(latents * self.step, symbols, self._steps(latents), quantise, price)
 
     def _steps(self, latents: Tensor) -> Tensor:
         return torch.full((latents.shape[0], 1, 1, 1), self.step, device=latents.device)

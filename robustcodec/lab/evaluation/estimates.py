@@ -7,11 +7,10 @@ import torch
 
 from robustcodec.bundle import Bundle
 from robustcodec.lab.attacks.budget import LEVELS
-from robustcodec.lab.attacks.victim import HyperVictim, Victim, code
-from robustcodec.lab.checkpoints import load_weights, network_of
+from robustcodec.lab.attacks.shipped import victim_of
+from robustcodec.lab.attacks.victim import Victim, code
 from robustcodec.lab.evaluation.contenders import Source
 from robustcodec.metrics import Pixels
-from robustcodec.rate import STEP_UNIT
 
 
 def estimate(
@@ -20,8 +19,7 @@ def estimate(
     """Bits per pixel and PSNR(x, x_hat*) in dB of each attacked picture; None for a model that is no bundle."""
     if not isinstance(source.weights, Bundle):
         return [None] * len(attacked)  # without a bundle there is no shipped codec to compare with
-    network = network_of(load_weights(source.weights.path), source.name)
-    victim = HyperVictim(network, source.weights.manifest.step(quality) / STEP_UNIT)
+    victim = victim_of(source.weights, quality, torch.device("cpu"))
     return [_estimate(victim, x_star, x) for x_star, x in zip(attacked, clean, strict=True)]
 
 

@@ -1,0 +1,60 @@
+"""A shipped model as a victim: its network, and the code lengths of its own tables.
+
+The tables of a bundle are fitted to real latents. They ask less for what is rare than the network's Gaussians do, so
+that a search which believed the Gaussians would go for symbols that cost little in a file.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustcodec.architectures import open_architecture
+from robustcodec.bundle import Bundle
+from robustcodec.entropy import TableSet, ideal_bits
+from robustcodec.lab.attacks.victim import HyperVictim
+from robustcodec.lab.checkpoints import load_weights, network_of
+from robustcodec.lab.entropy_models import SCALE_MIN, lower_bound
+from robustcodec.lab.export import SCALES
+from robustcodec.rate import STEP_UNIT
+
+_REACH = 1024
+"""Magnitudes of symbols whose code lengths are looked up; what lies beyond costs as much."""
+
+
+def victim_of(bundle: Bundle, quality: float, device: torch.device) -> HyperVictim:
+    """Open a bundle for attacks at a quality. Raises ModelError."""
+    network = network_of(load_weights(bundle.path), bundle.id)
+    price = TablePrice(open_architecture(bundle, threads=1).y_tables, device)
+    return HyperVictim(network.to(device), bundle.manifest.step(quality) / STEP_UNIT, price)
+
+
+class TablePrice:
+    """Code lengths of tables, one for each of the exporter's scales in order, as a function of symbols and scales.
+
+    Exact for whole symbols at those scales; between them a straight line, in the logarithm of the scale.
+    """
+
+    def __init__(self, tables: TableSet, device: torch.device) -> None:
+        self._levels = len(tables)
+        self._width = 2 * _REACH + 1
+        values = np.broadcast_to(np.arange(-_REACH, _REACH + 1, dtype=np.int32), (self._levels, self._width))
+        index = np.broadcast_to(np.arange(self._levels)[:, None], values.shape)
+        self._bits = torch.tensor(ideal_bits(values, index, tables), dtype=torch.float32, device=device).flatten()
+
+    def __call__(self, symbols: Tensor, scales: Tensor) -> Tensor:
+        """Give bits of each symbol; both in units of the quantisation step and of one shape."""
+        level = (lower_bound(scales, SCALE_MIN) / SCALES[0]).log() * (
+            (len(SCALES) - 1) / math.log(SCALES[-1] / SCALES[0])
+        )
+        level = level.clamp(0, self._levels - 1)
+        lower = level.detach().floor().clamp(max=self._levels - 2)
+        below = symbols.detach().floor().clamp(-_REACH, _REACH - 1)
+        place = (lower * self._width + below + _REACH).long()
+        along, across = (symbols - below).clamp(0, 1), level - lower
+
+        def between(place: Tensor) -> Tensor:
+            return torch.lerp(self._bits[place], self._bits[place + 1], along)
+
+        return torch.lerp(between(place), between(place + self._width), across)
