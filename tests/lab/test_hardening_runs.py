@@ -95,40 +95,54 @@ def test_three_steps_and_three_are_six(name: str, pictures: Path, tmp_path: Path
     assert digest(before) != digest(whole)
 
 
-def test_a_kill_inside_an_attack_changes_nothing(pictures: Path, tmp_path: Path, tiny_path: Path) -> None:
+KILLS = (
+    # where, at which call of it since the process began, and the last step whose state is kept
+    ("robustcodec.lab.adversaries.rate", 7, 1),  # inside the second step's attack
+    ("os.fsync", 4, 2),  # inside the write of the third step's state
+    ("robustcodec.lab.training._update_average", 2, 3),
+    ("robustcodec.lab.training.validate", 1, 5),
+    ("robustcodec.lab.adversaries.rate", 3, 5),
+)
+KILLED = """
+import os, pkgutil, signal, sys
+from pathlib import Path
+from robustcodec.lab import training
+from robustcodec.lab.recipe import Recipe
+from robustcodec.lab.runs import Run
+from robustcodec.lab.train import Order, train
+
+where, calls, folder, recipe, pictures, tiny = sys.argv[1:]
+module, _, name = where.rpartition(".")
+owner, left = pkgutil.resolve_name(module), int(calls)
+function = getattr(owner, name)
+
+def fatal(*arguments):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return function(*arguments)
+
+setattr(owner, name, fatal)
+training._SAVE_SECONDS = 0.0
+recipe = Recipe.from_json(Path(recipe).read_text())
+order = Order(recipe=recipe, data=Path(pictures), init=Path(tiny), teacher=Path(tiny))
+train(Run(Path(folder)), order, lambda _: None, lambda _: None)
+"""
+
+
+def test_five_kills_change_nothing(pictures: Path, tmp_path: Path, tiny_path: Path) -> None:
     asked = order(HARDENINGS["distilled"], pictures, tiny_path)
     whole, killed = Run(tmp_path / "whole"), Run(tmp_path / "killed")
     train(whole, asked, quiet, quiet)
     (tmp_path / "recipe.json").write_text(asked.recipe.to_json())
-    program = f"""
-from pathlib import Path
-import time
-from robustcodec.lab import adversaries, training
-from robustcodec.lab.recipe import Recipe
-from robustcodec.lab.runs import Run
-from robustcodec.lab.train import Order, train
-training._SAVE_SECONDS = 0.0
-calls = 0
-rate = adversaries.rate
-def slow(*arguments):
-    global calls
-    calls += 1
-    if calls == 11:  # two a step: inside the third step's attack
-        print("attacking", flush=True)
-        time.sleep(60)
-    return rate(*arguments)
-adversaries.rate = slow
-train(Run(Path({str(killed.folder)!r})), Order(
-    recipe=Recipe.from_json(Path({str(tmp_path / "recipe.json")!r}).read_text()),
-    data=Path({str(pictures)!r}), init=Path({str(tiny_path)!r}), teacher=Path({str(tiny_path)!r}),
-), lambda _: None, lambda _: None)
-"""
-    with subprocess.Popen([sys.executable, "-W", "ignore", "-c", program], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"attacking\n"
-        process.send_signal(signal.SIGKILL)
-    state = killed.load()
-    assert state is not None and state.step == 2
+    places = list(map(str, (killed.folder, tmp_path / "recipe.json", pictures, tiny_path)))
+    for where, calls, step in KILLS:
+        command = [sys.executable, "-W", "ignore", "-c", KILLED, where, str(calls), *places]
+        assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+        state = killed.load()
+        assert state is not None and state.step == step, where
+        assert (killed.folder / ".state.safetensors.new").exists() is (where == "os.fsync")
     train(killed, asked, quiet, quiet)
     assert digest(killed) == digest(whole)
 
@@ -189,6 +203,7 @@ def test_no_space_left_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.Mon
         lambda: Run(tmp_path).save(State(1, 1.0, {}, {}, {})),
         lambda: Run(tmp_path).rewind_log(1),
         lambda: Run(tmp_path).keep_teacher({}),
+        lambda: Run(tmp_path).keep_candidate(1, {}),
     ):
         with pytest.raises(TrainingError, match="No space left on device"):
             write()
