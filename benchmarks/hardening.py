@@ -4,7 +4,8 @@
     python benchmarks/hardening.py ... --only "rate;crossing" --seeds 0 1 --passes 20000
 
 Each idea trains for as many steps as `--passes` passes allow, where a pass is a crop once forward and backward through
-the whole network, for the gradient of the weights or for a step of an attack. Then 12 fixed crops are attacked on the
+the whole network, for the gradient of the weights or for a step of an attack; what differentiates a gradient, or passes
+forward alone, counts by its share (`passes_per_step`). Then 12 fixed crops are attacked on the
 averaged weights, as the rounded torch network has them. What is done is kept under -o and not done again. Prints a
 Markdown table; A - 1 removed is that of `strong` on PSNR, in per cent of the start's. Needs robustcodec[lab].
 """
@@ -25,7 +26,9 @@ from robustcodec.lab.attacks.threat import DEFAULT_EPSILON
 from robustcodec.lab.attacks.victim import HyperVictim, code
 from robustcodec.lab.checkpoints import load_weights, network_of
 from robustcodec.lab.data import centre_crops, picture_files, read_pictures
-from robustcodec.lab.hardening_recipes import FAST, fast
+from robustcodec.lab.harden import network_in, qualities_of
+from robustcodec.lab.hardening import needs_teacher
+from robustcodec.lab.hardening_recipes import FAST, FAST_MA2023, SMOOTH, Plan, fast, fitted
 from robustcodec.lab.recipe import Attacker, Hardening, Method, Recipe
 from robustcodec.lab.runs import Run
 from robustcodec.lab.train import Order, train
@@ -39,6 +42,13 @@ ATTACKS = (("strong", Target.PSNR), ("paper", Target.PSNR), ("strong", Target.BP
 
 PLAIN = Hardening(method=Method.FAST, bpp_share=0.625)
 WHOLE = dataclasses.replace(PLAIN, least=1.0)
+STAGE_II = Hardening(
+    method=Method.DISTILLED, least=0.5, psnr_share=1 / 3, psnr_steps=2, bpp_share=1 / 3, bpp_steps=2, smooth=SMOOTH
+)
+"""The paper's, with attacks as cheap as those of `fast`, and the start itself as the teacher."""
+SMOOTH_TERM, STABILITY, TEACHER = 1.4, 2.1, 0.2
+"""Passes that a term of smooth_loss, `stability` or a teacher adds for each crop, by processor time of a network of 128
+and 192 channels: the first takes a gradient of a gradient, the second decodes two crops, the last codes forward alone."""
 IDEAS: Mapping[str, Hardening] = {
     "fast": FAST,
     "fast without limits": dataclasses.replace(FAST, gain_quantile=None),
@@ -54,7 +64,13 @@ IDEAS: Mapping[str, Hardening] = {
     "rate and stability": dataclasses.replace(PLAIN, stability=0.1),
     "rate and smooth_loss": dataclasses.replace(PLAIN, smooth=2e-3),
     "crossing": dataclasses.replace(WHOLE, attacker=Attacker.CROSSING, bpp_steps=1),
-    "noise is the target": Hardening(method=Method.MA2023, psnr_share=1.0),
+    "stage II": STAGE_II,
+    "stage II without smooth_loss": dataclasses.replace(STAGE_II, smooth=0.0),
+    "stage II without smooth_latents": dataclasses.replace(STAGE_II, smooth_latents=0.0),
+    "stage II without smooth_bpp": dataclasses.replace(STAGE_II, smooth_bpp=0.0),
+    "stage II without the teacher": dataclasses.replace(STAGE_II, distil=False),
+    "stage II, clean target": dataclasses.replace(STAGE_II, clean_target=True),
+    "ma2023": FAST_MA2023,
 }
 
 
@@ -70,46 +86,46 @@ def main() -> None:
     )
     print("| idea | seed | steps | J | strong psnr A | paper psnr A | strong bpp | paper bpp | A - 1 removed |")
     print("|---|---|---|---|---|---|---|---|---|")
-    network = network_of(load_weights(options.init), str(options.init))
-    channels = network.n, network.m
+    arch, channels = network_in(load_weights(options.init), options.init)
+    start = fitted(fast(), arch, channels, qualities_of(options.init))
     before = measured(options.init, crops, options.output / "start.json", options.steps)
     print(_row("start", "", 0, before, before), flush=True)
     for name in options.only or IDEAS:
         for seed in options.seeds:
-            recipe = recipe_of(IDEAS[name], options.passes, seed, channels)
+            recipe = recipe_of(IDEAS[name], options.passes, seed, start)
             run = Run(options.output / f"{name.replace(' ', '-').replace(',', '')}-{seed}")
-            order = Order(recipe=recipe, data=options.data, validation=options.validation, init=options.init)
+            order = Order(
+                recipe=recipe,
+                data=options.data,
+                validation=options.validation,
+                init=options.init,
+                teacher=options.init if needs_teacher(recipe.hardening) else None,
+            )
             train(run, order, lambda _: None, lambda _: None)
             after = measured(run.folder, crops, run.folder / "measured.json", options.steps)
             print(_row(name, str(seed), recipe.steps, after, before), flush=True)
 
 
 def passes_per_step(hardening: Hardening, batch: int) -> float:
-    """Crops that go forward and backward in a step of training: for the weights, and for attacks."""
+    """Crops that go forward and backward in a step of training: for the weights, for attacks and for other terms."""
     psnr, bpp = hardening.attacks(batch)
     each = STEPS_PER_ROUND if hardening.attacker is Attacker.CROSSING else 1
     attacking = each * (psnr * hardening.psnr_steps + bpp * hardening.bpp_steps)
     # a cut has a quarter of a crop's area
-    return batch + attacking + round(hardening.local_share * batch) * (hardening.local_steps + 1) / 4
+    cuts = round(hardening.local_share * batch) * (hardening.local_steps + 1) / 4
+    terms = (hardening.smooth > 0) * ((hardening.smooth_bpp > 0) + (hardening.smooth_latents > 0))
+    others = SMOOTH_TERM * terms + STABILITY * (hardening.stability > 0) + TEACHER * needs_teacher(hardening)
+    return batch * (1 + others) + attacking + cuts
 
 
-def recipe_of(hardening: Hardening, passes: int, seed: int, channels: tuple[int, int]) -> Recipe:
-    """The recipe `fast`, with an idea in its place, as long as the passes last."""
-    recipe = fast().student
+def recipe_of(hardening: Hardening, passes: int, seed: int, start: Plan) -> Recipe:
+    """The recipe `fast`, fitted to the start, with an idea in its place, as long as the passes last."""
+    recipe = start.student
     assert recipe is not None
     steps = round(passes / passes_per_step(hardening, recipe.phases[0].batch))
     if steps < 1:
         raise TrainingError(f"{passes} passes are not enough for a step")
-    return dataclasses.replace(
-        recipe,
-        steps=steps,
-        seed=seed,
-        channels=channels,
-        quality_low=1.0,
-        quality_high=6.0,
-        validations=1,
-        hardening=hardening,
-    )
+    return dataclasses.replace(recipe, steps=steps, seed=seed, validations=1, hardening=hardening)
 
 
 def measured(source: Path, crops: Sequence[Pixels], kept: Path, steps: int) -> dict[str, float]:

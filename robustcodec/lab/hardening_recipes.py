@@ -30,6 +30,9 @@ FAST = Hardening(
 )
 """What `fast` hardens against; `benchmarks/hardening.py` holds it against other ideas."""
 
+FAST_MA2023 = Hardening(method=Method.MA2023, least=0.5, psnr_share=1.0, psnr_steps=2)
+"""The baseline with attacks as cheap."""
+
 _EPOCHS = 100
 _CROP = 256
 
@@ -86,7 +89,7 @@ def fast() -> Plan:
 
 def fast_ma2023() -> Plan:
     """Plain adversarial training with the steps, crops and cheap attacks of `fast`."""
-    return Plan(student=_short(Hardening(method=Method.MA2023, least=0.5, psnr_share=1.0, psnr_steps=2)))
+    return Plan(student=_short(FAST_MA2023))
 
 
 def paper(pictures: int) -> Plan:
