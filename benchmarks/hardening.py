@@ -48,7 +48,7 @@ STAGE_II = Hardening(
 """The paper's, with attacks as cheap as those of `fast`, and the start itself as the teacher."""
 SMOOTH_TERM, STABILITY, TEACHER = 1.4, 2.1, 0.2
 """Passes that a term of smooth_loss, `stability` or a teacher adds for each crop, by processor time of a network of 128
-and 192 channels: the first takes a gradient of a gradient, the second decodes two crops, the last codes forward alone."""
+and 192 channels: the first takes a gradient of a gradient, the second decodes two crops, the last codes forward."""
 IDEAS: Mapping[str, Hardening] = {
     "fast": FAST,
     "fast without limits": dataclasses.replace(FAST, gain_quantile=None),
