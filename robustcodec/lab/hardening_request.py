@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustcodec.errors import TrainingError
-from robustcodec.files import write_atomically
+from robustcodec.files import write_output
 from robustcodec.lab.hardening_recipes import Plan
 
 _NAME = "request.json"
@@ -38,11 +38,7 @@ class Request:
     """Digest of the weights of `init` when the folder was begun: numbers before and after are of these."""
 
     def save(self) -> None:
-        """Write the request into its folder, which is made. Raises TrainingError or OutputError."""
-        try:
-            self.run.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TrainingError(f"the run folder {self.run} cannot be written: {error.strerror}") from error
+        """Write the request into its folder, which is made. Raises OutputError."""
         document = {
             "data": str(self.data.resolve()),
             "validation": None if self.validation is None else str(self.validation.resolve()),
@@ -53,7 +49,7 @@ class Request:
             "crops": self.crops,
             "start": self.start,
         }
-        write_atomically(self.run / _NAME, (json.dumps(document, indent=2) + "\n").encode())
+        write_output(self.run / _NAME, (json.dumps(document, indent=2) + "\n").encode())
 
     @classmethod
     def exists(cls, run: Path) -> bool:

@@ -1,9 +1,12 @@
 """`robustcodec harden`: recipes as they are asked for, and the whole way from pictures to a model that encodes."""
 
 import dataclasses
+import errno
 import json
+import os
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -14,16 +17,18 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from robustcodec.api import load
-from robustcodec.bundle import open_bundle
+from robustcodec.bundle import ANALYSIS, ENTROPY, LAB, SYNTHESIS, manifest_document, open_bundle, write_bundle
 from robustcodec.cli import app
 from robustcodec.cli.harden import HardeningMethod, Stage, _only, _plan
-from robustcodec.errors import ModelNotFound, RobustcodecError, TrainingError, UsageError
+from robustcodec.errors import ModelNotFound, OutputError, RobustcodecError, TrainingError, UsageError
 from robustcodec.images import Picture, write_picture
 from robustcodec.lab import hardening_recipes as recipes
-from robustcodec.lab.checkpoints import load_weights
+from robustcodec.lab.checkpoints import load_weights, network_of
+from robustcodec.lab.evaluation.crafting import write_pixels
 from robustcodec.lab.harden import estimate, find_weights, harden, qualities_of
 from robustcodec.lab.hardening_recipes import Plan, fitted, with_options
 from robustcodec.lab.hardening_request import Request
+from robustcodec.lab.networks import LIMIT, round_straight_through
 from robustcodec.lab.recipe import Attacker, Method, Phase
 from robustcodec.lab.runs import Run, digest
 
@@ -264,6 +269,8 @@ def test_the_command_from_pictures_to_a_model(pictures: Path, tmp_path: Path, mo
     phase = Phase(share=1.0, rate_from=1e-4, rate_to=0.0, batch=2, crop=64)
     plan = Plan(student=dataclasses.replace(_student(quick(recipes.fast(), 2)), phases=(phase,)))
     (tmp_path / "plan.json").write_text(plan.to_json())
+    broken = (pictures / "2.png").read_bytes()
+    (pictures / "broken.png").write_bytes(broken[: len(broken) // 2])
     asked = ("--recipe", "plan.json", "--epsilon", "1e-3")
     dry = run(*asked, "--dry-run")
     assert dry.exit_code == 0
@@ -272,6 +279,7 @@ def test_the_command_from_pictures_to_a_model(pictures: Path, tmp_path: Path, mo
     done = run(*asked)
     assert done.exit_code == 0
     assert "wrote hardened/model: model hardened" in done.stderr
+    assert re.search(r"left out .*broken\.png: ", done.stderr) and "left out 1 of 3 pictures" in done.stderr
     assert re.search(r"strong:psnr +bits per pixel +\d\.\d{3} +\d\.\d{3}\n", done.stderr)
     again = CliRunner().invoke(app, ["harden"])
     assert again.exit_code == 0 and "wrote hardened/model" in again.stderr
@@ -281,6 +289,60 @@ def test_the_command_from_pictures_to_a_model(pictures: Path, tmp_path: Path, mo
     assert isinstance(other.exception, TrainingError) and "no hardening to go on with" in str(other.exception)
     for refused in (run("--method", "ma2023", "--recipe", "plan.json"), run("--hours", "1", "--steps", "2")):
         assert isinstance(refused.exception, UsageError)
+
+
+def test_a_checkpoint_of_compressai_comes_back_hardened(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates what compressai does while it is imported
+        models = pytest.importorskip("compressai.models")
+    monkeypatch.chdir(tmp_path)
+    start = models.ScaleHyperprior(8, 12)
+    known = {name: tensor for name, tensor in load_weights(TINY).items() if not name.endswith(LIMIT)}
+    start.load_state_dict({**start.state_dict(), **known})
+    start.update()
+    torch.save({"epoch": 1, "state_dict": start.state_dict()}, "start.pth.tar")
+    student = _student(quick(recipes.fast(), 1))
+    assert student.hardening is not None
+    hardening = dataclasses.replace(student.hardening, gain_quantile=None)  # CompressAI knows no limits
+    Path("plan.json").write_text(Plan(student=dataclasses.replace(student, hardening=hardening)).to_json())
+
+    def run(*arguments: str) -> None:
+        done = CliRunner().invoke(app, list(arguments))
+        assert done.exit_code == 0, done.exception
+
+    run("harden", "--data", "pictures", "--init", "start.pth.tar", "--recipe", "plan.json", "--measure", "none")
+    run("export", "hardened/model", "--to", "compressai", "-q", "4", "-o", "hardened.pth.tar")
+    ours = network_of(load_weights(Path("hardened/model")), "ours").requires_grad_(False)
+    theirs = models.ScaleHyperprior.from_state_dict(torch.load("hardened.pth.tar", weights_only=True)).eval()
+    x = torch.from_numpy(sample(64, 64, 9)).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        hardened, before = theirs(x)["x_hat"], start.eval()(x)["x_hat"]
+    expected = ours(x, torch.ones(1), round_straight_through, round_straight_through).x_hat
+    assert (hardened - expected).abs().max() < 1e-4
+    assert not torch.equal(hardened, before)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="says it otherwise")
+def test_no_space_left_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a hardening writes beside its stages: its request, the model, and what measures it."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    tiny = open_bundle(TINY)
+    parts = {ANALYSIS: tiny.analysis, SYNTHESIS: tiny.synthesis, ENTROPY: tiny.entropy, LAB: tiny.lab}
+    request = Request(run=tmp_path / "run", data=tmp_path, validation=None, init=TINY, plan=recipes.fast())
+    for write in (
+        request.save,
+        lambda: write_bundle(tmp_path / "run" / "model", manifest_document(tiny.manifest), parts),
+        lambda: write_pixels(tmp_path / "run" / "measured" / "a.png", sample(8, 8, 1)),
+    ):
+        with pytest.raises(OutputError, match="No space left on device"):
+            write()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_bad_input_is_refused_in_a_sentence(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustcodec.errors import ImageError, RobustcodecError
-from robustcodec.files import write_atomically
+from robustcodec.files import write_output
 from robustcodec.images import Picture, read_picture, write_picture
 from robustcodec.lab.evaluation import records
 from robustcodec.lab.evaluation.contenders import Source
@@ -63,8 +63,7 @@ def read_pixels(path: Path) -> Pixels:
 
 def write_pixels(path: Path, pixels: Pixels) -> None:
     """Write a PNG file and the folders above it. Raises OutputError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, write_picture(Picture(pixels=pixels), "PNG"))
+    write_output(path, write_picture(Picture(pixels=pixels), "PNG"))
 
 
 def set_name(picture: records.Picture) -> str:
@@ -110,7 +109,7 @@ def _craft(
             "attacked": digest(result.pixels),
             "crafting": asdict(_summary(result, figures)),
         }
-        write_atomically(path.with_suffix(".json"), json.dumps(note).encode())
+        write_output(path.with_suffix(".json"), json.dumps(note).encode())
 
 
 def _summary(crafted: "Crafted", figures: tuple[float, float] | None) -> Crafting:

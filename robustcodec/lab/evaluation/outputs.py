@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from robustcodec.files import write_atomically
+from robustcodec.files import write_output
 from robustcodec.lab.evaluation.checks import Warned
 from robustcodec.lab.evaluation.contenders import Contender
 from robustcodec.lab.evaluation.exchange import Curve, compressai_json, curves_of, rate_table
@@ -40,9 +40,7 @@ def write_summary(folder: Path, rows: Sequence[Row], warned: Sequence[Warned], *
     data = {name: content.encode() for name, content in files.items()}
     data |= _plots(curves, paper=paper)
     for name, content in data.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
+        write_output(folder / name, content)
     return [folder / name for name in data]
 
 
@@ -62,7 +60,7 @@ def write_report(
         notes,
     )
     path = folder / "report.html"
-    write_atomically(path, text.encode())
+    write_output(path, text.encode())
     return path
 
 
