@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from regenerate import sample
+from regenerate import CHENG, TINY, sample
 from typer.testing import CliRunner
 
 import robustcodec
@@ -454,10 +454,11 @@ def test_the_command_s_guard_is_off_where_nothing_is_asked(command: Callable[...
         assert done.exit_code == 0 and json.loads(done.stdout)["guard"] is None
 
 
-def test_a_contract_is_fitted_by_a_command(tiny: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", [TINY, CHENG], ids=["hyper", "cheng"])
+def test_a_contract_is_fitted_by_a_command(path: Path, tmp_path: Path) -> None:
     """A copy of the model gets one; a picture that is no picture is left out."""
-    model, data = tmp_path / "hyper-tiny", tmp_path / "data"
-    shutil.copytree(tiny.path, model)
+    model, data = tmp_path / path.name, tmp_path / "data"
+    shutil.copytree(path, model)
     data.mkdir()
     for seed in range(14):
         pixels = sample(130, 140, seed)
@@ -466,12 +467,14 @@ def test_a_contract_is_fitted_by_a_command(tiny: Bundle, tmp_path: Path) -> None
     arguments = ["models", "contract", str(model), "--data", str(data), "--threads", "1"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
-    assert "left out bad.png" in done.stderr and "hyper-tiny: 28 results" in done.stderr
+    assert "left out bad.png" in done.stderr and f"{path.name}: 28 results" in done.stderr
     made = open_bundle(model)
-    assert made.fingerprint == tiny.fingerprint
+    assert made.fingerprint == open_bundle(path).fingerprint
     contract = read_contract(made.manifest.contract)
     assert contract is not None and contract.results == 28
     made.verify()
+    seen = CliRunner().invoke(app, ["scan", str(data / "0.png"), "-m", str(model), "--threads", "1"])
+    assert seen.exit_code == 0 and "0.png: ok " in seen.stdout
     again = CliRunner().invoke(app, [*arguments, "--most", "10"])
     assert again.exit_code == 1 and isinstance(again.exception, ImageError)
     for kept in list(data.iterdir())[1:]:
