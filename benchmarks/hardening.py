@@ -87,7 +87,7 @@ def main() -> None:
     print("| idea | seed | steps | J | strong psnr A | paper psnr A | strong bpp | paper bpp | A - 1 removed |")
     print("|---|---|---|---|---|---|---|---|---|")
     arch, channels = network_in(load_weights(options.init), options.init)
-    start = fitted(fast(), arch, channels, qualities_of(options.init))
+    start = fitted(fast(arch), arch, channels, qualities_of(options.init))
     before = measured(options.init, crops, options.output / "start.json", options.steps)
     print(_row("start", "", 0, before, before), flush=True)
     for name in options.only or IDEAS:

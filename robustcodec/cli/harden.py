@@ -107,9 +107,10 @@ def harden(
 
     console = Console(quiet=quiet, json=False)
     source = find_weights(init, arch, variant)
-    plan = _only(_plan(recipe, method, data, validation), stage)
+    arch, channels = network_in(load_weights(source), source)
+    plan = _only(_plan(recipe, method, arch, data, validation), stage)
     if recipe in _NAMED:
-        plan = fitted(plan, *network_in(load_weights(source), source), qualities_of(source))
+        plan = fitted(plan, arch, channels, qualities_of(source))
     plan = with_options(
         plan,
         epsilon=epsilon,
@@ -182,13 +183,13 @@ def _crops(measure: str) -> int:
     return int(measure)
 
 
-def _plan(recipe: str, method: HardeningMethod, data: Path, validation: Path | None) -> "Plan":
+def _plan(recipe: str, method: HardeningMethod, arch: str, data: Path, validation: Path | None) -> "Plan":
     """The plan that a name or a file stands for."""
     from robustcodec.lab import hardening_recipes as recipes
     from robustcodec.lab.train import split_files
 
     if recipe == _FAST:
-        return recipes.fast() if method is HardeningMethod.OURS else recipes.fast_ma2023()
+        return recipes.fast(arch) if method is HardeningMethod.OURS else recipes.fast_ma2023(arch)
     if recipe == _PAPER:
         if method is HardeningMethod.MA2023:
             return recipes.paper_ma2023()

@@ -82,14 +82,14 @@ class Plan:
             raise TrainingError(f"the plan {path} cannot be read: {error}") from error
 
 
-def fast() -> Plan:
+def fast(arch: str = "hyper") -> Plan:
     """Ours: stage II alone, from trained weights, with cheap attacks on half of the crops and on cuts of some."""
-    return Plan(student=_short(FAST))
+    return Plan(student=_short(FAST, arch))
 
 
-def fast_ma2023() -> Plan:
+def fast_ma2023(arch: str = "hyper") -> Plan:
     """Plain adversarial training with the steps, crops and cheap attacks of `fast`."""
-    return Plan(student=_short(FAST_MA2023))
+    return Plan(student=_short(FAST_MA2023, arch))
 
 
 def paper(pictures: int) -> Plan:
@@ -129,7 +129,7 @@ def fitted(plan: Plan, arch: str, channels: tuple[int, int], qualities: tuple[fl
     low, high = qualities
     return Plan(
         **{
-            name: dataclasses.replace(adapted(recipe, arch, channels), quality_low=low, quality_high=high)
+            name: dataclasses.replace(recipe, arch=arch, channels=channels, quality_low=low, quality_high=high)
             for name, recipe in plan.stages()
         }
     )
@@ -169,9 +169,9 @@ def with_options(
     return Plan(**changed)
 
 
-def _short(hardening: Hardening) -> Recipe:
+def _short(hardening: Hardening, arch: str) -> Recipe:
     """A short run on trained weights: a warm-up of the optimiser, then a falling rate."""
-    return Recipe(
+    recipe = Recipe(
         steps=1500,
         precision=Precision.BFLOAT16,
         phases=(
@@ -180,6 +180,7 @@ def _short(hardening: Hardening) -> Recipe:
         ),
         hardening=hardening,
     )
+    return adapted(recipe, arch, recipe.channels)
 
 
 def _epochs(pictures: int, batch: int, hardening: Hardening) -> Recipe:

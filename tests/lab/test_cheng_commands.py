@@ -43,7 +43,7 @@ def test_a_picture_is_attacked(here: Path, target: str) -> None:
 
 
 def test_it_is_hardened_and_evaluated(here: Path) -> None:
-    recipe = fitted(fast(), "cheng", (8, 8), (1.0, 6.0)).student
+    recipe = fitted(fast("cheng"), "cheng", (8, 8), (1.0, 6.0)).student
     assert recipe is not None
     phase = Phase(share=1.0, rate_from=1e-4, rate_to=0.0, batch=8, crop=64)
     recipe = dataclasses.replace(recipe, steps=2, phases=(phase,), validations=1)

@@ -150,7 +150,7 @@ def test_an_epoch_is_of_the_pictures_trained_on(pictures: Path, tmp_path: Path) 
     (tmp_path / "other").mkdir()
     shutil.copy(pictures / "0.png", tmp_path / "other")
     for validation, count in ((None, 103 - 5), (tmp_path / "other", 103)):
-        plan = _plan("paper", HardeningMethod.OURS, pictures, validation)
+        plan = _plan("paper", HardeningMethod.OURS, "cheng", pictures, validation)
         assert plan == recipes.paper(count)
 
 
@@ -158,7 +158,7 @@ def test_an_epoch_is_of_the_pictures_trained_on(pictures: Path, tmp_path: Path) 
 def test_a_plan_survives_json(plan: Plan, tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text(plan.to_json())
     assert Plan.load(tmp_path / "plan.json") == plan
-    assert _plan(str(tmp_path / "plan.json"), HardeningMethod.OURS, tmp_path, None) == plan
+    assert _plan(str(tmp_path / "plan.json"), HardeningMethod.OURS, "hyper", tmp_path, None) == plan
 
 
 def test_a_wrong_plan_is_refused(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_a_recipe_is_fitted_to_an_architecture() -> None:
 
 
 def test_hardening_is_fitted_to_an_architecture() -> None:
-    recipe, ours = fitted(fast(), "cheng", (128, 128), (1.0, 6.0)).student, fast().student
+    recipe, ours = fitted(fast("cheng"), "cheng", (128, 128), (1.0, 6.0)).student, fast().student
     assert recipe is not None and ours is not None
     assert (recipe.arch, recipe.quality_high) == ("cheng", 6.0)
     assert recipe.at(recipe.steps // 2)[1] == pytest.approx(0.2 * ours.at(recipe.steps // 2)[1])
