@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from robustcodec.lab.evaluation.records import Assault, Row, mean
@@ -166,20 +167,13 @@ def _control_beat_attack(batches: Sequence[_Batch]) -> Iterator[str]:
                 yield f"{attack.title}, is no stronger than {control.attack.label} ({found[0]:.4g}, {found[1]:.4g})"
 
 
-def _one_step_beat_many(batches: Sequence[_Batch]) -> Iterator[str]:
-    for many, one in _pairs(batches, ["method", "steps", "restarts", "precision"]):
-        if one.attack.method in ONE_STEP and many.climbs and many.attack.surrogate is None:
-            found = _strengths(many, one)
+def _no_stronger(batches: Sequence[_Batch], than: Sequence[str]) -> Iterator[str]:
+    """Searches along gradients that do no more than methods which cannot do much."""
+    for climbing, other in _pairs(batches, ["method", "steps", "restarts", "precision"]):
+        if other.attack.method in than and climbing.climbs and climbing.attack.surrogate is None:
+            found = _strengths(climbing, other)
             if found and found[1] >= found[0]:
-                yield f"{many.title}, is no stronger than a step of {one.attack.label} ({found[0]:.4g}, {found[1]:.4g})"
-
-
-def _blind_beat_climbing(batches: Sequence[_Batch]) -> Iterator[str]:
-    for climbing, blind in _pairs(batches, ["method", "steps", "restarts", "precision"]):
-        if blind.attack.method in BLIND and climbing.climbs and climbing.attack.surrogate is None:
-            found = _strengths(climbing, blind)
-            if found and found[1] >= found[0]:
-                yield f"{climbing.title}, is no stronger than {blind.attack.label} ({found[0]:.4g}, {found[1]:.4g})"
+                yield f"{climbing.title}, is no stronger than {other.attack.label} ({found[0]:.4g}, {found[1]:.4g})"
 
 
 def _transfer_beat_white_box(batches: Sequence[_Batch]) -> Iterator[str]:
@@ -239,11 +233,11 @@ _CHECKS: dict[str, Callable[[Sequence[_Batch]], Iterator[str]]] = {
     "E01": _zero_gradients,
     "E02": _steps_did_not_help,
     "E03": _control_beat_attack,
-    "E04": _one_step_beat_many,
+    "E04": partial(_no_stronger, than=ONE_STEP),
     "E05": _transfer_beat_white_box,
     "E06": _torch_disagrees,
     "E07": _budget_broken,
     "E08": _bound_broken,
-    "E09": _blind_beat_climbing,
+    "E09": partial(_no_stronger, than=BLIND),
 }
 CODES = tuple(_CHECKS)
