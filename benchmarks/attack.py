@@ -25,10 +25,11 @@ from robustcodec.bundle import Bundle, open_bundle
 from robustcodec.data import SAMPLE
 from robustcodec.images import read_picture
 from robustcodec.lab.attacks.problem import Problem
+from robustcodec.lab.attacks.shipped import victim_of
 from robustcodec.lab.attacks.switching import Paper
 from robustcodec.lab.attacks.threat import DEFAULT_EPSILON, Target, Threat
-from robustcodec.lab.attacks.victim import HyperVictim, Rough, code
-from robustcodec.lab.checkpoints import network_of, weights_of_bundle
+from robustcodec.lab.attacks.victim import Rough, code
+from robustcodec.lab.checkpoints import weights_of_bundle
 from robustcodec.lab.interop import compressai_model
 from robustcodec.lab.precision import Precision
 from robustcodec.rate import STEP_UNIT
@@ -150,8 +151,7 @@ def _seconds_of_an_iteration(bundle: Bundle, x: Tensor, steps: int, repeats: int
 
 def make_problem(bundle: Bundle, x: Tensor, target: Target, precision: Precision) -> Problem:
     """Set up an attack on pictures (B, 3, H, W)."""
-    network = network_of(weights_of_bundle(bundle), bundle.id).to(x.device)
-    victim = HyperVictim(network, bundle.manifest.step(QUALITY) / STEP_UNIT)
+    victim = victim_of(bundle, QUALITY, x.device)
     with torch.no_grad():
         clean = code(victim, x, x)
     guide = Rough(victim) if precision is Precision.BFLOAT16 else victim

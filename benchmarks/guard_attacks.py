@@ -41,9 +41,9 @@ from robustcodec.files import PICTURE_FORMATS
 from robustcodec.images import Picture, read_picture
 from robustcodec.lab.attacks.budget import LEVELS, fit_l2, to_levels
 from robustcodec.lab.attacks.projected import Norm, direction
+from robustcodec.lab.attacks.shipped import victim_of
 from robustcodec.lab.attacks.threat import DEFAULT_EPSILON
-from robustcodec.lab.attacks.victim import HyperVictim, code, unrounded
-from robustcodec.lab.checkpoints import load_weights, network_of
+from robustcodec.lab.attacks.victim import Victim, code, unrounded
 from robustcodec.metrics import Pixels, psnr, worst_block
 from robustcodec.policy import DEFAULT_GUARD, Guard, OnViolation
 from robustcodec.rate import STEP_UNIT, Quality
@@ -69,7 +69,7 @@ class Subject:
     """A model, as an attacker has it."""
 
     codec: Codec
-    victim: HyperVictim
+    victim: Victim
     contract: Contract
     step: int
 
@@ -402,7 +402,7 @@ def main() -> None:
     if contract is None:
         raise SystemExit(f"{bundle.id} has no contract, so that there is no guard to attack")
     step = bundle.manifest.step(QUALITY.value)
-    victim = HyperVictim(network_of(load_weights(bundle.path), bundle.id), step / STEP_UNIT)
+    victim = victim_of(bundle, QUALITY.value, torch.device("cpu"))
     subject = Subject(codec, victim, contract, step)
     done = [json.loads(line) for line in arguments.output.read_text().splitlines()] if arguments.output.exists() else []
     key = bundle.fingerprint.hex(), arguments.crop, arguments.steps

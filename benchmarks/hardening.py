@@ -22,9 +22,10 @@ from robustcodec.errors import TrainingError
 from robustcodec.lab.attacks import Attack, Precision, Target, Threat, craft
 from robustcodec.lab.attacks.budget import LEVELS
 from robustcodec.lab.attacks.crossing import STEPS_PER_ROUND
+from robustcodec.lab.attacks.shipped import victim_of
 from robustcodec.lab.attacks.threat import DEFAULT_EPSILON
-from robustcodec.lab.attacks.victim import HyperVictim, code
-from robustcodec.lab.checkpoints import load_weights, network_of
+from robustcodec.lab.attacks.victim import code
+from robustcodec.lab.checkpoints import load_weights
 from robustcodec.lab.data import centre_crops, picture_files, read_pictures
 from robustcodec.lab.harden import network_in, qualities_of
 from robustcodec.lab.hardening import needs_teacher
@@ -34,7 +35,6 @@ from robustcodec.lab.runs import Run
 from robustcodec.lab.train import Order, train
 from robustcodec.lab.training import validate
 from robustcodec.metrics import Pixels
-from robustcodec.rate import high_rate_step
 
 QUALITY = 4.0
 CROPS, CROP = 12, 128
@@ -133,12 +133,11 @@ def measured(source: Path, crops: Sequence[Pixels], kept: Path, steps: int) -> d
     if kept.is_file():
         found: dict[str, float] = json.loads(kept.read_text())
         return found
-    network = network_of(load_weights(source), str(source))
+    victim = victim_of(source, QUALITY, torch.device("cpu"))
     clean = _tensor(crops)
     recipe = fast().student
     assert recipe is not None
-    figures = {"J": validate(network, clean, recipe)["validation_J"]}
-    victim = HyperVictim(network, high_rate_step(QUALITY))
+    figures = {"J": validate(victim.network, clean, recipe)["validation_J"]}
     with torch.no_grad():
         before = code(victim, clean, clean)
     for method, target in ATTACKS:

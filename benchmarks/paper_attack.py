@@ -2,7 +2,8 @@
 
     python benchmarks/paper_attack.py --data $DATA/cid22-val --model weights/hyper-base
 
-Figures are those of the torch network with everything rounded, on pictures of whole levels within the budget.
+Figures are those of a bundle's network with everything rounded and by the prices of its tables, on pictures of whole
+levels within the budget.
 """
 
 import argparse
@@ -12,22 +13,24 @@ from pathlib import Path
 
 import torch
 
+from robustcodec.bundle import find
 from robustcodec.lab.attacks.budget import LEVELS, to_levels
 from robustcodec.lab.attacks.problem import Problem
+from robustcodec.lab.attacks.shipped import victim_of
 from robustcodec.lab.attacks.switching import Choices, Length, Optimiser, Paper
 from robustcodec.lab.attacks.threat import DEFAULT_EPSILON, Target, Threat
-from robustcodec.lab.attacks.victim import HyperVictim, Rough, code, decibels
-from robustcodec.lab.checkpoints import load_weights, network_of
+from robustcodec.lab.attacks.victim import Rough, code, decibels
 from robustcodec.lab.data import centre_crops, picture_files, read_pictures
-from robustcodec.lab.networks import round_straight_through, uniform_noise
+from robustcodec.lab.networks import round_straight_through, soft_rounding, uniform_noise
 
 SEED = 0
+QUALITY = 4.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--model", required=True, help="a bundle")
     parser.add_argument("--pictures", type=int, default=6, help="how many, evenly spread over the folder")
     parser.add_argument("--crop", type=int, default=128)
     parser.add_argument("--steps", type=int, default=100)
@@ -39,9 +42,10 @@ def main() -> None:
     files = [files[index * len(files) // arguments.pictures] for index in range(arguments.pictures)]
     x = centre_crops(read_pictures(files, print), arguments.crop)
     x = x.float() / LEVELS if x.dtype == torch.uint8 else x
-    victim = HyperVictim(network_of(load_weights(arguments.model), str(arguments.model)), 1.0)
+    bundle = find(arguments.model)
+    victim = victim_of(bundle, QUALITY, torch.device("cpu"))
     title = f"{len(files)} centre crops of {arguments.crop}, N = {arguments.steps}, epsilon = {DEFAULT_EPSILON:g}"
-    print(f"{arguments.data.name}, {title}, {arguments.model.name}, quality 4\n")
+    print(f"{arguments.data.name}, {title}, {bundle.id}, quality {QUALITY:g}\n")
     for target in Target:
         with torch.no_grad():
             clean = code(victim, x, x)
@@ -76,7 +80,6 @@ def choices(target: Target, steps: int, problem: Problem) -> Mapping[str, Paper]
     adam = replace(default, optimiser=Optimiser.ADAM)
     return {
         f"default: normalised, rate {own.rate:g}, weight {own.weight:g}, unrounded, from zero, best": default,
-        "Adam": adam,
         "Adam, rate / 4": replace(adam, **{str(target): replace(own, rate=own.rate / 4)}),
         "Adam, norm as mse, weight 0.003": replace(
             adam, **{str(target): replace(own, length=Length.MSE, weight=0.003)}
@@ -87,6 +90,7 @@ def choices(target: Target, steps: int, problem: Problem) -> Mapping[str, Paper]
         "rate / 4": with_own(rate=own.rate / 4),
         "rate x 2": with_own(rate=own.rate * 2),
         "rounded, straight-through": replace(default, quantise=round_straight_through),
+        "softly rounded": replace(default, quantise=soft_rounding(4.0)),
         "uniform noise for rounding": replace(default, quantise=uniform_noise(problem.generator)),
         "from noise of half the budget": replace(default, start=0.5),
         "last iterate instead of the best": replace(default, keep_best=False),

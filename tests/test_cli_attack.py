@@ -245,7 +245,7 @@ def test_a_surrogate_is_crafted_on_and_the_model_measured(here: Path, tiny: Bund
 
     save_file({"g_a.0.conv.weight": np.zeros((8, 3, 5, 5), np.float32)}, "cheng.safetensors")
     assert refusal("a.png", "--surrogate", "cheng.safetensors") == (
-        "cheng is no network that this release knows: it lacks g_a.0.weight and g_a.6.weight (hyper) or "
+        "cheng.safetensors is no network that this release knows: it lacks g_a.0.weight and g_a.6.weight (hyper) or "
         "g_a.0.conv1.weight and g_a.6.weight (cheng)",
         1,
     )

@@ -144,11 +144,10 @@ class _Task:
 
     def prepare(self) -> Work:
         """See that the model can be attacked at all before any picture is read."""
-        from robustcodec.bundle import Bundle
-        from robustcodec.lab.checkpoints import load_weights, network_of
+        from robustcodec.lab.attacks.shipped import victim_of
+        from robustcodec.lab.runs import default_device
 
-        weights = self.source.weights
-        network_of(load_weights(weights.path if isinstance(weights, Bundle) else weights), self.source.name)
+        victim_of(self.source.weights, self.quality, self.device or default_device())
         return self._attack
 
     def _attack(self, job: Job) -> Result:

@@ -8,12 +8,11 @@ import torch
 
 from robustcodec.lab.attacks import Attack, Target, Threat, craft
 from robustcodec.lab.attacks.budget import LEVELS
-from robustcodec.lab.attacks.victim import HyperVictim, code
-from robustcodec.lab.checkpoints import load_weights, network_of
+from robustcodec.lab.attacks.shipped import victim_of
+from robustcodec.lab.attacks.victim import code
 from robustcodec.lab.precision import Precision
 from robustcodec.lab.runs import default_device
 from robustcodec.metrics import Pixels
-from robustcodec.rate import high_rate_step
 
 _STEPS = 30
 """A short `strong`: it ranks candidates and reports nothing."""
@@ -73,7 +72,7 @@ def strong_gain(
     device = default_device()
     attack = Attack(threat=Threat(Target.PSNR), method="strong", epsilon=epsilon, steps=_STEPS, precision=precision)
     crafted = craft(source, crops, attack, quality, report, device)
-    victim = HyperVictim(network_of(load_weights(source), str(source)).to(device), high_rate_step(quality))
+    victim = victim_of(source, quality, device)
 
     def batch(pictures: Sequence[Pixels]) -> torch.Tensor:
         return torch.stack([torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures]).to(device) / LEVELS

@@ -9,15 +9,15 @@ from torch import Tensor
 
 from robustcodec.bundle import Bundle
 from robustcodec.lab.attacks import METHODS, Attack, Target, Threat, adaptive, switching
-from robustcodec.lab.attacks.problem import Problem
-from robustcodec.lab.attacks.victim import HyperVictim, code
+from robustcodec.lab.attacks.problem import Problem, Watch
+from robustcodec.lab.attacks.victim import NetworkVictim, code, unrounded
 from robustcodec.lab.checkpoints import network_of, weights_of_bundle
 from robustcodec.lab.networks import Quantiser
 
 STEPS = 24
 
 
-class Counting(HyperVictim):
+class Counting(NetworkVictim):
     """Counts how often each half is asked for."""
 
     pictures = 0
@@ -71,6 +71,21 @@ def test_latents_that_are_there_are_those_of_the_noise(method: str, tiny: Bundle
         problem = replace(problem, guide=Counting(victim.network, victim.step)) if guided else problem
         found.append(METHODS[method](attack).search(problem, lambda step, score: None))
     assert torch.equal(*found)
+
+
+def test_steps_that_offer_nothing_leave_the_best_alone(tiny: Bundle) -> None:
+    """What breaks its bound is worth more than the clean picture, which is what nothing would be."""
+    problem, _ = problem_of(tiny, Threat(Target.PSNR), 2)
+    watch = Watch(problem, unrounded)
+    noise = 0.3 * problem.random_direction()
+    watch.offer(noise, problem.sketch(noise, unrounded), allowed=torch.tensor([True, False]))
+    watch.settle()
+    kept = watch.best.noise
+    assert watch.best.excess[0] > 0
+    assert torch.equal(kept[0], noise[0])
+    for _ in range(2):
+        assert not watch.settle().any()
+        assert torch.equal(watch.best.noise, kept)
 
 
 def test_figures_are_computed_when_they_are_asked_for(tiny: Bundle) -> None:

@@ -90,6 +90,20 @@ def test_it_finds_the_largest_singular_value_of_a_linear_codec() -> None:
     assert 0.98 * largest <= gain <= largest * (1 + 1e-4)
 
 
+def test_restarts_take_the_steps_that_are_counted_whatever_they_begin_with() -> None:
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    problem = problem_of(BlockDct(STEP), x, Threat(Target.PSNR))
+    seen: list[int] = []
+    steps = 60
+    Strong(steps=steps, restarts=4).search(problem, lambda step, score: seen.append(step))
+    assert seen == sorted(set(seen))
+    assert seen[-1] <= 4 * steps
+    # other noise, paper, other noise, pgd: gradient steps one by one, then rounds of crossings
+    for restart, climbing in ((0, 36), (1, 30 + 18), (2, 36), (3, 30 + 18)):
+        first = restart * steps + 1
+        assert seen[seen.index(first) :][:climbing] == list(range(first, first + climbing))
+
+
 def greedy_gain(victim: BlockDct, x: Tensor) -> float:
     """A of a search that carries the coefficients nearest to a threshold just across it until the budget is spent.
 

@@ -21,14 +21,13 @@ from robustcodec.lab.attacks.methods import METHODS
 from robustcodec.lab.attacks.problem import Problem
 from robustcodec.lab.attacks.shipped import victim_of
 from robustcodec.lab.attacks.threat import Attack
-from robustcodec.lab.attacks.victim import HyperVictim, Rough, code, decibels
-from robustcodec.lab.checkpoints import load_weights, network_of
+from robustcodec.lab.attacks.victim import Rough, Victim, code, decibels
 from robustcodec.lab.precision import Precision
 from robustcodec.lab.runs import default_device
 from robustcodec.metrics import Pixels, bits_per_pixel, psnr
-from robustcodec.rate import Quality, high_rate_step
+from robustcodec.rate import Quality
 
-_SHRINKINGS = (1.0, 0.95, 0.9, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.0)
+SHRINKINGS = (1.0, 0.95, 0.9, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.0)
 """Noise that breaks the bound is shortened to these shares, one after the other, until it holds."""
 _LARGEST_EPSILON = 1.0
 
@@ -112,12 +111,12 @@ def check(attack: Attack, pictures: Sequence[Pixels]) -> None:
 
 def _open(
     source: Bundle | Path, quality: float, pictures: Sequence[Pixels], device: torch.device
-) -> tuple[HyperVictim, list[Judge]]:
+) -> tuple[Victim, list[Judge]]:
     """Give the network to attack and, for each picture, what judges its attacked versions."""
+    victim = victim_of(source, quality, device)
     if isinstance(source, Bundle):
         codec = Codec(source)
-        return victim_of(source, quality, device), [_shipped(codec, picture, quality) for picture in pictures]
-    victim = HyperVictim(network_of(load_weights(source), str(source)).to(device), high_rate_step(quality))
+        return victim, [_shipped(codec, picture, quality) for picture in pictures]
     return victim, [_estimated(victim, picture, device) for picture in pictures]
 
 
@@ -131,7 +130,7 @@ def _shipped(codec: Codec, clean: Pixels, quality: float) -> Judge:
     return judge
 
 
-def _estimated(victim: HyperVictim, clean: Pixels, device: torch.device) -> Judge:
+def _estimated(victim: Victim, clean: Pixels, device: torch.device) -> Judge:
     x = torch.from_numpy(clean).permute(2, 0, 1)[None].to(device) / LEVELS
 
     @torch.no_grad()
@@ -146,7 +145,7 @@ def _held(problem: Problem, noise: Tensor, index: int, judge: Judge, clean: Pixe
     """Give the attacked picture with as much of its noise as the threat's bound allows, and how much that is."""
     x, own = problem.x[index : index + 1], noise[index : index + 1]
     before = judge(clean) if problem.threat.bounded else (0.0, 0.0)
-    for share in _SHRINKINGS:
+    for share in SHRINKINGS:
         pixels = _pixels(to_levels(share * own, x, problem.epsilon))
         if not problem.threat.bounded or problem.threat.holds(*before, *judge(pixels)):
             break

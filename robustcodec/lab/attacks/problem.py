@@ -141,7 +141,9 @@ class Watch:
     def settle(self) -> Tensor:
         """Code the best of the last steps as it will be; gives which pictures' best became better."""
         figures = self._coded()
-        better = self.best.offer(self.window.noise, self.real.score(figures), self.real.excess(figures))
+        # the clean picture, with which windows begin, keeps every bound and is no attack
+        found = self.window.score > -torch.inf
+        better = self.best.offer(self.window.noise, self.real.score(figures), self.real.excess(figures), found)
         if self.real.threat.bounded:
             self._compare(figures)
         self._open()

@@ -34,7 +34,6 @@ class Projected:
     norm: Norm = Norm.L2
     stride: float = 0.1
     random_start: bool = True
-    quantise: Quantiser = unrounded
 
     def search(self, problem: Problem, report: Report) -> Tensor:
         """Give the best noise (B, 3, H, W) of all steps."""
@@ -45,13 +44,13 @@ class Projected:
             noise = fit(0.5 * radius * problem.random_direction(), problem.x, problem.epsilon)
         best = Best.none(problem.x)
         for step in range(1, self.steps + 1):
-            figures, gradient = ascend(problem, noise, self.quantise, problem.score)
+            figures, gradient = ascend(problem, noise, unrounded, problem.score)
             score = problem.score(figures).detach()
             best.offer(noise, score, torch.zeros_like(score))
             report(step, score)
             noise = fit(noise + self.stride * radius * direction(gradient, self.norm), problem.x, problem.epsilon)
         with torch.no_grad():
-            score = problem.score(problem.sketch(noise, self.quantise))
+            score = problem.score(problem.sketch(noise, unrounded))
         best.offer(noise, score, torch.zeros_like(score))
         return best.noise
 

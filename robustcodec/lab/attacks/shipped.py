@@ -1,33 +1,38 @@
-"""A shipped model as a victim: its network, and the code lengths of its own tables.
+"""Models as victims: a checkpoint's network, and of a shipped model the code lengths of its own tables, too.
 
 The tables of a bundle are fitted to real latents. They ask less for what is rare than the network's Gaussians do, so
 that a search which believed the Gaussians would go for symbols that cost little in a file.
 """
 
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from robustcodec.architectures import open_architecture
-from robustcodec.bundle import Bundle
+from robustcodec.bundle import Bundle, damage_named
 from robustcodec.entropy import TableSet, ideal_bits
-from robustcodec.lab.attacks.victim import HyperVictim
-from robustcodec.lab.checkpoints import load_weights, network_of
+from robustcodec.lab.attacks.victim import NetworkVictim
+from robustcodec.lab.checkpoints import load_weights, network_of, weights_of_bundle
 from robustcodec.lab.entropy_models import SCALE_MIN, lower_bound
 from robustcodec.lab.export import SCALES
-from robustcodec.rate import STEP_UNIT
+from robustcodec.rate import STEP_UNIT, high_rate_step
 
 _REACH = 1024
 """Magnitudes of symbols whose code lengths are looked up; what lies beyond costs as much."""
 
 
-def victim_of(bundle: Bundle, quality: float, device: torch.device) -> HyperVictim:
-    """Open a bundle for attacks at a quality. Raises ModelError."""
-    network = network_of(load_weights(bundle.path), bundle.id)
-    price = TablePrice(open_architecture(bundle, threads=1).y_tables, device)
-    return HyperVictim(network.to(device), bundle.manifest.step(quality) / STEP_UNIT, price)
+def victim_of(source: Bundle | Path, quality: float, device: torch.device) -> NetworkVictim:
+    """Open a bundle, or any checkpoint, for attacks at a quality. Raises ModelError or TrainingError."""
+    if isinstance(source, Path):
+        network = network_of(load_weights(source), str(source))
+        return NetworkVictim(network.to(device), high_rate_step(quality))
+    with damage_named(source.path):
+        network = network_of(weights_of_bundle(source), source.id)
+        price = TablePrice(open_architecture(source, threads=1).y_tables, device)
+    return NetworkVictim(network.to(device), source.manifest.step(quality) / STEP_UNIT, price)
 
 
 class TablePrice:

@@ -15,6 +15,7 @@ from robustcodec.lab.attacks.budget import fit_l2
 from robustcodec.lab.attacks.controls import Offset
 from robustcodec.lab.attacks.crossing import STEPS_PER_ROUND, cross
 from robustcodec.lab.attacks.problem import Best, Problem, Report
+from robustcodec.lab.attacks.projected import Projected
 from robustcodec.lab.attacks.switching import Paper
 from robustcodec.lab.attacks.threat import Target
 from robustcodec.lab.attacks.victim import unrounded
@@ -32,10 +33,13 @@ _STEEPNESS = 4.0
 _START = 0.01
 """Length of the first noise on PSNR in radii of the budget; the rate, and restarts, begin on the budget's edge."""
 
+_OTHERS = (Paper, Projected)
+"""Methods whose results every second restart begins with, in turn; half of its steps go to finding them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Strong:
-    """All stages, `restarts` times: from other noise, and every second time from the paper's attack."""
+    """All stages, `restarts` times, each in `steps`: from other noise, and every second time from another method."""
 
     steps: int
     restarts: int = 1
@@ -46,12 +50,9 @@ class Strong:
         # on flat pictures, where gradients say nothing, no search does better than changing the brightness
         self._offer(problem, best, Offset().search(problem, lambda step, score: None))
         for restart in range(self.restarts):
-            done = restart * self.steps
-
-            def here(step: int, score: Tensor, done: int = done) -> None:
-                report(done + step, score)
-
-            self._once(problem, best, self._start(problem, restart), here)
+            here = _after(restart * self.steps, report)
+            start, spent = self._start(problem, restart, here)
+            self._once(problem, best, start, self.steps - spent, _after(spent, here))
         return best.noise
 
     def _offer(self, problem: Problem, best: Best, noise: Tensor) -> None:
@@ -59,28 +60,31 @@ class Strong:
             figures = problem.code(noise, round_straight_through)
         best.offer(noise, problem.score(figures), problem.excess(figures))
 
-    def _start(self, problem: Problem, restart: int) -> Tensor:
-        if restart % 2:
-            return Paper(steps=max(1, self.steps // 2)).search(problem, lambda step, score: None)
+    def _start(self, problem: Problem, restart: int, report: Report) -> tuple[Tensor, int]:
+        """Give the noise to begin with, and how many steps it took to find."""
+        spent = self.steps // 2
+        if restart % 2 and spent:
+            other = _OTHERS[restart // 2 % len(_OTHERS)]
+            return other(steps=spent).search(problem, report), spent
         length = _START if problem.threat.target is Target.PSNR and restart == 0 else 1.0
-        return fit_l2(length * problem.epsilon**0.5 * problem.random_direction(), problem.x, problem.epsilon)
+        return fit_l2(length * problem.epsilon**0.5 * problem.random_direction(), problem.x, problem.epsilon), 0
 
-    def _once(self, problem: Problem, best: Best, start: Tensor, report: Report) -> None:
+    def _once(self, problem: Problem, best: Best, start: Tensor, steps: int, report: Report) -> None:
         target = problem.threat.target
-        steps = max(1, round(_GRADIENT_SHARE[target] * self.steps))
         stride, back = _STRIDE[target]
-        climb = Adaptive(steps=steps, quantise=_smooth(target), stride=stride, back=back)
+        climbing = max(1, round(_GRADIENT_SHARE[target] * steps))
+        climb = Adaptive(steps=climbing, quantise=_smooth(target), stride=stride, back=back)
         start = climb.search(problem, start, report).noise
         self._offer(problem, best, start)
         bases = _BASES[target]
-        rounds = (self.steps - climb.steps) // len(bases) // STEPS_PER_ROUND
+        rounds = (steps - climbing) // len(bases) // STEPS_PER_ROUND
         for index, base in enumerate(bases):
-            done = climb.steps + index * rounds * STEPS_PER_ROUND
+            cross(problem, base * start, best, rounds, _after(climbing + index * rounds * STEPS_PER_ROUND, report))
 
-            def here(step: int, score: Tensor, done: int = done) -> None:
-                report(done + step, score)
 
-            cross(problem, base * start, best, rounds, here)
+def _after(done: int, report: Report) -> Report:
+    """Count steps on from those that are done."""
+    return lambda step, score: report(done + step, score)
 
 
 def _smooth(target: Target) -> Quantiser:

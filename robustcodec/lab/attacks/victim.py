@@ -30,7 +30,7 @@ class Victim(Protocol):
         """Give the code length (B,) in bits of the symbols; what else the latents say is quantised for it."""
 
 
-class HyperVictim:
+class NetworkVictim:
     """A network at one quantisation step, its parameters frozen; `price` is what symbols take in its files."""
 
     def __init__(self, network: Network, step: float, price: Price = gaussian_price) -> None:
