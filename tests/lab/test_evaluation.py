@@ -550,6 +550,10 @@ def test_the_page_holds_everything_itself(tmp_path: Path, data: Path, model: Lea
     sizes = {(picture.width, picture.height) for picture in map(read_embedded, pictures)}
     assert sizes <= {(64, 64), (96, 80)}
     assert tags.text.count("hyper-tiny, paper:psnr, quality 4: ") == 1
+    clean = {(f"{one.figures.bpp:.3f}", f"{one.figures.psnr:.2f}") for one in rows if one.attack is None}
+    shown = re.findall(r"bpp \(clean ([\d.]+)\).* dB \(clean ([\d.]+) dB\)", tags.text)
+    assert len(shown) == 2
+    assert set(shown) <= clean
 
 
 def read_embedded(source: str) -> Image:

@@ -12,7 +12,7 @@ from robustcodec.lab.evaluation.crafting import read_pixels
 from robustcodec.lab.evaluation.grid import clean_image
 from robustcodec.lab.evaluation.records import Row
 from robustcodec.lab.evaluation.summary import Cell, sections
-from robustcodec.metrics import Pixels
+from robustcodec.metrics import Pixels, bits_per_pixel, psnr
 from robustcodec.rate import DEFAULT_TARGET
 
 AMPLIFIED = 8
@@ -30,10 +30,15 @@ _DIFFERENCE_QUALITY = 60
 
 @dataclass(frozen=True, eq=False)
 class Exhibit:
-    """One attacked picture: its row and its cell, and JPEG files of a window of it by what they show."""
+    """One attacked picture: its row and its cell, and JPEG files of a window of it by what they show.
+
+    `bpp` and `psnr` are those of the clean picture at the same setting.
+    """
 
     row: Row
     cell: Cell
+    bpp: float
+    psnr: float
     width: int
     height: int
     images: Mapping[str, bytes]
@@ -57,7 +62,8 @@ def _exhibit(folder: Path, cell: Cell, contender: Contender) -> Exhibit:
     row = cell.worst
     clean, attacked = read_pixels(folder / clean_image(row.picture)), read_pixels(folder / row.image)
     code = contender.code(clean, row.quality)
-    before, after = code(clean).pixels, code(attacked).pixels
+    coded = code(clean)
+    before, after = coded.pixels, code(attacked).pixels
     part = window(clean, after)
     shown = {
         "before": before,
@@ -76,7 +82,8 @@ def _exhibit(folder: Path, cell: Cell, contender: Contender) -> Exhibit:
         )
         for name, pixels in shown.items()
     }
-    return Exhibit(row, cell, width, height, images)
+    bpp = bits_per_pixel(len(coded.data), row.picture.width, row.picture.height)
+    return Exhibit(row, cell, bpp, psnr(clean, before), width, height, images)
 
 
 def amplified(a: Pixels, b: Pixels) -> Pixels:

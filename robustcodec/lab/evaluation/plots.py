@@ -77,7 +77,7 @@ def _panel(axes: "Axes", curves: Sequence[Curve], attack: Assault | None, psnr: 
             markerfacecolor=f"C{index % 10}" if curve.attack is None else "white",
             label=f"{curve.line.title}, {'attacked' if curve.attack else 'clean'}",
         )
-    axes.set_title(f"{attack.label}: {budget(attack)}" if attack else "clean", fontsize=9)
+    axes.set_title(f"{attack.label}\n{budget(attack)}" if attack else "clean", fontsize=9)
     axes.set_xlabel("bits per pixel")
     axes.grid(alpha=0.3)
 

@@ -32,7 +32,7 @@ th:first-child, td:first-child { text-align: left; }
   pointer-events: none; }
 .slider .right { right: 0; }
 .thumbs { display: flex; flex-wrap: wrap; gap: .5rem 1rem; width: 528px; max-width: 100%; }
-figure { margin: 0; width: 250px; } figure img { width: 100%; display: block; image-rendering: pixelated; }
+figure { margin: 0; width: calc(50% - .5rem); } figure img { width: 100%; display: block; image-rendering: pixelated; }
 figcaption { font-size: 12px; opacity: .8; }
 .plot { background: #fff; max-width: 100%; }
 """
@@ -97,7 +97,8 @@ def _exhibit(exhibit: Exhibit) -> str:
     assert attack is not None
     figures = row.figures
     heading = f"{exhibit.cell.line.title}, {attack.label}, quality {row.quality:g}: {row.picture.name}"
-    facts = [budget(attack), f"{figures.bpp:.3f} bpp", f"PSNR(x, x̂*) {_decibels(figures.psnr)}"]
+    facts = [budget(attack), f"{figures.bpp:.3f} bpp (clean {exhibit.bpp:.3f})"]
+    facts += [f"PSNR(x, x̂*) {_decibels(figures.psnr)} (clean {_decibels(exhibit.psnr)})"]
     facts += [f"PSNR(x*, x̂*) {_decibels(figures.psnr_own)}", f"PSNR(x, x*) {_decibels(figures.psnr_input)}"]
     if figures.gain is not None:
         facts.append(f"A = {figures.gain:.2f}")
