@@ -22,6 +22,7 @@ from robustcodec.lab.attacks import METHODS, Attack, Precision, Target, Threat, 
 from robustcodec.lab.attacks.budget import energy, fit_l2, fit_linf, to_levels
 from robustcodec.lab.attacks.controls import channel_offsets
 from robustcodec.lab.attacks.switching import Paper
+from robustcodec.lab.attacks.victim import softly_rounded, unrounded
 from robustcodec.lab.checkpoints import weights_of_bundle
 
 Pixels = NDArray[np.uint8]
@@ -259,3 +260,5 @@ def test_the_documentation_names_every_method_and_its_defaults() -> None:
     for row, name in (("step, in radii √ε", "rate"), ("weight w", "weight")):
         values = [getattr(choices, name) for choices in (paper.psnr, paper.bpp)]
         assert rows[row] == " | ".join(f"{value:g}" for value in values)
+    names = {unrounded: "unrounded", softly_rounded: "softly rounded"}
+    assert rows["latents in the search"] == f"{names[paper.psnr.quantise]} | {names[paper.bpp.quantise]}"

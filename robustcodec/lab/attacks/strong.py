@@ -18,8 +18,8 @@ from robustcodec.lab.attacks.problem import Best, Problem, Report
 from robustcodec.lab.attacks.projected import Projected
 from robustcodec.lab.attacks.switching import Paper
 from robustcodec.lab.attacks.threat import Target
-from robustcodec.lab.attacks.victim import unrounded
-from robustcodec.lab.networks import Quantiser, round_straight_through, soft_rounding
+from robustcodec.lab.attacks.victim import softly_rounded, unrounded
+from robustcodec.lab.networks import round_straight_through
 
 _GRADIENT_SHARE = {Target.PSNR: 0.6, Target.BPP: 0.4}
 """Of the steps; crossings take the rest in equal parts."""
@@ -28,8 +28,8 @@ _BASES = {Target.PSNR: (0.0, 1.0), Target.BPP: (0.85,)}
 _STRIDE = {Target.PSNR: (3.0, 0.24), Target.BPP: (0.5, 0.125)}
 """Lengths of the first gradient steps, and of those that mend the bound, in radii of the budget. On PSNR steps far out
 of the budget, projected back, turn the noise towards where the codec amplifies most, as power iteration does."""
-_STEEPNESS = 4.0
-"""Of the curve that stands for rounding on the rate: hyper-base suffers most at 2 to 3, hyper-robust at 5."""
+_QUANTISE = {Target.PSNR: unrounded, Target.BPP: softly_rounded}
+"""What gradients see instead of rounding."""
 _START = 0.01
 """Length of the first noise on PSNR in radii of the budget; the rate, and restarts, begin on the budget's edge."""
 
@@ -73,7 +73,7 @@ class Strong:
         target = problem.threat.target
         stride, back = _STRIDE[target]
         climbing = max(1, round(_GRADIENT_SHARE[target] * steps))
-        climb = Adaptive(steps=climbing, quantise=_smooth(target), stride=stride, back=back)
+        climb = Adaptive(steps=climbing, quantise=_QUANTISE[target], stride=stride, back=back)
         start = climb.search(problem, start, report).noise
         self._offer(problem, best, start)
         bases = _BASES[target]
@@ -85,12 +85,3 @@ class Strong:
 def _after(done: int, report: Report) -> Report:
     """Count steps on from those that are done."""
     return lambda step, score: report(done + step, score)
-
-
-def _smooth(target: Target) -> Quantiser:
-    """The codec that gradients see instead of the rounded one.
-
-    The rate without rounding counts each latent that is about to become a symbol, though most of them never do; with
-    rounding it is flat where a symbol is sure to be zero.
-    """
-    return unrounded if target is Target.PSNR else soft_rounding(_STEEPNESS)

@@ -15,7 +15,7 @@ from robustcodec.lab.attacks.budget import energy
 from robustcodec.lab.attacks.problem import Best, Problem, Report, Watch, switch
 from robustcodec.lab.attacks.projected import Norm, direction
 from robustcodec.lab.attacks.threat import Target
-from robustcodec.lab.attacks.victim import Coded, Figures, unrounded
+from robustcodec.lab.attacks.victim import Coded, Figures, softly_rounded, unrounded
 from robustcodec.lab.networks import Quantiser, round_straight_through
 
 
@@ -43,6 +43,8 @@ class Choices:
     """Length of a step in radii of the budget, sqrt(epsilon): of the whole noise, or with Adam of each sample."""
     weight: float
     """Weight of bpp_error or psnr_error outside the budget."""
+    quantise: Quantiser = unrounded
+    """What latents go through in the search instead of being rounded."""
     length: Length = Length.RMS
 
 
@@ -53,8 +55,7 @@ class Paper:
     steps: int
     optimiser: Optimiser = Optimiser.NORMALISED
     psnr: Choices = Choices(rate=0.4, weight=0.07)
-    bpp: Choices = Choices(rate=0.2, weight=1.0)
-    quantise: Quantiser = unrounded
+    bpp: Choices = Choices(rate=0.2, weight=1.0, quantise=softly_rounded)
     start: float = 0.0
     """Energy of the Gaussian noise to start from, as a share of the budget."""
     keep_best: bool = True
@@ -62,15 +63,15 @@ class Paper:
 
     def search(self, problem: Problem, report: Report) -> Tensor:
         """Give the noise (B, 3, H, W)."""
-        watch = Watch(problem, self.quantise)
         choices = self.psnr if problem.threat.target is Target.PSNR else self.bpp
+        watch = Watch(problem, choices.quantise)
         noise = (self.start * problem.epsilon) ** 0.5 * problem.random_direction()
         noise = noise.requires_grad_()
         optimiser = self._optimiser(noise, choices.rate * problem.epsilon**0.5)
         score = problem.score(problem.clean)
         for step in range(1, self.steps + 1):
             shown = _clip(noise, problem.x)
-            figures = problem.sketch(shown, self.quantise)
+            figures = problem.sketch(shown, choices.quantise)
             inside = energy(noise) < problem.epsilon
             loss = switch(
                 inside,
