@@ -360,7 +360,7 @@ def latent_groups(codec: Codec, picture: Picture, quality: Quality) -> list[tupl
     groups = [(strip.z, architecture.side_index(*strip.y.shape[1:]), architecture.z_tables)]
 
     def note(group: Group) -> Any:
-        symbols = quantised(strip.y, group, step)
+        symbols = quantised(strip.y, group, step, strip.dead_zones)
         groups.append((symbols, group.table, architecture.y_tables))
         return symbols
 

@@ -354,7 +354,8 @@ class _Strips:
         for top in range(0, height, self.rows):
             if top in self._kept:
                 y, z = self._kept[top]
-                yield Strip(y, z, self.architecture.conditions(z, *y.shape[1:]))
+                conditions = self.architecture.conditions(z, *y.shape[1:])
+                yield Strip(y, z, conditions, self.architecture.dead_zones)
                 continue
             y = analyse(self.architecture, self.pixels, top, min(top + self.rows, height))
             strip = prepare_strip(self.architecture, y)

@@ -111,6 +111,8 @@ def refine(
     pixels depend on other strips, at `edges`, stay as they are.
     """
     scale = np.float32(step / STEP_UNIT)
+    if not any(steps):
+        return strip
     index, mean = _given(strip, step)
     task = _Task(
         architecture,
@@ -126,8 +128,11 @@ def refine(
     symbols = _descended(task, start, steps.soft)
     if steps.hard:
         symbols = _exchanged(task, np.rint(symbols), steps.hard)
-    symbols[:, ~task.moves] = start[:, ~task.moves]
-    return replace(strip, y=symbols * scale + mean) if any(steps) else strip
+    magnitude = np.abs(start)
+    zeros = (magnitude < strip.dead_zones[index]) & (magnitude > 0.5)
+    symbols[:, ~task.moves] = np.where(zeros, np.float32(0), start)[:, ~task.moves]
+    # what is worth a symbol has been found out: dead zones would take some back
+    return replace(strip, y=symbols * scale + mean, dead_zones=np.full_like(strip.dead_zones, 0.5))
 
 
 def _descended(task: _Task, start: Float32, steps: int) -> Float32:
@@ -186,7 +191,7 @@ def _given(strip: Strip, step: int) -> tuple[NDArray[np.uint16], Float32]:
     def note(group: Group) -> Int32:
         index[group.positions] = group.table
         mean[group.positions] = group.mean / np.float32(STEP_UNIT)
-        return quantised(strip.y, group, step)
+        return quantised(strip.y, group, step, strip.dead_zones)
 
     walk(strip.conditions.schedule(step), note)
     return index, mean

@@ -17,11 +17,15 @@ from robustcodec.rate import STEP_UNIT
 
 @dataclass(frozen=True, eq=False)
 class Strip:
-    """Latents y (M, h, w) of a strip, z's symbols and what they say about y."""
+    """Latents y (M, h, w) of a strip, z's symbols and what they say about y.
+
+    `dead_zones` are those of the architecture, or others where whatever rounds to a symbol is to be one.
+    """
 
     y: Float32
     z: Int32
     conditions: Conditions
+    dead_zones: Float32
 
 
 class Coded(NamedTuple):
@@ -38,7 +42,7 @@ class Coded(NamedTuple):
 def prepare_strip(architecture: Architecture, y: Float32) -> Strip:
     """Give latents what coding them takes, whatever the step. Raises ImageError if they are not finite."""
     z = architecture.side_information(y)
-    return Strip(y, z, architecture.conditions(z, *y.shape[1:]))
+    return Strip(y, z, architecture.conditions(z, *y.shape[1:]), architecture.dead_zones)
 
 
 def code_strip(architecture: Architecture, strip: Strip, step: int) -> Coded:
@@ -50,7 +54,7 @@ def code_strip(architecture: Architecture, strip: Strip, step: int) -> Coded:
 
     def code(group: Group) -> Int32:
         nonlocal expected
-        symbols = quantised(strip.y, group, step)
+        symbols = quantised(strip.y, group, step, strip.dead_zones)
         encode_group(encoder, symbols, group.table, architecture.y_tables)
         expected += _expected(group.table, architecture.y_tables)
         return symbols
@@ -74,12 +78,13 @@ def read_strip(architecture: Architecture, data: bytes, height: int, width: int,
     return latents.y_hat
 
 
-def quantised(y: Float32, group: Group, step: int) -> Int32:
-    """Round the latents of a group to symbols."""
+def quantised(y: Float32, group: Group, step: int, dead_zones: Float32) -> Int32:
+    """Round the latents of a group to symbols, to zero within the dead zone of their table."""
     values = y[group.positions]
     if group.mean.ndim:
         values = values - group.mean / np.float32(STEP_UNIT)
     symbols = values * np.float32(STEP_UNIT / step)
+    symbols[np.abs(symbols) < dead_zones[group.table]] = 0
     np.rint(symbols, out=symbols)
     # beyond the largest value a latent is cut off: only hostile pictures come near it
     clamped: Int32 = np.clip(symbols, -LARGEST_VALUE, LARGEST_VALUE, out=symbols).astype(np.int32)

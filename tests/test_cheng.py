@@ -58,6 +58,10 @@ class Part:
     def y_tables(self) -> Any:
         return self.entropy.y_tables
 
+    @property
+    def dead_zones(self) -> Any:
+        return self.entropy.dead_zones
+
     def side_index(self, height: int, width: int) -> NDArray[np.uint8]:
         shape = (len(self.z_tables), -(-height // 4), -(-width // 4))
         return np.broadcast_to(np.arange(shape[0], dtype=np.uint8)[:, None, None], shape)
@@ -102,7 +106,7 @@ def test_weights_and_latents_at_their_bounds(bundle: Bundle, step: int, height: 
     generator = np.random.default_rng(step)
     z = generator.choice([-32767, 32767, 0], (8, -(-height // 4), -(-width // 4))).astype(np.int32)
     y = generator.choice([-1e9, 1e9, 30000, -3, 0.4], (8, height, width)).astype(np.float32)
-    data, y_hat, _ = code_strip(part, Strip(y, z, part.conditions(z, height, width)), step)  # type: ignore[arg-type]
+    data, y_hat, _ = code_strip(part, Strip(y, z, part.conditions(z, height, width), part.dead_zones), step)  # type: ignore[arg-type]
     strip = reference.decode_cheng(data, height, width, step, as_lists(arrays))
     assert strip.z == z.tolist() and strip.y_hat == y_hat.tolist()
     assert read_strip(part, data, height, width, step).tolist() == y_hat.tolist()  # type: ignore[arg-type]

@@ -418,7 +418,9 @@ def not_finite(codec: Codec) -> bytes:
     """A file, sound in all else, whose latents are as large as the format can say."""
     n, m = codec.bundle.manifest.sizes
     z = np.zeros((n, 1, 1), np.int32)
-    strip = Strip(np.full((m, 2, 2), 1e9, np.float32), z, codec._architecture.conditions(z, 2, 2))
+    strip = Strip(
+        np.full((m, 2, 2), 1e9, np.float32), z, codec._architecture.conditions(z, 2, 2), codec._architecture.dead_zones
+    )
     picture = Picture(pixels=np.zeros((32, 32, 3), np.uint8))
     return codec._code(_Prepared(picture, 0, (strip,)), container.MAX_STEP).data
 

@@ -79,7 +79,7 @@ def code_length(strip: Strip, step: int, tables: TableSet) -> float:
 
     def note(group: Group) -> Int32:
         nonlocal total
-        symbols = quantised(strip.y, group, step)
+        symbols = quantised(strip.y, group, step, strip.dead_zones)
         total += float(ideal_bits(symbols, group.table, tables).sum())
         return symbols
 

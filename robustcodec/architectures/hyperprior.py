@@ -29,6 +29,9 @@ MAX_MEDIAN = 1 << 20
 MAX_INPUT = LARGEST_VALUE * STEP_UNIT + MAX_MEDIAN
 """Largest magnitude that enters the integer hyper synthesis."""
 
+DEAD_ZONES = "y.dead_zones"
+"""Array of a magnitude for each of y's tables, uint16 in 1/1024 of a step; without it all of them are half a step."""
+
 _ANALYSED = 512
 """Columns of y, 8192 pixels, that the hyper analysis is given at once; only wide pictures have more."""
 
@@ -51,8 +54,8 @@ class IntegerParameters:
             "thresholds",
             "medians",
         }
-        if set(arrays) != expected:
-            odd = sorted(set(arrays) ^ expected)[0]
+        if set(arrays) - {DEAD_ZONES} != expected:
+            odd = sorted((set(arrays) - {DEAD_ZONES}) ^ expected)[0]
             raise ModelDamaged(f"its entropy parameters have missing or unknown arrays, {odd} among them")
         if len(self.z_tables) != n:
             raise ModelDamaged(f"it has {len(self.z_tables)} tables for the {n} channels of z")
@@ -62,6 +65,7 @@ class IntegerParameters:
         if medians.dtype != np.int32 or medians.shape != (n,) or np.abs(medians.astype(np.int64)).max() > MAX_MEDIAN:
             raise ModelDamaged(f"its medians must be {n} integers of 32 bits within ±{MAX_MEDIAN}")
         self.medians: Int32 = medians.astype(np.int32)
+        self.dead_zones = _dead_zones(arrays, len(self.y_tables))
 
     def z_hat(self, z: Int32) -> Float64:
         """Give what z's symbols stand for, in units of 1/1024."""
@@ -105,6 +109,7 @@ class Hyperprior:
         self._medians = entropy.medians
         self.z_tables = entropy.z_tables
         self.y_tables = entropy.y_tables
+        self.dead_zones = entropy.dead_zones
 
     @cached_property
     def _encoder(self) -> networks.Networks:
@@ -164,6 +169,13 @@ def sizes_of(bundle: Bundle, name: str) -> tuple[int, int]:
     if len(sizes) != 2:
         raise ModelDamaged(f"it has {len(sizes)} sizes, but {name} has two, N and M")
     return sizes[0], sizes[1]
+
+
+def _dead_zones(arrays: Mapping[str, NDArray[np.generic]], tables: int) -> Float32:
+    zones = arrays.get(DEAD_ZONES, np.full(tables, STEP_UNIT // 2, np.uint16))
+    if zones.dtype != np.uint16 or zones.shape != (tables,) or zones.astype(np.uint16).min() < STEP_UNIT // 2:
+        raise ModelDamaged(f"its dead zones must be {tables} integers of 16 bits, none below {STEP_UNIT // 2}")
+    return zones.astype(np.float32) / np.float32(STEP_UNIT)
 
 
 def _tables(arrays: Mapping[str, NDArray[np.generic]], latents: str) -> TableSet:

@@ -121,6 +121,14 @@ def export(
         float | None,
         typer.Option("-q", "--quality", help="Quality whose step --to compressai folds into the weights [default: 4]."),
     ] = None,
+    restrain: Annotated[
+        bool | None,
+        typer.Option(
+            "--restrain/--no-restrain",
+            help="Give the encoder dead zones, and the tables a share of attacked latents, so that attacks on the rate "
+            "gain less [default: as the run's recipe says].",
+        ),
+    ] = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Make a model for encode and decode out of a training run or checkpoint (needs robustcodec[lab]).
@@ -133,14 +141,15 @@ def export(
     require_lab()
     if to not in (None, "compressai"):
         raise UsageError(f"--to can be compressai, not {to}")
-    if to is not None and any(option is not None for option in (data, id, variant)):
-        raise UsageError("a state dict for CompressAI takes no --data, --id or --variant; leave them out")
+    if to is not None and any(option is not None for option in (data, id, variant, restrain)):
+        raise UsageError("a state dict for CompressAI takes no --data, --id, --variant or --restrain; leave them out")
     if to is None and quality is not None:
         raise UsageError("a model serves all qualities: --quality is for --to compressai alone")
 
     from robustcodec.lab.checkpoints import load_weights
     from robustcodec.lab.export import export_run
     from robustcodec.lab.interop import write_for_compressai
+    from robustcodec.lab.restraint import FULL, NONE
     from robustcodec.rate import high_rate_step
 
     console = Console(quiet=quiet, json=False)
@@ -149,7 +158,8 @@ def export(
         write_for_compressai(load_weights(source), step, output, console.note)
         console.note(f"wrote {output}")
         return
-    exported = export_run(source, output, id or output.name, variant or "base", data, console.note)
+    restraint = None if restrain is None else FULL if restrain else NONE
+    exported = export_run(source, output, id or output.name, variant or "base", data, console.note, restraint=restraint)
     lengths = exported.code_length
     console.note(
         f"code length at quality 4, in bits per pixel: {lengths.real:.4f} by the network in real numbers, "

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from robustcodec.architectures.wavefront import TAPS, fronts
 from robustcodec.errors import TrainingError
 from robustcodec.lab.entropy_models import FactorizedPrior
-from robustcodec.lab.networks import Gdn, Hyper, Network, Quantiser, bias, round_straight_through
+from robustcodec.lab.networks import DeadZones, Gdn, Hyper, Network, Quantiser, bias, outside, round_straight_through
 
 
 def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
@@ -145,17 +145,31 @@ class Cheng(Network):
         z: Tensor = self.h_a(y)
         return z
 
-    def quantised(self, latents: Tensor, step: Tensor, quantise: Quantiser) -> Tensor:
+    def quantised(
+        self, latents: Tensor, step: Tensor, quantise: Quantiser, dead_zones: DeadZones | None = None
+    ) -> Tensor:
         """Round what the means leave of each latent, one front after the other; anything else is the same at any mean.
 
         Gradients pass rounding as if nothing had happened.
         """
         if quantise is not round_straight_through:
-            return quantise(latents)
+            if dead_zones is None:
+                return quantise(latents)
+            middle, reach = self.zero_bins(latents, step, dead_zones)
+            return middle + outside(latents - middle, reach, quantise)
         with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
             y = latents * step
-            symbols = self.rounded(self.quantised_side(y, quantise), y, step) / step
+            symbols = self.rounded(self.quantised_side(y, quantise), y, step, dead_zones) / step
         return latents + (symbols - latents).detach()
+
+    @torch.no_grad()
+    def zero_bins(self, latents: Tensor, step: Tensor, dead_zones: DeadZones) -> tuple[Tensor, Tensor]:
+        """Give the means in steps, and the half widths that scales say, with the context as the codec meets it."""
+        with torch.autocast(latents.device.type, enabled=False):
+            y = latents * step
+            z_hat = self.quantised_side(y, round_straight_through)
+            means, scales = self.gaussians(z_hat, self.rounded(z_hat, y, step, dead_zones))
+        return means / step, dead_zones(scales / step)
 
     def gaussians(self, z_hat: Tensor, y_hat: Tensor) -> tuple[Tensor, Tensor]:
         """Give the means and scales that z_hat and the latents before each say."""
@@ -185,7 +199,7 @@ class Cheng(Network):
         return models.Cheng2020Anchor(self.n)
 
     @torch.no_grad()
-    def rounded(self, z_hat: Tensor, y: Tensor, step: Tensor) -> Tensor:
+    def rounded(self, z_hat: Tensor, y: Tensor, step: Tensor, dead_zones: DeadZones | None = None) -> Tensor:
         """Give y_hat (B, M, h, w) as the codec makes it of y, each latent rounded around its mean, in real numbers."""
         batch, channels, height, width = y.shape
         side = self.h_s(z_hat)[:, :, :height, :width]
@@ -197,7 +211,9 @@ class Cheng(Network):
             seen = torch.cat([y_hat[:, :, rows + (2 + row), columns + (2 + column)] for row, column in TAPS], dim=1)
             context = taps @ seen + of_context[:, None]
             known = torch.cat([side[:, :, rows, columns], context], dim=1)
-            means = self.entropy_parameters(known[..., None])[:, channels:, :, 0]
+            scales, means = self.entropy_parameters(known[..., None])[..., 0].chunk(2, 1)
             left = (y[:, :, rows, columns] - means) / step
-            y_hat[:, :, rows + 2, columns + 2] = left.round() * step + means
+            reach = torch.full((), 0.5) if dead_zones is None else dead_zones(scales / step)
+            symbols = outside(left, reach, round_straight_through)
+            y_hat[:, :, rows + 2, columns + 2] = symbols * step + means
         return y_hat[:, :, 2:, 2:-2]

@@ -7,12 +7,16 @@ latent the gradient zero: harmless in training, but a rate attack must see it.
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 SCALE_MIN = 0.11
 """Smallest scale of y's Gaussians, as in CompressAI (and in the integer tables)."""
+
+SCALES = tuple(np.exp(np.linspace(math.log(SCALE_MIN), math.log(256.0), 64)).tolist())
+"""Scales that the tables of y stand for, as in CompressAI; a latent takes the nearest in the logarithm."""
 
 _ESCAPE_BITS = 22.0
 """Bits of an escape symbol, which the tables give a probability near 2^-20, and of the sign and end of its value."""

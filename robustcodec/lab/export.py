@@ -1,7 +1,6 @@
 """From a trained network to a bundle: real numbers to exact integers, with the proof, the tables and the points."""
 
 import json
-import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustcodec.architectures import Conditions, Group
-from robustcodec.architectures.hyperprior import MAX_MEDIAN
+from robustcodec.architectures.hyperprior import DEAD_ZONES, MAX_MEDIAN
 from robustcodec.bundle import ANALYSIS, ENTROPY, LAB, SYNTHESIS, Bundle, RatePoint, write_bundle
 from robustcodec.codec import Codec
 from robustcodec.entropy import LARGEST_VALUE, Table, TableSet, gaussian_tables, ideal_bits, quantise
@@ -22,11 +21,14 @@ from robustcodec.errors import TrainingError
 from robustcodec.exact import MAX_THRESHOLD, layers_to_arrays
 from robustcodec.graphs import check_size
 from robustcodec.images import Picture
+from robustcodec.lab.attacks.shipped import TablePrice, dead_zones_of
+from robustcodec.lab.attacks.victim import NetworkVictim
 from robustcodec.lab.checkpoints import load_weights, network_of
 from robustcodec.lab.data import picture_files, read_pictures
-from robustcodec.lab.entropy_models import SCALE_MIN, FactorizedPrior, gaussian_bits
+from robustcodec.lab.entropy_models import SCALE_MIN, SCALES, FactorizedPrior, gaussian_bits
 from robustcodec.lab.integers import Arrays, Parameters, Rounded, Seen, integers_of
 from robustcodec.lab.networks import Convolution, Gdn, Network, round_straight_through
+from robustcodec.lab.restraint import NONE, Restraint, attacked, dead_zones
 from robustcodec.lab.runs import Run
 from robustcodec.lab.train import split_pictures
 from robustcodec.lab.training import pixels_seen
@@ -35,9 +37,7 @@ from robustcodec.rate import STEP_UNIT, Quality, high_rate_step, lagrangian, sco
 from robustcodec.strips import quantised, walk
 
 Pixels = NDArray[np.uint8]
-
-SCALES = tuple(np.exp(np.linspace(math.log(SCALE_MIN), math.log(256.0), 64)).tolist())
-"""Scales that the tables of y stand for, as in CompressAI; a latent takes the nearest in the logarithm."""
+Counts = NDArray[np.float64]
 
 _MIDDLES = np.sqrt(np.array(SCALES[:-1]) * np.array(SCALES[1:]))
 """Where one table ends and the next begins."""
@@ -103,6 +103,7 @@ def export(
     calibration: Sequence[Pixels],
     validation: Sequence[Pixels],
     announce: Callable[[str], None],
+    restraint: Restraint = NONE,
 ) -> Exported:
     """Write the bundle of a network's weights.
 
@@ -118,20 +119,33 @@ def export(
     integers = integers_of(network.arch)
     rounded = integers.rounded(network, [Seen(each.y[None], _z_hat(each, medians)[1]) for each in latents])
     gaussian = _entropy_arrays(network, rounded, medians, gaussian_tables(SCALES))
-    counts = _count(integers.parameters(gaussian, network.n, network.m), latents)
-    entropy = {**gaussian, **_prefixed("y", _fitted_tables(gaussian_tables(SCALES), counts).to_arrays())}
+    if restraint.dead_zones:
+        gaussian[DEAD_ZONES] = (dead_zones() * STEP_UNIT).astype(np.uint16)
+    parameters = integers.parameters(gaussian, network.n, network.m)
+    counts: Counts = _count(parameters, latents).astype(np.float64)
+    tables = _fitted_tables(gaussian_tables(SCALES), counts)
+    if restraint.attacked_share:
+        announce("counting latents of attacked pictures")
+        cpu = torch.device("cpu")
+        victim = NetworkVictim(network, 1.0, TablePrice(tables, cpu), dead_zones_of(parameters.dead_zones, cpu))
+        hostile = attacked(victim, calibration, torch.Generator().manual_seed(0))
+        more = _count(parameters, [_latents(network, picture) for picture in hostile])
+        counts += restraint.attacked_share * (more * (counts.sum() / more.sum()) - counts)
+        tables = _fitted_tables(gaussian_tables(SCALES), counts)
+    entropy = {**gaussian, **_prefixed("y", tables.to_arrays())}
     lengths = _code_lengths(network, latents, gaussian, entropy)
     rates = tuple(
         RatePoint(float(quality), lagrangian(quality), round(STEP_UNIT * high_rate_step(quality)))
         for quality in QUALITIES
     )
+    held = {} if restraint == NONE else {"restraint": asdict(restraint)}
     manifest: dict[str, Any] = {
         "id": id,
         "architecture": network.arch,
         "sizes": [network.n, network.m],
         "variant": variant,
         "rates": [asdict(rate) for rate in rates],
-        "provenance": {**provenance, "code_length": asdict(lengths)},
+        "provenance": {**provenance, **held, "code_length": asdict(lengths)},
         "points": [],
         "contract": None,
         "attacks": [],
@@ -153,10 +167,12 @@ def export_run(
     data: Path | None,
     announce: Callable[[str], None],
     chosen: Chosen | None = None,
+    restraint: Restraint | None = None,
 ) -> Exported:
     """Export a run, a bundle or a checkpoint. Pictures: those of `data`, or those that the run names.
 
-    Of a run the last weights are taken, or those that were `chosen`.
+    Of a run the last weights are taken, or those that were `chosen`. Without a `restraint` it is what the run's recipe
+    says, and none for weights of no run.
     """
     run = Run(source)
     provenance: dict[str, Any] = {"source": source.name}
@@ -173,6 +189,9 @@ def export_run(
             "hours": round(state.seconds / 3600, 3),
             "recipe": json.loads(settings.recipe.to_json()),
         }
+        if restraint is None and settings.recipe.hardening is not None:
+            hardening = settings.recipe.hardening
+            restraint = Restraint(dead_zones=hardening.dead_zones, attacked_share=hardening.attacked_share)
         if settings.teacher is not None:
             provenance["teacher"] = settings.teacher
     else:
@@ -193,6 +212,7 @@ def export_run(
         calibration=read_pictures(calibration_files(training), announce),
         validation=read_pictures(validation, announce),
         announce=announce,
+        restraint=restraint or NONE,
     )
 
 
@@ -358,7 +378,9 @@ def _count(parameters: Parameters, latents: Sequence[_Latents]) -> NDArray[np.in
     for each in latents:
         conditions = _conditions(parameters, each)
         for quality in QUALITIES:
-            symbols, index = _coded(conditions, each.y.numpy(), round(STEP_UNIT * high_rate_step(quality)))
+            symbols, index = _coded(
+                conditions, each.y.numpy(), round(STEP_UNIT * high_rate_step(quality)), parameters.dead_zones
+            )
             values = np.minimum(np.abs(symbols), largest + 1).astype(np.int64)
             flat = index.astype(np.int64) * (largest + 2) + values
             counts += np.bincount(flat, minlength=counts.size).reshape(counts.shape)
@@ -371,13 +393,13 @@ def _conditions(parameters: Parameters, latents: _Latents) -> Conditions:
 
 
 def _coded(
-    conditions: Conditions, y: NDArray[np.float32], step: int
+    conditions: Conditions, y: NDArray[np.float32], step: int, dead_zones: NDArray[np.float32]
 ) -> tuple[NDArray[np.int32], NDArray[np.integer[Any]]]:
     """Walk latents as the codec does: give all symbols and the index of each one's table, in the order of coding."""
     groups: list[tuple[NDArray[np.int32], NDArray[np.integer[Any]]]] = []
 
     def note(group: Group) -> NDArray[np.int32]:
-        symbols = quantised(y, group, step)
+        symbols = quantised(y, group, step, dead_zones)
         groups.append((symbols.ravel(), group.table.ravel()))
         return symbols
 
@@ -386,7 +408,7 @@ def _coded(
     return np.concatenate(symbols), np.concatenate(index)
 
 
-def _fitted_tables(gaussian: TableSet, counts: NDArray[np.int64]) -> TableSet:
+def _fitted_tables(gaussian: TableSet, counts: Counts) -> TableSet:
     """Symmetric tables in proportion to what was counted, with a share of the Gaussian in each.
 
     The latents of pictures are not Gaussian given their scale: they are more peaked, with heavier tails.
@@ -411,6 +433,7 @@ def _code_lengths(network: Network, latents: Sequence[_Latents], gaussian: Array
     integers = integers_of(network.arch)
     exact, shipped = integers.parameters(gaussian, n, m), integers.parameters(fitted, n, m)
     log_middles = np.log(_MIDDLES)
+    zones = torch.from_numpy(exact.dead_zones)
     step = torch.ones(1, 1, 1, 1)
     totals = np.zeros(4)
     for each in latents:
@@ -421,7 +444,8 @@ def _code_lengths(network: Network, latents: Sequence[_Latents], gaussian: Array
         means, scales = network.gaussians(z_hat, y_hat)
         coded, real = y_hat - means, scales.clamp(min=SCALE_MIN)
         nearest = np.searchsorted(log_middles, np.log(real.numpy()), side="right")
-        y_symbols, index = _coded(_conditions(exact, each), each.y.numpy(), STEP_UNIT)
+        coded = torch.where((each.y - means).abs() < zones[nearest], 0, coded)
+        y_symbols, index = _coded(_conditions(exact, each), each.y.numpy(), STEP_UNIT, exact.dead_zones)
         totals += [
             float(gaussian_bits(coded, real).sum() + network.entropy_bottleneck.bits(z_hat).sum()),
             float(ideal_bits(coded.round().numpy().astype(np.int32), nearest, exact.y_tables).sum() + z_exact),

@@ -27,6 +27,8 @@ FAST = Hardening(
     bpp_steps=2,
     local_share=0.5,
     gain_quantile=0.8,
+    dead_zones=True,
+    attacked_share=0.1,
 )
 """What `fast` hardens against; `benchmarks/hardening.py` holds it against other ideas."""
 

@@ -55,6 +55,23 @@ def soft_rounding(steepness: float) -> Quantiser:
     return soften
 
 
+DeadZones = Callable[[Tensor], Tensor]
+"""Gives for scales, in units of the step, the magnitude below which an encoder makes a latent zero."""
+
+
+def outside(values: Tensor, reach: Tensor, quantise: Quantiser) -> Tensor:
+    """Quantise values, zero within the dead zones of half width `reach` and of one shape with it.
+
+    What stands for rounding without being flat sees zones stretched to what rounding makes zero anyway.
+    """
+    magnitude = values.abs()
+    if quantise is round_straight_through:
+        return values + (torch.where(magnitude < reach, 0, values.round()) - values).detach()
+    beyond = torch.minimum(0.5 + (magnitude - reach) * (reach + 0.5), magnitude)
+    stretched = torch.where(magnitude < reach, magnitude / (2 * reach), beyond)
+    return quantise(torch.copysign(stretched, values))
+
+
 @dataclass(frozen=True)
 class Coded:
     """What a network makes of a batch: the picture it would decode and what it would cost.
@@ -183,8 +200,14 @@ class Network(nn.Module):
         """Give z (B, N, h/4, w/4) of y (B, M, h, w), not rounded."""
         raise NotImplementedError
 
-    def quantised(self, latents: Tensor, step: Tensor, quantise: Quantiser) -> Tensor:
+    def quantised(
+        self, latents: Tensor, step: Tensor, quantise: Quantiser, dead_zones: DeadZones | None = None
+    ) -> Tensor:
         """Give the symbols of latents (B, M, h, w), y in units of the steps `step` (B, 1, 1, 1)."""
+        raise NotImplementedError
+
+    def zero_bins(self, latents: Tensor, step: Tensor, dead_zones: DeadZones) -> tuple[Tensor, Tensor]:
+        """Give the middles of the dead zones of latents, as for `quantised`, and their half widths, in steps."""
         raise NotImplementedError
 
     def gaussians(self, z_hat: Tensor, y_hat: Tensor) -> tuple[Tensor, Tensor]:
@@ -285,9 +308,22 @@ class Hyper(Network):
         z: Tensor = self.h_a(y.abs())
         return z
 
-    def quantised(self, latents: Tensor, step: Tensor, quantise: Quantiser) -> Tensor:
+    def quantised(
+        self, latents: Tensor, step: Tensor, quantise: Quantiser, dead_zones: DeadZones | None = None
+    ) -> Tensor:
         """Quantise each latent by itself."""
-        return quantise(latents)
+        if dead_zones is None:
+            return quantise(latents)
+        _, reach = self.zero_bins(latents, step, dead_zones)
+        return outside(latents, reach, quantise)
+
+    @torch.no_grad()
+    def zero_bins(self, latents: Tensor, step: Tensor, dead_zones: DeadZones) -> tuple[Tensor, Tensor]:
+        """Give a middle of zero for all, and the half widths that scales say."""
+        with torch.autocast(latents.device.type, enabled=False):
+            y = latents * step
+            means, scales = self.gaussians(self.quantised_side(y, round_straight_through), y)
+        return means, dead_zones(scales / step)
 
     def gaussians(self, z_hat: Tensor, y_hat: Tensor) -> tuple[Tensor, Tensor]:
         """Give a mean of zero for all, and the scales that z_hat says."""

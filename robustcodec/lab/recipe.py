@@ -149,9 +149,14 @@ class Hardening:
     """Inverse normalisations get limits before the run: this quantile of the most that each multiplies by in each
     of some training crops. None sets no limits, and leaves those that there are."""
 
+    dead_zones: bool = False
+    """Give the encoder of the exported model dead zones (see `restraint`)."""
+    attacked_share: float = 0.0
+    """Share of attacked latents in what the exported model's tables are counted on."""
+
     def __post_init__(self) -> None:
         _check_range("epsilon", self.epsilon, 1e-9, 1)
-        for name in ("least", "psnr_share", "bpp_share"):
+        for name in ("least", "psnr_share", "bpp_share", "attacked_share"):
             _check_range(name, getattr(self, name), 0, 1)
         _check_range("ramp", self.ramp, 0, 1e9)
         _check_range("local_share", self.local_share, 0, 1)

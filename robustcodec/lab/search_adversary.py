@@ -33,6 +33,10 @@ class _Victim:
         """Quantise in units of the step."""
         return self.network.quantised(latents, self.step, quantise)
 
+    def zero_bins(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Give what rounds to zero."""
+        return latents.new_zeros(()), latents.new_full((), 0.5)
+
     def synthesise(self, symbols: Tensor, height: int, width: int) -> Tensor:
         """Give the pictures; crops are of whole latents."""
         return self.network.synthesise(symbols * self.step)

@@ -239,7 +239,7 @@ def _latents(draw: random.Random, sound: Seeds) -> Mutant:
             reach = draw.choice((1, 3, 40, 1000, 32767))
             planes.ravel()[where] = [draw.randint(-reach, reach) for _ in range(count)]
         conditions = architecture.conditions(z, *y.shape[1:])
-        strip = Strip((y * (step / 1024)).astype(np.float32), z, conditions)
+        strip = Strip((y * (step / 1024)).astype(np.float32), z, conditions, architecture.dead_zones)
         contents.append(Chunk(ChunkType.STRIP, code_strip(architecture, strip, step)[0]))
     rest = [chunk for chunk in file.chunks if chunk.type != ChunkType.STRIP]
     chunks = sorted([*rest, *contents], key=lambda chunk: chunk.type)

@@ -238,7 +238,7 @@ def test_integers_are_the_real_means_and_scales(codec: Codec, make_sample: Sampl
 
     def note(group: Group) -> Any:
         means[group.positions], tables[group.positions] = group.mean / 1024, group.table
-        return quantised(strip.y, group, 1024)
+        return quantised(strip.y, group, 1024, strip.dead_zones)
 
     y_hat = walk(strip.conditions.schedule(1024), note).y_hat
     network = network_of(weights_of_bundle(codec.bundle), "the bundle")

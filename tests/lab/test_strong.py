@@ -30,6 +30,9 @@ class Linear:
     def quantise(self, latents: Tensor, quantise: Quantiser) -> Tensor:
         return quantise(latents)
 
+    def zero_bins(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros(()), torch.full((), 0.5)
+
     def synthesise(self, symbols: Tensor, height: int, width: int) -> Tensor:
         return (symbols.flatten(1) / self.FINE @ self.w.T).reshape(symbols.shape)
 
@@ -53,6 +56,9 @@ class BlockDct:
 
     def quantise(self, latents: Tensor, quantise: Quantiser) -> Tensor:
         return quantise(latents)
+
+    def zero_bins(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros(()), torch.full((), 0.5)
 
     def synthesise(self, symbols: Tensor, height: int, width: int) -> Tensor:
         coefficients = symbols.reshape(-1, 3, 8, 8, height // 8, width // 8).permute(0, 1, 4, 5, 2, 3) * self.step

@@ -47,12 +47,17 @@ class _Start:
 
     latents: Tensor
     symbols: Tensor
+    middle: Tensor
+    reach: Tensor
     row_energy: Tensor
     curvature: Tensor
 
     def distance(self, towards: Tensor) -> Tensor:
         """How far each latent is from where it has crossed the threshold above (+1) or below (-1) it."""
-        return 0.5 + _BEYOND - towards * (self.latents - self.symbols)
+        coded = (self.symbols - self.middle) * towards
+        # zeros end at their zone's edge, and so do the symbols next to them where they would become zeros
+        edge = torch.where(coded.abs() < 0.5, self.reach, torch.where((coded + 1).abs() < 0.5, 1 - self.reach, 0.5))
+        return edge + _BEYOND - towards * (self.latents - self.symbols)
 
     def cost(self, towards: Tensor) -> Tensor:
         """Energy of the noise that makes each latent cross, times the number of samples."""
@@ -102,13 +107,14 @@ def _look(problem: Problem, base: Tensor) -> _Start:
             moved = problem.victim.analyse(problem.x + base + _PROBE_LENGTH * _signs(base, problem.generator))
             response += ((moved - latents) / _PROBE_LENGTH).square() / _PROBES
         symbols = _rounded(problem, latents)
+        middle, reach = problem.victim.zero_bins(latents)
     shown = symbols.clone().requires_grad_()
     x_hat = problem.guide.synthesise(shown, *problem.x.shape[2:])
     curvature = torch.zeros_like(latents)
     for _ in range(_PROBES):
         (column,) = torch.autograd.grad(x_hat, shown, _signs(base, problem.generator), retain_graph=True)
         curvature += column.square() / _PROBES
-    return _Start(latents, symbols, _smooth(response).clamp(min=1e-12), _smooth(curvature))
+    return _Start(latents, symbols, middle, reach, _smooth(response).clamp(min=1e-12), _smooth(curvature))
 
 
 def _prices(problem: Problem, start: _Start, symbols: Tensor) -> tuple[_Prices, _Prices]:

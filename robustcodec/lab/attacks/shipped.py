@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from robustcodec.architectures import open_architecture
@@ -16,8 +17,8 @@ from robustcodec.bundle import Bundle, damage_named
 from robustcodec.entropy import TableSet, ideal_bits
 from robustcodec.lab.attacks.victim import NetworkVictim
 from robustcodec.lab.checkpoints import load_weights, network_of, weights_of_bundle
-from robustcodec.lab.entropy_models import SCALE_MIN, lower_bound
-from robustcodec.lab.export import SCALES
+from robustcodec.lab.entropy_models import SCALE_MIN, SCALES, lower_bound
+from robustcodec.lab.networks import DeadZones
 from robustcodec.rate import STEP_UNIT, high_rate_step
 
 _REACH = 1024
@@ -31,8 +32,30 @@ def victim_of(source: Bundle | Path, quality: float, device: torch.device) -> Ne
         return NetworkVictim(network.to(device), high_rate_step(quality))
     with damage_named(source.path):
         network = network_of(weights_of_bundle(source), source.id)
-        price = TablePrice(open_architecture(source, threads=1).y_tables, device)
-    return NetworkVictim(network.to(device), source.manifest.step(quality) / STEP_UNIT, price)
+        architecture = open_architecture(source, threads=1)
+    price = TablePrice(architecture.y_tables, device)
+    dead_zones = dead_zones_of(architecture.dead_zones, device)
+    return NetworkVictim(network.to(device), source.manifest.step(quality) / STEP_UNIT, price, dead_zones)
+
+
+def dead_zones_of(widths: NDArray[np.float32], device: torch.device) -> DeadZones | None:
+    """Give an encoder's dead zones, one for each of the exporter's scales in order; None if all just round."""
+    if (widths == 0.5).all():
+        return None
+    reach = torch.from_numpy(widths).to(device)
+
+    def of_scales(scales: Tensor) -> Tensor:
+        found: Tensor = reach[_level(scales).round().long()]
+        return found
+
+    return of_scales
+
+
+def _level(scales: Tensor) -> Tensor:
+    """Place scales among those of the tables: 0 at the first, between two of them a logarithm."""
+    per_level = math.log(SCALES[-1] / SCALES[0]) / (len(SCALES) - 1)
+    level: Tensor = (lower_bound(scales, SCALE_MIN) / SCALES[0]).log() / per_level
+    return level.clamp(0, len(SCALES) - 1)
 
 
 class TablePrice:
@@ -42,19 +65,15 @@ class TablePrice:
     """
 
     def __init__(self, tables: TableSet, device: torch.device) -> None:
-        self._levels = len(tables)
         self._width = 2 * _REACH + 1
-        values = np.broadcast_to(np.arange(-_REACH, _REACH + 1, dtype=np.int32), (self._levels, self._width))
-        index = np.broadcast_to(np.arange(self._levels)[:, None], values.shape)
+        values = np.broadcast_to(np.arange(-_REACH, _REACH + 1, dtype=np.int32), (len(SCALES), self._width))
+        index = np.broadcast_to(np.arange(len(SCALES))[:, None], values.shape)
         self._bits = torch.tensor(ideal_bits(values, index, tables), dtype=torch.float32, device=device).flatten()
 
     def __call__(self, symbols: Tensor, scales: Tensor) -> Tensor:
         """Give bits of each symbol; both in units of the quantisation step and of one shape."""
-        level = (lower_bound(scales, SCALE_MIN) / SCALES[0]).log() * (
-            (len(SCALES) - 1) / math.log(SCALES[-1] / SCALES[0])
-        )
-        level = level.clamp(0, self._levels - 1)
-        lower = level.detach().floor().clamp(max=self._levels - 2)
+        level = _level(scales)
+        lower = level.detach().floor().clamp(max=len(SCALES) - 2)
         below = symbols.detach().floor().clamp(-_REACH, _REACH - 1)
         place = (lower * self._width + below + _REACH).long()
         along, across = (symbols - below).clamp(0, 1), level - lower

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustcodec.lab.entropy_models import Price, gaussian_price
-from robustcodec.lab.networks import Network, Quantiser, round_straight_through, soft_rounding
+from robustcodec.lab.networks import DeadZones, Network, Quantiser, round_straight_through, soft_rounding
 
 _LATENT_STRIDE = 16
 
@@ -23,6 +23,9 @@ class Victim(Protocol):
     def quantise(self, latents: Tensor, quantise: Quantiser) -> Tensor:
         """Give what latents become by a quantiser, their symbols: if it rounds, what the codec makes of them."""
 
+    def zero_bins(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the middles of what becomes zero, and its half widths: of the latents' shape, or one for all."""
+
     def synthesise(self, symbols: Tensor, height: int, width: int) -> Tensor:
         """Give the picture (B, 3, height, width) of symbols (or of anything near them), not clipped."""
 
@@ -31,12 +34,18 @@ class Victim(Protocol):
 
 
 class NetworkVictim:
-    """A network at one quantisation step, its parameters frozen; `price` is what symbols take in its files."""
+    """A network at one quantisation step, its parameters frozen.
 
-    def __init__(self, network: Network, step: float, price: Price = gaussian_price) -> None:
+    `price` is what symbols take in its files, `dead_zones` are its encoder's; without any it just rounds.
+    """
+
+    def __init__(
+        self, network: Network, step: float, price: Price = gaussian_price, dead_zones: DeadZones | None = None
+    ) -> None:
         self.network = network.requires_grad_(False).to(memory_format=torch.channels_last)
         self.step = step
         self.price = price
+        self.dead_zones = dead_zones
 
     def analyse(self, x: Tensor) -> Tensor:
         """Pad as the codec does, by replication to whole latents, and analyse."""
@@ -47,7 +56,15 @@ class NetworkVictim:
 
     def quantise(self, latents: Tensor, quantise: Quantiser) -> Tensor:
         """Quantise in units of the step."""
-        return self.network.quantised(latents, self._steps(latents), quantise)
+        # the smooth codec behind the real one has no zones
+        dead_zones = None if quantise is unrounded else self.dead_zones
+        return self.network.quantised(latents, self._steps(latents), quantise, dead_zones)
+
+    def zero_bins(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the zones, or what rounds to zero."""
+        if self.dead_zones is None:
+            return latents.new_zeros(()), latents.new_full((), 0.5)
+        return self.network.zero_bins(latents, self._steps(latents), self.dead_zones)
 
     def synthesise(self, symbols: Tensor, height: int, width: int) -> Tensor:
         """Synthesise and crop."""
@@ -80,6 +97,10 @@ class Rough:
     def quantise(self, latents: Tensor, quantise: Quantiser) -> Tensor:
         """Quantise as the other does."""
         return self.victim.quantise(latents, quantise)
+
+    def zero_bins(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Give what becomes zero as the other does."""
+        return self.victim.zero_bins(latents)
 
     def synthesise(self, symbols: Tensor, height: int, width: int) -> Tensor:
         """Give the picture, float32."""

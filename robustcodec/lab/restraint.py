@@ -1,0 +1,72 @@
+"""What keeps an encoder from paying for noise: dead zones of the quantiser, and tables that know attacked latents.
+
+An attack on the rate moves latents that would be zero just far enough to become symbols. Where a table expects hardly
+anything but zeros such a symbol costs ten bits and more, and the picture is hardly better for it. So
+
+- an encoder makes zeros of what lies within a zone that is the wider the less its table expects of it, and
+- tables are counted on attacked latents, too, which makes cheaper what attacks bring and costs photographs little.
+
+Decoders know nothing of either but the tables that files are coded with.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from robustcodec.lab.attacks.budget import to_levels
+from robustcodec.lab.attacks.problem import Problem
+from robustcodec.lab.attacks.strong import Strong
+from robustcodec.lab.attacks.threat import DEFAULT_EPSILON, Target, Threat
+from robustcodec.lab.attacks.victim import Rough, Victim, code
+from robustcodec.lab.data import centre_crops
+from robustcodec.lab.entropy_models import SCALES
+from robustcodec.metrics import Pixels
+
+_ZONES = ((0.2, 2.0), (0.25, 1.0), (0.3, 0.8), (0.4, 0.6), (0.5, 0.55))
+"""Half widths for scales up to a bound, in steps: chosen on cid22-val so that no line costs hyper-base 0.1 % of J."""
+
+_CROP = 128
+_EVERY = 2
+"""Of the calibration pictures every second one is attacked."""
+_STEPS = 30
+_BATCH = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restraint:
+    """How an exported encoder is held back; by default not at all."""
+
+    dead_zones: bool = False
+    attacked_share: float = 0.0
+    """Share of attacked latents in what the tables of y are counted on."""
+
+
+NONE = Restraint()
+FULL = Restraint(dead_zones=True, attacked_share=0.1)
+"""What the recipe `fast` gives its models."""
+
+
+def dead_zones() -> NDArray[np.float32]:
+    """Half widths of the zones for each of `SCALES`, in quantisation steps."""
+    return np.array([next((width for bound, width in _ZONES if scale < bound), 0.5) for scale in SCALES], np.float32)
+
+
+def attacked(victim: Victim, pictures: Sequence[Pixels], generator: torch.Generator) -> list[Pixels]:
+    """Attack the middles of some pictures, uint8 (H, W, 3), for the rate; give them as uint8 (128, 128, 3).
+
+    Where all pictures are smaller the middles are of 64x64.
+    """
+    side = _CROP if any(min(picture.shape[:2]) >= _CROP for picture in pictures) else _CROP // 2
+    found: list[Pixels] = []
+    crops = centre_crops(pictures[::_EVERY], side)
+    for part in (crops[start : start + _BATCH] for start in range(0, len(crops), _BATCH)):
+        with torch.no_grad():
+            clean = code(victim, part, part)
+        problem = Problem(victim, Rough(victim), part, Threat(Target.BPP), DEFAULT_EPSILON, clean, generator)
+        noise = Strong(steps=_STEPS).search(problem, lambda *_: None)
+        levels = to_levels(noise, part, DEFAULT_EPSILON).to(torch.uint8).permute(0, 2, 3, 1)
+        found += [np.ascontiguousarray(each.numpy()) for each in levels]
+    return found
