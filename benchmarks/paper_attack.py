@@ -21,9 +21,9 @@ from robustcodec.lab.attacks.problem import Problem
 from robustcodec.lab.attacks.shipped import victim_of
 from robustcodec.lab.attacks.switching import Choices, Length, Optimiser, Paper
 from robustcodec.lab.attacks.threat import DEFAULT_EPSILON, Target, Threat
-from robustcodec.lab.attacks.victim import Rough, code, decibels, softly_rounded, unrounded
+from robustcodec.lab.attacks.victim import Rough, code, decibels, unrounded
 from robustcodec.lab.data import centre_crops, picture_files, read_pictures
-from robustcodec.lab.networks import round_straight_through, uniform_noise
+from robustcodec.lab.networks import round_straight_through, softly_rounded, uniform_noise
 
 SEED = 0
 QUALITY = 4.0

@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from robustcodec.lab.dead_zones import by_scale, dead_zones
 from robustcodec.lab.losses import Batch
-from robustcodec.lab.networks import Network, Quantiser
+from robustcodec.lab.networks import Network, Quantiser, softly_rounded
 from robustcodec.lab.recipe import Attacker, Hardening
 
 Adversary = Callable[[Network, Batch], Tensor]
@@ -66,6 +69,7 @@ _STRIDE = 1.0
 def adversary_of(hardening: Hardening) -> Adversary:
     """Give the adversary that a hardening run asks for."""
     attack = _attack(hardening.attacker)
+    rising = held_rate(dead_zones()) if hardening.dead_zones else rate
 
     def adversary(network: Network, batch: Batch) -> Tensor:
         here = batch.x.shape[0]
@@ -78,7 +82,7 @@ def adversary_of(hardening: Hardening) -> Adversary:
         )
         x_new = batch.x.clone()
         start = 0
-        for count, objective, steps in ((psnr, distortion, hardening.psnr_steps), (bpp, rate, hardening.bpp_steps)):
+        for count, objective, steps in ((psnr, distortion, hardening.psnr_steps), (bpp, rising, hardening.bpp_steps)):
             span = slice(start, start + count)
             chosen, budgets = order[span], energy[span]
             draws = _draw(network, batch, count, steps)
@@ -142,6 +146,19 @@ def rate(network: Network, noisy: Tensor, clean: Tensor, step: Tensor, rounding:
     step = step.reshape(-1, 1, 1, 1)
     bits = network.bits_in_file(y, noisily(y / step), step, noisily)
     return bits / (noisy.shape[2] * noisy.shape[3])
+
+
+def held_rate(widths: NDArray[np.float32]) -> Objective:
+    """Give the rate of an encoder with dead zones: a curve with their edges stands for rounding, not noise."""
+    zones = by_scale(widths)
+
+    def rate(network: Network, noisy: Tensor, clean: Tensor, step: Tensor, rounding: Tensor) -> Tensor:
+        y = network.analyse(noisy)
+        step = step.reshape(-1, 1, 1, 1)
+        symbols = network.quantised(y / step, step, softly_rounded, zones)
+        return network.bits_in_file(y, symbols, step, softly_rounded) / (noisy.shape[2] * noisy.shape[3])
+
+    return rate
 
 
 def drawn(rounding: Tensor) -> Quantiser:

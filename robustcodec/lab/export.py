@@ -21,14 +21,15 @@ from robustcodec.errors import TrainingError
 from robustcodec.exact import MAX_THRESHOLD, layers_to_arrays
 from robustcodec.graphs import check_size
 from robustcodec.images import Picture
-from robustcodec.lab.attacks.shipped import TablePrice, dead_zones_of
+from robustcodec.lab.attacks.shipped import TablePrice
 from robustcodec.lab.attacks.victim import NetworkVictim
 from robustcodec.lab.checkpoints import load_weights, network_of
 from robustcodec.lab.data import picture_files, read_pictures
+from robustcodec.lab.dead_zones import by_scale, dead_zones
 from robustcodec.lab.entropy_models import SCALE_MIN, SCALES, FactorizedPrior, gaussian_bits
 from robustcodec.lab.integers import Arrays, Parameters, Rounded, Seen, integers_of
 from robustcodec.lab.networks import Convolution, Gdn, Network, round_straight_through
-from robustcodec.lab.restraint import NONE, Restraint, attacked, dead_zones
+from robustcodec.lab.restraint import NONE, Restraint, attacked
 from robustcodec.lab.runs import Run
 from robustcodec.lab.train import split_pictures
 from robustcodec.lab.training import pixels_seen
@@ -127,7 +128,7 @@ def export(
     if restraint.attacked_share:
         announce("counting latents of attacked pictures")
         cpu = torch.device("cpu")
-        victim = NetworkVictim(network, 1.0, TablePrice(tables, cpu), dead_zones_of(parameters.dead_zones, cpu))
+        victim = NetworkVictim(network, 1.0, TablePrice(tables, cpu), by_scale(parameters.dead_zones))
         hostile = attacked(victim, calibration, torch.Generator().manual_seed(0))
         more = _count(parameters, [_latents(network, picture) for picture in hostile])
         counts += restraint.attacked_share * (more * (counts.sum() / more.sum()) - counts)

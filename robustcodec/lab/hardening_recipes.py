@@ -10,7 +10,7 @@ from typing import Any
 from robustcodec.errors import TrainingError
 from robustcodec.lab.architectures import adapted
 from robustcodec.lab.precision import Precision
-from robustcodec.lab.recipe import Attacker, Hardening, Method, Phase, Recipe
+from robustcodec.lab.recipe import Attacker, Hardening, Method, Phase, Recipe, Rounding
 
 TEACHER_SMOOTH = 2e-3
 """Weight of smooth_loss in stage I: at this `hyper-base` begins with a penalty of 3 % of its J."""
@@ -86,12 +86,12 @@ class Plan:
 
 def fast(arch: str = "hyper") -> Plan:
     """Ours: stage II alone, from trained weights, with cheap attacks on half of the crops and on cuts of some."""
-    return Plan(student=_short(FAST, arch))
+    return Plan(student=_short(FAST, arch, Rounding.MIXED))
 
 
 def fast_ma2023(arch: str = "hyper") -> Plan:
     """Plain adversarial training with the steps, crops and cheap attacks of `fast`."""
-    return Plan(student=_short(FAST_MA2023, arch))
+    return Plan(student=_short(FAST_MA2023, arch, Rounding.NOISE))
 
 
 def paper(pictures: int) -> Plan:
@@ -171,14 +171,14 @@ def with_options(
     return Plan(**changed)
 
 
-def _short(hardening: Hardening, arch: str) -> Recipe:
+def _short(hardening: Hardening, arch: str, rounding: Rounding) -> Recipe:
     """A short run on trained weights: a warm-up of the optimiser, then a falling rate."""
     recipe = Recipe(
         steps=1500,
         precision=Precision.BFLOAT16,
         phases=(
-            Phase(share=0.05, rate_from=1e-5, rate_to=3e-4),
-            Phase(share=0.95, rate_from=3e-4, rate_to=0.0),
+            Phase(share=0.05, rate_from=1e-5, rate_to=3e-4, rounding=rounding),
+            Phase(share=0.95, rate_from=3e-4, rate_to=0.0, rounding=rounding),
         ),
         hardening=hardening,
     )

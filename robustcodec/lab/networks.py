@@ -55,6 +55,14 @@ def soft_rounding(steepness: float) -> Quantiser:
     return soften
 
 
+softly_rounded: Quantiser = soft_rounding(4.0)
+"""A curve between rounding and none: the codec behind the real one as attacks on the rate climb on it.
+
+The rate without rounding counts each latent that is about to become a symbol, though most of them never do; with
+rounding it is flat where a symbol is sure to be zero. Of steepnesses, `strong` finds most on hyper-base with 2 to 3, on
+hyper-robust with 5.
+"""
+
 DeadZones = Callable[[Tensor], Tensor]
 """Gives for scales, in units of the step, the magnitude below which an encoder makes a latent zero."""
 
@@ -231,19 +239,24 @@ class Network(nn.Module):
         """Make CompressAI's network of this architecture and size, of its module `compressai.models`."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, step: Tensor, rate: Quantiser, distortion: Quantiser) -> Coded:
+    def forward(
+        self, x: Tensor, step: Tensor, rate: Quantiser, distortion: Quantiser, dead_zones: DeadZones | None = None
+    ) -> Coded:
         """Code x (B, 3, H, W) at the quantisation steps `step` (B,).
 
         `rate` quantises what the code length is measured on, `distortion` what the picture is made from.
         """
         y = self.analyse(x)
-        return self.code(y, step, rate, distortion)
+        return self.code(y, step, rate, distortion, dead_zones)
 
-    def code(self, y: Tensor, step: Tensor, rate: Quantiser, distortion: Quantiser) -> Coded:
+    def code(
+        self, y: Tensor, step: Tensor, rate: Quantiser, distortion: Quantiser, dead_zones: DeadZones | None = None
+    ) -> Coded:
         """Code latents y (B, M, h, w): everything that follows the analysis."""
         step = step.reshape(-1, 1, 1, 1)
-        symbols = self.quantised(y / step, step, rate)
-        y_hat = (symbols if distortion is rate else self.quantised(y / step, step, distortion)) * step
+        symbols = self.quantised(y / step, step, rate, dead_zones)
+        same = distortion is rate
+        y_hat = (symbols if same else self.quantised(y / step, step, distortion, dead_zones)) * step
         y_bits, z_bits = self.bits(y, symbols, step, rate)
         return Coded(self.synthesise(y_hat), y_bits, z_bits)
 

@@ -1,12 +1,7 @@
-"""What keeps an encoder from paying for noise: dead zones of the quantiser, and tables that know attacked latents.
+"""What keeps a model from paying for noise: its encoder's dead zones, and tables that know attacked latents.
 
-An attack on the rate moves latents that would be zero just far enough to become symbols. Where a table expects hardly
-anything but zeros such a symbol costs ten bits and more, and the picture is hardly better for it. So
-
-- an encoder makes zeros of what lies within a zone that is the wider the less its table expects of it, and
-- tables are counted on attacked latents, too, which makes cheaper what attacks bring and costs photographs little.
-
-Decoders know nothing of either but the tables that files are coded with.
+Tables that are counted on latents of attacked pictures, too, ask less for what attacks bring, and hardly more for
+photographs. Decoders know nothing of either but the tables that files are coded with.
 """
 
 from collections.abc import Sequence
@@ -14,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from robustcodec.lab.attacks.budget import to_levels
 from robustcodec.lab.attacks.problem import Problem
@@ -22,11 +16,7 @@ from robustcodec.lab.attacks.strong import Strong
 from robustcodec.lab.attacks.threat import DEFAULT_EPSILON, Target, Threat
 from robustcodec.lab.attacks.victim import Rough, Victim, code
 from robustcodec.lab.data import centre_crops
-from robustcodec.lab.entropy_models import SCALES
 from robustcodec.metrics import Pixels
-
-_ZONES = ((0.2, 2.0), (0.25, 1.0), (0.3, 0.8), (0.4, 0.6), (0.5, 0.55))
-"""Half widths for scales up to a bound, in steps: chosen on cid22-val so that no line costs hyper-base 0.1 % of J."""
 
 _CROP = 128
 _EVERY = 2
@@ -47,11 +37,6 @@ class Restraint:
 NONE = Restraint()
 FULL = Restraint(dead_zones=True, attacked_share=0.1)
 """What the recipe `fast` gives its models."""
-
-
-def dead_zones() -> NDArray[np.float32]:
-    """Half widths of the zones for each of `SCALES`, in quantisation steps."""
-    return np.array([next((width for bound, width in _ZONES if scale < bound), 0.5) for scale in SCALES], np.float32)
 
 
 def attacked(victim: Victim, pictures: Sequence[Pixels], generator: torch.Generator) -> list[Pixels]:

@@ -22,8 +22,9 @@ from robustcodec.lab.attacks import METHODS, Attack, Precision, Target, Threat, 
 from robustcodec.lab.attacks.budget import energy, fit_l2, fit_linf, to_levels
 from robustcodec.lab.attacks.controls import channel_offsets
 from robustcodec.lab.attacks.switching import Paper
-from robustcodec.lab.attacks.victim import softly_rounded, unrounded
+from robustcodec.lab.attacks.victim import unrounded
 from robustcodec.lab.checkpoints import weights_of_bundle
+from robustcodec.lab.networks import softly_rounded
 
 Pixels = NDArray[np.uint8]
 Sample = Callable[..., Pixels]

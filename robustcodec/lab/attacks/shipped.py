@@ -4,12 +4,10 @@ The tables of a bundle are fitted to real latents. They ask less for what is rar
 that a search which believed the Gaussians would go for symbols that cost little in a file.
 """
 
-import math
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from robustcodec.architectures import open_architecture
@@ -17,8 +15,8 @@ from robustcodec.bundle import Bundle, damage_named
 from robustcodec.entropy import TableSet, ideal_bits
 from robustcodec.lab.attacks.victim import NetworkVictim
 from robustcodec.lab.checkpoints import load_weights, network_of, weights_of_bundle
-from robustcodec.lab.entropy_models import SCALE_MIN, SCALES, lower_bound
-from robustcodec.lab.networks import DeadZones
+from robustcodec.lab.dead_zones import by_scale, level
+from robustcodec.lab.entropy_models import SCALES
 from robustcodec.rate import STEP_UNIT, high_rate_step
 
 _REACH = 1024
@@ -34,28 +32,8 @@ def victim_of(source: Bundle | Path, quality: float, device: torch.device) -> Ne
         network = network_of(weights_of_bundle(source), source.id)
         architecture = open_architecture(source, threads=1)
     price = TablePrice(architecture.y_tables, device)
-    dead_zones = dead_zones_of(architecture.dead_zones, device)
+    dead_zones = by_scale(architecture.dead_zones)
     return NetworkVictim(network.to(device), source.manifest.step(quality) / STEP_UNIT, price, dead_zones)
-
-
-def dead_zones_of(widths: NDArray[np.float32], device: torch.device) -> DeadZones | None:
-    """Give an encoder's dead zones, one for each of the exporter's scales in order; None if all just round."""
-    if (widths == 0.5).all():
-        return None
-    reach = torch.from_numpy(widths).to(device)
-
-    def of_scales(scales: Tensor) -> Tensor:
-        found: Tensor = reach[_level(scales).round().long()]
-        return found
-
-    return of_scales
-
-
-def _level(scales: Tensor) -> Tensor:
-    """Place scales among those of the tables: 0 at the first, between two of them a logarithm."""
-    per_level = math.log(SCALES[-1] / SCALES[0]) / (len(SCALES) - 1)
-    level: Tensor = (lower_bound(scales, SCALE_MIN) / SCALES[0]).log() / per_level
-    return level.clamp(0, len(SCALES) - 1)
 
 
 class TablePrice:
@@ -72,11 +50,11 @@ class TablePrice:
 
     def __call__(self, symbols: Tensor, scales: Tensor) -> Tensor:
         """Give bits of each symbol; both in units of the quantisation step and of one shape."""
-        level = _level(scales)
-        lower = level.detach().floor().clamp(max=len(SCALES) - 2)
+        row = level(scales)
+        lower = row.detach().floor().clamp(max=len(SCALES) - 2)
         below = symbols.detach().floor().clamp(-_REACH, _REACH - 1)
         place = (lower * self._width + below + _REACH).long()
-        along, across = (symbols - below).clamp(0, 1), level - lower
+        along, across = (symbols - below).clamp(0, 1), row - lower
 
         def between(place: Tensor) -> Tensor:
             return torch.lerp(self._bits[place], self._bits[place + 1], along)

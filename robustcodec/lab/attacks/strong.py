@@ -18,8 +18,8 @@ from robustcodec.lab.attacks.problem import Best, Problem, Report
 from robustcodec.lab.attacks.projected import Projected
 from robustcodec.lab.attacks.switching import Paper
 from robustcodec.lab.attacks.threat import Target
-from robustcodec.lab.attacks.victim import softly_rounded, unrounded
-from robustcodec.lab.networks import round_straight_through
+from robustcodec.lab.attacks.victim import unrounded
+from robustcodec.lab.networks import round_straight_through, softly_rounded
 
 _GRADIENT_SHARE = {Target.PSNR: 0.6, Target.BPP: 0.4}
 """Of the steps; crossings take the rest in equal parts."""

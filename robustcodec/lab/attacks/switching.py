@@ -15,8 +15,8 @@ from robustcodec.lab.attacks.budget import energy
 from robustcodec.lab.attacks.problem import Best, Problem, Report, Watch, switch
 from robustcodec.lab.attacks.projected import Norm, direction
 from robustcodec.lab.attacks.threat import Target
-from robustcodec.lab.attacks.victim import Coded, Figures, softly_rounded, unrounded
-from robustcodec.lab.networks import Quantiser, round_straight_through
+from robustcodec.lab.attacks.victim import Coded, Figures, unrounded
+from robustcodec.lab.networks import Quantiser, round_straight_through, softly_rounded
 
 
 class Optimiser(StrEnum):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustcodec.lab.entropy_models import Price, gaussian_price
-from robustcodec.lab.networks import DeadZones, Network, Quantiser, round_straight_through, soft_rounding
+from robustcodec.lab.networks import DeadZones, Network, Quantiser, round_straight_through
 
 _LATENT_STRIDE = 16
 
@@ -168,15 +168,6 @@ class Coded:
 def unrounded(latents: Tensor) -> Tensor:
     """Leave latents as they are: the smooth codec behind the real one."""
     return latents
-
-
-softly_rounded: Quantiser = soft_rounding(4.0)
-"""A curve between rounding and none: the codec behind the real one as attacks on the rate climb on it.
-
-The rate without rounding counts each latent that is about to become a symbol, though most of them never do; with
-rounding it is flat where a symbol is sure to be zero. Of steepnesses, `strong` finds most on hyper-base with 2 to 3, on
-hyper-robust with 5.
-"""
 
 
 def decibels(mse: Tensor) -> Tensor:
