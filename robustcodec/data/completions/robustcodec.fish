@@ -108,6 +108,7 @@ complete -c robustcodec -n '__fish_seen_subcommand_from export' -l id -r -d 'Id 
 complete -c robustcodec -n '__fish_seen_subcommand_from export' -l variant -r -d 'Variant; base, teacher, robust, ma2023 or your own'
 complete -c robustcodec -n '__fish_seen_subcommand_from export' -l to -r -d 'Write a state dict that CompressAI loads instead'
 complete -c robustcodec -n '__fish_seen_subcommand_from export' -s q -l quality -r -d 'Quality whose step --to compressai folds into the weights'
+complete -c robustcodec -n '__fish_seen_subcommand_from export' -l restrain -l no-restrain -d 'Give the encoder dead zones, and the tables a share of attacked latents, so that attacks on the rate gain less'
 complete -c robustcodec -n '__fish_seen_subcommand_from export' -l quiet -d 'Say nothing but errors'
 complete -c robustcodec -n '__fish_seen_subcommand_from export' -s h -l help -d 'Show this message and exit'
 complete -c robustcodec -n '__fish_seen_subcommand_from harden' -l data -r -d 'Folder of training pictures; without it RUN goes on as it was begun'
