@@ -9,14 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from robustcodec.lab.dead_zones import by_scale, dead_zones
+from robustcodec.lab.dead_zones import zones_of
 from robustcodec.lab.losses import Batch
-from robustcodec.lab.networks import Network, Quantiser, softly_rounded
+from robustcodec.lab.networks import DeadZones, Network, Quantiser, softly_rounded
 from robustcodec.lab.recipe import Attacker, Hardening
 
 Adversary = Callable[[Network, Batch], Tensor]
@@ -69,7 +67,8 @@ _STRIDE = 1.0
 def adversary_of(hardening: Hardening) -> Adversary:
     """Give the adversary that a hardening run asks for."""
     attack = _attack(hardening.attacker)
-    rising = held_rate(dead_zones()) if hardening.dead_zones else rate
+    zones = zones_of(hardening)
+    rising = rate if zones is None else held_rate(zones)
 
     def adversary(network: Network, batch: Batch) -> Tensor:
         here = batch.x.shape[0]
@@ -148,9 +147,8 @@ def rate(network: Network, noisy: Tensor, clean: Tensor, step: Tensor, rounding:
     return bits / (noisy.shape[2] * noisy.shape[3])
 
 
-def held_rate(widths: NDArray[np.float32]) -> Objective:
+def held_rate(zones: DeadZones) -> Objective:
     """Give the rate of an encoder with dead zones: a curve with their edges stands for rounding, not noise."""
-    zones = by_scale(widths)
 
     def rate(network: Network, noisy: Tensor, clean: Tensor, step: Tensor, rounding: Tensor) -> Tensor:
         y = network.analyse(noisy)

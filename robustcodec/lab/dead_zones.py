@@ -13,6 +13,7 @@ from torch import Tensor
 
 from robustcodec.lab.entropy_models import SCALE_MIN, SCALES, lower_bound
 from robustcodec.lab.networks import DeadZones
+from robustcodec.lab.recipe import Hardening
 
 _WIDTHS = ((0.2, 2.0), (0.25, 1.0), (0.3, 0.8), (0.4, 0.6), (0.5, 0.55))
 """Half widths for scales up to a bound, in steps: chosen on cid22-val, where none costs hyper-base 0.15 % of J."""
@@ -21,6 +22,11 @@ _WIDTHS = ((0.2, 2.0), (0.25, 1.0), (0.3, 0.8), (0.4, 0.6), (0.5, 0.55))
 def dead_zones() -> NDArray[np.float32]:
     """Give the half widths for each of `SCALES`, in quantisation steps."""
     return np.array([next((width for bound, width in _WIDTHS if scale < bound), 0.5) for scale in SCALES], np.float32)
+
+
+def zones_of(hardening: Hardening | None) -> DeadZones | None:
+    """Give the zones that a run trains with, if any."""
+    return by_scale(dead_zones()) if hardening is not None and hardening.dead_zones else None
 
 
 def by_scale(widths: NDArray[np.float32]) -> DeadZones | None:

@@ -173,7 +173,7 @@ def _choose(
     quality, epsilon = reported_quality(recipe), recipe.hardening.epsilon
     crops = validation_crops(settings, announce)
 
-    def clean(source: Path) -> float:
+    def clean(source: Path, recipe: Recipe) -> float:
         network = network_of(load_weights(source), str(source)).to(default_device())
         return validate(network, crops, recipe)["validation_J"]
 
@@ -186,8 +186,9 @@ def _choose(
         pixels = [each.pixels for each in group.load()]
         return strong_gain(sources[step], pixels, quality, epsilon, recipe.precision, report)
 
-    scores = {step: clean(source) for step, source in sources.items()}
-    choice = choose(scores, clean(request.init), request.j_limit, gain)
+    scores = {step: clean(source, recipe) for step, source in sources.items()}
+    start = clean(request.init, dataclasses.replace(recipe, hardening=None))
+    choice = choose(scores, start, request.j_limit, gain)
     for candidate in choice.candidates:
         found = "" if candidate.gain is None else f", A {candidate.gain:.2f}"
         announce(f"checkpoint of step {candidate.step}: J {candidate.score:.4f}{found}")

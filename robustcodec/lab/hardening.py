@@ -26,7 +26,7 @@ from torch import Tensor
 
 from robustcodec.errors import TrainingError
 from robustcodec.lab.adversaries import Adversary, adversary_of, drawn, local_attack
-from robustcodec.lab.dead_zones import by_scale, dead_zones
+from robustcodec.lab.dead_zones import zones_of
 from robustcodec.lab.losses import Batch, Loss, Terms, rate_distortion
 from robustcodec.lab.networks import Network
 from robustcodec.lab.recipe import Hardening, Method
@@ -116,7 +116,7 @@ def ma2023_loss(adversary: Adversary) -> Loss:
 
 def fast_loss(hardening: Hardening, adversary: Adversary) -> Loss:
     """Ours: rate and distortion with clean targets, so noise is not worth its bits."""
-    zones = by_scale(dead_zones()) if hardening.dead_zones else None
+    zones = zones_of(hardening)
 
     def loss(network: Network, batch: Batch) -> Terms:
         new = dataclasses.replace(batch, x=adversary(network, batch))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from robustcodec.errors import TrainingError
 from robustcodec.lab.data import Pool
+from robustcodec.lab.dead_zones import zones_of
 from robustcodec.lab.gradients import gradients_of, use_fast_kernels
 from robustcodec.lab.losses import WHOLE, Batch, Loss, Part, draw_qualities
 from robustcodec.lab.networks import Network, round_straight_through
@@ -210,7 +211,11 @@ def seconds_per_step(
 
 @torch.no_grad()
 def validate(network: Network, crops: Tensor, recipe: Recipe) -> dict[str, float]:
-    """Measure J on crops with rounded latents, by the entropy model's estimate, at the quality that is reported."""
+    """Measure J on crops as a model of the run would code them, by the entropy model's estimate.
+
+    That is at the quality that is reported, with rounded latents, within dead zones if the recipe has them.
+    """
+    zones = zones_of(recipe.hardening)
     network.entropy_bottleneck.set_quantiles()
     device = next(network.parameters()).device
     quality = reported_quality(recipe)
@@ -219,7 +224,7 @@ def validate(network: Network, crops: Tensor, recipe: Recipe) -> dict[str, float
     for crop in torch.split(crops, 4):
         x = crop.to(device).contiguous(memory_format=torch.channels_last)
         step = torch.full((x.shape[0],), high_rate_step(quality), device=device)
-        coded = network(x, step, round_straight_through, round_straight_through)
+        coded = network(x, step, round_straight_through, round_straight_through, zones)
         shown = (coded.x_hat * 255).round().clamp(0, 255)
         mse = (shown - x * 255).square().mean((1, 2, 3))
         decibels += (10 * torch.log10(255**2 / mse)).tolist()

@@ -145,7 +145,9 @@ def test_crossings_know_where_zones_end() -> None:
 
 
 def test_the_rate_of_a_held_encoder_has_the_gradient_of_differences(network: Hyper) -> None:
-    rate = held_rate(dead_zones())
+    zones = by_scale(dead_zones())
+    assert zones is not None
+    rate = held_rate(zones)
     x = pixels_as_tensor(PICTURES[:1])[:, :, :64, :64].double()
     double = Hyper(8, 12).double()
     double.load_state_dict(network.state_dict())
