@@ -307,10 +307,6 @@ def tables_of_y(arrays: Arrays, count: int) -> Arrays:
     }
 
 
-def zones(arrays: dict[str, NDArray[Any]]) -> NDArray[np.uint16]:
-    return np.full(len(arrays["y.minimums"]), 512, np.uint16)
-
-
 DAMAGE: dict[str, tuple[str, Callable[[Arrays], Arrays]]] = {
     "threshold negative": (ENTROPY, lambda a: {"thresholds": at(a["thresholds"], (0, 0), -1)}),
     "threshold too large": (ENTROPY, lambda a: {"thresholds": at(a["thresholds"], (0, -1), 1 << 47)}),
@@ -344,9 +340,9 @@ DAMAGE: dict[str, tuple[str, Callable[[Arrays], Arrays]]] = {
     "bias most negative": (ENTROPY, lambda a: {"h_s.2.bias": at(a["h_s.2.bias"], 0, -(1 << 63))}),
     "one table of y": (ENTROPY, lambda a: tables_of_y(a, 1)),
     "257 tables of y": (ENTROPY, lambda a: tables_of_y(a, 257)),
-    "dead zones for one table": (ENTROPY, lambda a: {"y.dead_zones": np.full(1, 512, np.uint16)}),
-    "dead zones of floats": (ENTROPY, lambda a: {"y.dead_zones": np.full(len(a["y.minimums"]), 0.5, np.float32)}),
-    "a zone narrower than rounding": (ENTROPY, lambda a: {"y.dead_zones": at(zones(a), 0, 511)}),
+    "dead zones for one table": (ANALYSIS, lambda a: {"dead_zones": np.full(1, 512, np.uint16)}),
+    "dead zones of floats": (ANALYSIS, lambda a: {"dead_zones": np.full(64, 0.5, np.float32)}),
+    "a zone narrower than rounding": (ANALYSIS, lambda a: {"dead_zones": np.full(64, 511, np.uint16)}),
     "array unknown": (ENTROPY, lambda a: {"more": np.zeros(1)}),
     "not a number in synthesis": (SYNTHESIS, lambda a: {"g_s.0.weight": at(a["g_s.0.weight"], 0, np.nan)}),
     "infinite bias": (SYNTHESIS, lambda a: {"g_s.6.bias": at(a["g_s.6.bias"], 0, np.inf)}),

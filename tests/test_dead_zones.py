@@ -9,7 +9,7 @@ from regenerate import TINY, sample
 from safetensors.numpy import load
 
 from robustcodec.architectures import Group
-from robustcodec.bundle import ENTROPY, PARTS, open_bundle, write_bundle
+from robustcodec.bundle import ANALYSIS, PARTS, open_bundle, write_bundle
 from robustcodec.codec import Codec
 from robustcodec.images import Picture
 from robustcodec.rate import Quality
@@ -26,7 +26,7 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Codec:
     """The tiny model with dead zones."""
     source = open_bundle(TINY)
     parts = {name: load((TINY / name).read_bytes()) for name in PARTS}
-    parts[ENTROPY]["y.dead_zones"] = (WIDTHS * 1024).astype(np.uint16)
+    parts[ANALYSIS]["dead_zones"] = (WIDTHS * 1024).astype(np.uint16)
     fields = ("id", "architecture", "sizes", "variant", "provenance")
     document = {name: getattr(source.manifest, name) for name in fields}
     rates = [{"quality": q.quality, "lagrangian": q.lagrangian, "step": q.step} for q in source.manifest.rates]

@@ -69,8 +69,10 @@ class Architecture(Protocol):
     """Latents around a tile that its pixels depend on."""
     z_tables: TableSet
     y_tables: TableSet
-    dead_zones: Float32
-    """For each of y's tables the magnitude, in quantisation steps, below which an encoder makes a latent zero."""
+
+    @property
+    def dead_zones(self) -> Float32:
+        """For each of y's tables the magnitude, in quantisation steps, below which an encoder makes a latent zero."""
 
     def check(self) -> None:
         """Check now what is otherwise checked when first used. Raises ModelDamaged or another ModelError."""

@@ -29,8 +29,8 @@ MAX_MEDIAN = 1 << 20
 MAX_INPUT = LARGEST_VALUE * STEP_UNIT + MAX_MEDIAN
 """Largest magnitude that enters the integer hyper synthesis."""
 
-DEAD_ZONES = "y.dead_zones"
-"""Array of a magnitude for each of y's tables, uint16 in 1/1024 of a step; without it all of them are half a step."""
+DEAD_ZONES = "dead_zones"
+"""Array beside those of the analysis: uint16, a magnitude for each of y's tables in 1/1024 of a step."""
 
 _ANALYSED = 512
 """Columns of y, 8192 pixels, that the hyper analysis is given at once; only wide pictures have more."""
@@ -54,8 +54,8 @@ class IntegerParameters:
             "thresholds",
             "medians",
         }
-        if set(arrays) - {DEAD_ZONES} != expected:
-            odd = sorted((set(arrays) - {DEAD_ZONES}) ^ expected)[0]
+        if set(arrays) != expected:
+            odd = sorted(set(arrays) ^ expected)[0]
             raise ModelDamaged(f"its entropy parameters have missing or unknown arrays, {odd} among them")
         if len(self.z_tables) != n:
             raise ModelDamaged(f"it has {len(self.z_tables)} tables for the {n} channels of z")
@@ -65,7 +65,6 @@ class IntegerParameters:
         if medians.dtype != np.int32 or medians.shape != (n,) or np.abs(medians.astype(np.int64)).max() > MAX_MEDIAN:
             raise ModelDamaged(f"its medians must be {n} integers of 32 bits within ±{MAX_MEDIAN}")
         self.medians: Int32 = medians.astype(np.int32)
-        self.dead_zones = _dead_zones(arrays, len(self.y_tables))
 
     def z_hat(self, z: Int32) -> Float64:
         """Give what z's symbols stand for, in units of 1/1024."""
@@ -109,11 +108,15 @@ class Hyperprior:
         self._medians = entropy.medians
         self.z_tables = entropy.z_tables
         self.y_tables = entropy.y_tables
-        self.dead_zones = entropy.dead_zones
+
+    @cached_property
+    def dead_zones(self) -> Float32:
+        """Half widths (tables of y,), in quantisation steps."""
+        return dead_zones_in(self._bundle.analysis, len(self.y_tables))
 
     @cached_property
     def _encoder(self) -> networks.Networks:
-        return self._networks(self._bundle.analysis, "analysis", "hyper_analysis")
+        return self._networks(transforms_in(self._bundle.analysis), "analysis", "hyper_analysis")
 
     @cached_property
     def _decoder(self) -> Synthesiser:
@@ -128,7 +131,7 @@ class Hyperprior:
 
     def check(self) -> None:
         """Check the real-valued networks' arrays."""
-        _ = self._encoder, self._decoder
+        _ = self._encoder, self._decoder, self.dead_zones
 
     def analyse(self, x: Float32) -> Float32:
         """Give y (M, H/16, W/16) of x (3, H, W) in [0, 1]."""
@@ -171,8 +174,14 @@ def sizes_of(bundle: Bundle, name: str) -> tuple[int, int]:
     return sizes[0], sizes[1]
 
 
-def _dead_zones(arrays: Mapping[str, NDArray[np.generic]], tables: int) -> Float32:
-    zones = arrays.get(DEAD_ZONES, np.full(tables, STEP_UNIT // 2, np.uint16))
+def transforms_in(analysis: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+    """Give the arrays of a bundle's analysis part that are those of its networks."""
+    return {name: array for name, array in analysis.items() if name != DEAD_ZONES}
+
+
+def dead_zones_in(analysis: Mapping[str, NDArray[np.generic]], tables: int) -> Float32:
+    """Give the dead zones of a bundle's analysis part, in steps; without any they are what rounds to zero."""
+    zones = analysis.get(DEAD_ZONES, np.full(tables, STEP_UNIT // 2, np.uint16))
     if zones.dtype != np.uint16 or zones.shape != (tables,) or zones.astype(np.uint16).min() < STEP_UNIT // 2:
         raise ModelDamaged(f"its dead zones must be {tables} integers of 16 bits, none below {STEP_UNIT // 2}")
     return zones.astype(np.float32) / np.float32(STEP_UNIT)

@@ -126,6 +126,7 @@ def weights_of_bundle(bundle: Bundle) -> dict[str, Tensor]:
     Raises ModelError.
     """
     # only here: what trains on a GPU machine needs no ONNX Runtime
+    from robustcodec.architectures.hyperprior import transforms_in
     from robustcodec.lab.integers import integers_of, unit_shapes
 
     architecture, sizes = bundle.manifest.architecture, bundle.manifest.sizes
@@ -134,7 +135,10 @@ def weights_of_bundle(bundle: Bundle) -> dict[str, Tensor]:
     n, m = sizes
     integers = integers_of(architecture)
     real: dict[str, NDArray[np.float32]] = {}
-    for arrays, names in ((bundle.analysis, ("analysis", "hyper_analysis")), (bundle.synthesis, ("synthesis",))):
+    for arrays, names in (
+        (transforms_in(bundle.analysis), ("analysis", "hyper_analysis")),
+        (bundle.synthesis, ("synthesis",)),
+    ):
         shapes = {key: shape for name in names for key, shape in parameters(architecture, (n, m), name).items()}
         real |= floats(with_limits(arrays, shapes), shapes, "transforms")
     prior = {f"entropy_bottleneck.{name}": tensor for name, tensor in FactorizedPrior(n).state_dict().items()}

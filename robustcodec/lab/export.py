@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustcodec.architectures import Conditions, Group
-from robustcodec.architectures.hyperprior import DEAD_ZONES, MAX_MEDIAN
+from robustcodec.architectures.hyperprior import DEAD_ZONES, MAX_MEDIAN, dead_zones_in
 from robustcodec.bundle import ANALYSIS, ENTROPY, LAB, SYNTHESIS, Bundle, RatePoint, write_bundle
 from robustcodec.codec import Codec
 from robustcodec.entropy import LARGEST_VALUE, Table, TableSet, gaussian_tables, ideal_bits, quantise
@@ -120,21 +120,23 @@ def export(
     integers = integers_of(network.arch)
     rounded = integers.rounded(network, [Seen(each.y[None], _z_hat(each, medians)[1]) for each in latents])
     gaussian = _entropy_arrays(network, rounded, medians, gaussian_tables(SCALES))
+    analysis, synthesis = _transforms(network)
     if restraint.dead_zones:
-        gaussian[DEAD_ZONES] = (dead_zones() * STEP_UNIT).astype(np.uint16)
+        analysis[DEAD_ZONES] = (dead_zones() * STEP_UNIT).astype(np.uint16)
     parameters = integers.parameters(gaussian, network.n, network.m)
-    counts: Counts = _count(parameters, latents).astype(np.float64)
+    zones = dead_zones_in(analysis, len(SCALES))
+    counts: Counts = _count(parameters, latents, zones).astype(np.float64)
     tables = _fitted_tables(gaussian_tables(SCALES), counts)
     if restraint.attacked_share:
         announce("counting latents of attacked pictures")
         cpu = torch.device("cpu")
-        victim = NetworkVictim(network, 1.0, TablePrice(tables, cpu), by_scale(parameters.dead_zones))
+        victim = NetworkVictim(network, 1.0, TablePrice(tables, cpu), by_scale(zones))
         hostile = attacked(victim, calibration, torch.Generator().manual_seed(0))
-        more = _count(parameters, [_latents(network, picture) for picture in hostile])
+        more = _count(parameters, [_latents(network, picture) for picture in hostile], zones)
         counts += restraint.attacked_share * (more * (counts.sum() / more.sum()) - counts)
         tables = _fitted_tables(gaussian_tables(SCALES), counts)
     entropy = {**gaussian, **_prefixed("y", tables.to_arrays())}
-    lengths = _code_lengths(network, latents, gaussian, entropy)
+    lengths = _code_lengths(network, latents, gaussian, entropy, zones)
     rates = tuple(
         RatePoint(float(quality), lagrangian(quality), round(STEP_UNIT * high_rate_step(quality)))
         for quality in QUALITIES
@@ -151,7 +153,6 @@ def export(
         "contract": None,
         "attacks": [],
     }
-    analysis, synthesis = _transforms(network)
     parts = {ANALYSIS: analysis, SYNTHESIS: synthesis, ENTROPY: entropy, LAB: _lab_arrays(network, rounded)}
     announce(f"measuring operating points on {len(validation)} pictures")
     with tempfile.TemporaryDirectory() as scratch:
@@ -372,16 +373,15 @@ def _double(prior: FactorizedPrior) -> FactorizedPrior:
     return copy.double()
 
 
-def _count(parameters: Parameters, latents: Sequence[_Latents]) -> NDArray[np.int64]:
+def _count(parameters: Parameters, latents: Sequence[_Latents], dead_zones: NDArray[np.float32]) -> NDArray[np.int64]:
     """Count magnitudes of y's symbols by table, over all qualities: (tables, largest counted + 2), the rest last."""
     largest = int(parameters.y_tables.escapes.max())
     counts = np.zeros((len(parameters.y_tables), largest + 2), np.int64)
     for each in latents:
         conditions = _conditions(parameters, each)
         for quality in QUALITIES:
-            symbols, index = _coded(
-                conditions, each.y.numpy(), round(STEP_UNIT * high_rate_step(quality)), parameters.dead_zones
-            )
+            step = round(STEP_UNIT * high_rate_step(quality))
+            symbols, index = _coded(conditions, each.y.numpy(), step, dead_zones)
             values = np.minimum(np.abs(symbols), largest + 1).astype(np.int64)
             flat = index.astype(np.int64) * (largest + 2) + values
             counts += np.bincount(flat, minlength=counts.size).reshape(counts.shape)
@@ -428,13 +428,19 @@ def _fitted_tables(gaussian: TableSet, counts: Counts) -> TableSet:
 
 
 @torch.no_grad()
-def _code_lengths(network: Network, latents: Sequence[_Latents], gaussian: Arrays, fitted: Arrays) -> CodeLength:
+def _code_lengths(
+    network: Network,
+    latents: Sequence[_Latents],
+    gaussian: Arrays,
+    fitted: Arrays,
+    dead_zones: NDArray[np.float32],
+) -> CodeLength:
     """Measure what exactness costs and what fitted tables gain, at step 1."""
     n, m = network.n, network.m
     integers = integers_of(network.arch)
     exact, shipped = integers.parameters(gaussian, n, m), integers.parameters(fitted, n, m)
     log_middles = np.log(_MIDDLES)
-    zones = torch.from_numpy(exact.dead_zones)
+    zones = torch.from_numpy(dead_zones)
     step = torch.ones(1, 1, 1, 1)
     totals = np.zeros(4)
     for each in latents:
@@ -446,7 +452,7 @@ def _code_lengths(network: Network, latents: Sequence[_Latents], gaussian: Array
         coded, real = y_hat - means, scales.clamp(min=SCALE_MIN)
         nearest = np.searchsorted(log_middles, np.log(real.numpy()), side="right")
         coded = torch.where((each.y - means).abs() < zones[nearest], 0, coded)
-        y_symbols, index = _coded(_conditions(exact, each), each.y.numpy(), STEP_UNIT, exact.dead_zones)
+        y_symbols, index = _coded(_conditions(exact, each), each.y.numpy(), STEP_UNIT, dead_zones)
         totals += [
             float(gaussian_bits(coded, real).sum() + network.entropy_bottleneck.bits(z_hat).sum()),
             float(ideal_bits(coded.round().numpy().astype(np.int32), nearest, exact.y_tables).sum() + z_exact),
@@ -465,8 +471,9 @@ def code_lengths(weights: Mapping[str, Tensor], bundle: Bundle, pictures: Sequen
     network = _half_precision(weights, lambda _: None)
     shipped = dict(bundle.entropy)
     gaussian = {**shipped, **_prefixed("y", gaussian_tables(SCALES).to_arrays())}
+    zones = dead_zones_in(bundle.analysis, len(SCALES))
     for picture in pictures:
-        yield _code_lengths(network, [_latents(network, picture)], gaussian, shipped)
+        yield _code_lengths(network, [_latents(network, picture)], gaussian, shipped, zones)
 
 
 def _lab_arrays(network: Network, rounded: Rounded) -> Arrays:

@@ -171,4 +171,4 @@ def test_tables_that_know_attacks_ask_less_for_them(network: Hyper, held: Bundle
     sizes = [sum(len(Codec(each).encode(Picture(pixels=x)).data) for x in hostile) for each in (held, zones_alone)]
     assert sizes[0] < sizes[1]
     plain = exported(network, tmp_path / "plain", NONE)
-    assert "y.dead_zones" not in plain.entropy and "restraint" not in plain.manifest.provenance
+    assert "dead_zones" not in plain.analysis and "restraint" not in plain.manifest.provenance

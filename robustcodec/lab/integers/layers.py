@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustcodec.architectures import Conditions, Float32, Int32
+from robustcodec.architectures import Conditions, Int32
 from robustcodec.entropy import TableSet
 from robustcodec.exact import Float64, IntegerLayer, Kind, LayerSpec
 from robustcodec.lab.networks import Convolution, Network, bias
@@ -48,7 +48,6 @@ class Parameters(Protocol):
     medians: Int32
     y_tables: TableSet
     z_tables: TableSet
-    dead_zones: Float32
 
     def conditions(self, z: Int32, height: int, width: int) -> Conditions:
         """Give what z's symbols say about y (M, height, width)."""
