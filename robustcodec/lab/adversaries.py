@@ -66,8 +66,8 @@ _STRIDE = 1.0
 
 def adversary_of(hardening: Hardening) -> Adversary:
     """Give the adversary that a hardening run asks for."""
-    attack = _attack(hardening.attacker)
     zones = zones_of(hardening)
+    attack = _attack(hardening.attacker, zones)
     rising = rate if zones is None else held_rate(zones)
 
     def adversary(network: Network, batch: Batch) -> Tensor:
@@ -119,13 +119,13 @@ def local_attack(network: Network, batch: Batch, hardening: Hardening) -> Cuts:
     return Cuts(clean, noisy, step, batch.lagrangian[chosen], budget, draws.rounding[-1])
 
 
-def _attack(attacker: Attacker) -> Attack:
+def _attack(attacker: Attacker, dead_zones: DeadZones | None) -> Attack:
     if attacker is Attacker.NORMALISED:
         return normalised_steps
     # only here: it needs ONNX Runtime, which a machine that trains and no more may lack
     from robustcodec.lab.search_adversary import search_attack
 
-    return search_attack(attacker)
+    return search_attack(attacker, dead_zones)
 
 
 def distortion(network: Network, noisy: Tensor, clean: Tensor, step: Tensor, rounding: Tensor) -> Tensor:

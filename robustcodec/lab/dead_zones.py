@@ -5,6 +5,7 @@ it. Photographs have few such symbols; an attack on the rate brings many, by mov
 """
 
 import math
+from functools import cache
 
 import numpy as np
 import torch
@@ -33,8 +34,12 @@ def by_scale(widths: NDArray[np.float32]) -> DeadZones | None:
     """Give zones of such half widths as a function of scales; None if they are what rounds to zero anyway."""
     if (widths == 0.5).all():
         return None
-    reach = torch.from_numpy(widths)
-    return lambda scales: reach.to(scales.device)[level(scales).round().long()]
+
+    @cache  # nothing may be copied to a GPU while it records a graph
+    def on(device: torch.device) -> Tensor:
+        return torch.from_numpy(widths).to(device)
+
+    return lambda scales: on(scales.device)[level(scales).round().long()]
 
 
 def level(scales: Tensor) -> Tensor:

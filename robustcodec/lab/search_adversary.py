@@ -13,8 +13,8 @@ from robustcodec.lab.attacks.methods import Method
 from robustcodec.lab.attacks.problem import Best, Problem, Report
 from robustcodec.lab.attacks.switching import Ma2023, Paper
 from robustcodec.lab.attacks.threat import Target, Threat
-from robustcodec.lab.attacks.victim import Rough, code
-from robustcodec.lab.networks import Network, Quantiser
+from robustcodec.lab.attacks.victim import Rough, code, unrounded
+from robustcodec.lab.networks import DeadZones, Network, Quantiser
 from robustcodec.lab.recipe import Attacker
 
 
@@ -24,6 +24,7 @@ class _Victim:
 
     network: Network
     step: Tensor
+    dead_zones: DeadZones | None
 
     def analyse(self, x: Tensor) -> Tensor:
         """Give the latents in units of their step."""
@@ -31,11 +32,14 @@ class _Victim:
 
     def quantise(self, latents: Tensor, quantise: Quantiser) -> Tensor:
         """Quantise in units of the step."""
-        return self.network.quantised(latents, self.step, quantise)
+        zones = None if quantise is unrounded else self.dead_zones
+        return self.network.quantised(latents, self.step, quantise, zones)
 
     def zero_bins(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Give what rounds to zero."""
-        return latents.new_zeros(()), latents.new_full((), 0.5)
+        """Give the zones, or what rounds to zero."""
+        if self.dead_zones is None:
+            return latents.new_zeros(()), latents.new_full((), 0.5)
+        return self.network.zero_bins(latents, self.step, self.dead_zones)
 
     def synthesise(self, symbols: Tensor, height: int, width: int) -> Tensor:
         """Give the pictures; crops are of whole latents."""
@@ -68,7 +72,7 @@ _METHODS: Mapping[Attacker, Callable[[int], Method]] = MappingProxyType(
 )
 
 
-def search_attack(attacker: Attacker) -> Attack:
+def search_attack(attacker: Attacker, dead_zones: DeadZones | None) -> Attack:
     """Give one of these attacks in the form of `normalised_steps`; all crops have the largest budget of `energy`."""
     method = _METHODS[attacker]
 
@@ -82,7 +86,7 @@ def search_attack(attacker: Attacker) -> Attack:
     ) -> Tensor:
         target = Target.PSNR if objective is distortion else Target.BPP
         seed = abs(int(draws.start[0, 0, 0, 0].view(torch.int32)))
-        victim = _Victim(network, step.reshape(-1, 1, 1, 1))
+        victim = _Victim(network, step.reshape(-1, 1, 1, 1), dead_zones)
         guide = Rough(victim) if torch.is_autocast_enabled(x.device.type) else victim
         with frozen(network), torch.autocast(x.device.type, enabled=False):
             with torch.no_grad():

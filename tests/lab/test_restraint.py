@@ -12,16 +12,21 @@ from torch import Tensor
 from robustcodec.bundle import Bundle
 from robustcodec.codec import Codec
 from robustcodec.images import Picture
+from robustcodec.lab import dead_zones as module
 from robustcodec.lab.adversaries import held_rate
 from robustcodec.lab.attacks.crossing import _BEYOND, _Start
 from robustcodec.lab.attacks.shipped import victim_of
-from robustcodec.lab.attacks.victim import code, unrounded
+from robustcodec.lab.attacks.victim import NetworkVictim, code, unrounded
 from robustcodec.lab.cheng import Cheng
 from robustcodec.lab.dead_zones import by_scale, dead_zones
-from robustcodec.lab.entropy_models import SCALES
+from robustcodec.lab.entropy_models import SCALES, gaussian_bits
 from robustcodec.lab.export import export
+from robustcodec.lab.hardening import fast_loss
+from robustcodec.lab.losses import Batch
 from robustcodec.lab.networks import Hyper, Network, outside, round_straight_through, softly_rounded
+from robustcodec.lab.recipe import Hardening, Method, Rounding
 from robustcodec.lab.restraint import FULL, NONE, Restraint, attacked
+from robustcodec.lab.search_adversary import _Victim
 from robustcodec.lab.start import orthonormal_start
 
 PICTURES = [sample(128, 128, seed) for seed in range(4)]
@@ -172,3 +177,49 @@ def test_tables_that_know_attacks_ask_less_for_them(network: Hyper, held: Bundle
     assert sizes[0] < sizes[1]
     plain = exported(network, tmp_path / "plain", NONE)
     assert "dead_zones" not in plain.analysis and "restraint" not in plain.manifest.provenance
+
+
+def test_the_loss_of_fast_codes_as_a_held_encoder_does(network: Hyper, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding within zones in the distortion; in the rate noise on latents that zones have stretched."""
+    monkeypatch.setattr(module, "_WIDTHS", ((1.0, 2.0), (4.0, 0.8)))  # so small a network has no small scales
+    hardening = Hardening(method=Method.FAST, bpp_share=0.5, dead_zones=True)
+    x = pixels_as_tensor(PICTURES[:2])[:, :, :64, :64]
+    step, slope = torch.tensor([1.0, 0.7]), torch.tensor([0.013, 0.025])
+    batch = Batch(x, step, slope, torch.Generator().manual_seed(7), Rounding.MIXED)
+    with torch.no_grad():
+        found = fast_loss(hardening, lambda network, batch: batch.x)(network, batch)
+        generator = torch.Generator().manual_seed(7)
+        y = network.analyse(x)
+        u = y / step.reshape(-1, 1, 1, 1)
+        of_y = torch.rand(u.shape, generator=generator) - 0.5
+        medians = network.entropy_bottleneck.medians()
+        z = network.h_a(y.abs())
+        at_zones = network.h_s((z - medians).round() + medians)[:, :, :4, :4] / step.reshape(-1, 1, 1, 1)
+        widths = torch.from_numpy(dead_zones())
+        logarithms = torch.tensor(SCALES).float().log()
+        reach = widths[(at_zones.clamp(min=0.11).log()[..., None] - logarithms).abs().argmin(-1)]
+        symbols = torch.where(u.abs() < reach, 0, u.round())
+        x_hat = network.synthesise(symbols * step.reshape(-1, 1, 1, 1))
+        z_hat = z + torch.rand(z.shape, generator=generator) - 0.5
+        scales = network.h_s(z_hat)[:, :, :4, :4] / step.reshape(-1, 1, 1, 1)
+        stretched = outside(u, reach, unrounded) + of_y
+        bits = gaussian_bits(stretched, scales).sum((1, 2, 3)) + network.entropy_bottleneck.bits(z_hat).sum((1, 2, 3))
+        cost = bits / 64**2 + slope * 255**2 * (x_hat - x).square().mean((1, 2, 3))
+    assert float(found.loss) == pytest.approx(float((step * cost).mean()), rel=1e-4)
+    assert (symbols != u.round()).any()
+
+
+def test_victims_in_training_have_the_zones_of_shipped_ones(network: Hyper) -> None:
+    """Each crop at its own step, as that of a victim with this step alone."""
+    zones = by_scale(np.full(64, 0.8, np.float32))
+    steps = torch.tensor([1.0, 0.6])
+    inside = _Victim(network, steps.reshape(-1, 1, 1, 1), zones)
+    latents = inside.analyse(pixels_as_tensor(PICTURES[:2]))
+    found = inside.quantise(latents, round_straight_through)
+    for index, step in enumerate(steps.tolist()):
+        alone = NetworkVictim(network, step, dead_zones=zones)
+        own = latents[index : index + 1]
+        assert torch.equal(found[index : index + 1], alone.quantise(own, round_straight_through))
+        assert torch.equal(inside.zero_bins(latents)[1][index], alone.zero_bins(own)[1][0])
+    assert torch.equal(inside.quantise(latents, unrounded), latents)
+    assert (found != latents.round()).any()
