@@ -54,6 +54,7 @@ IDEAS: Mapping[str, Hardening] = {
     "fast without limits": dataclasses.replace(FAST, gain_quantile=None),
     "fast without cuts": dataclasses.replace(FAST, local_share=0.0),
     "fast without either": dataclasses.replace(FAST, gain_quantile=None, local_share=0.0),
+    "fast without dead zones": dataclasses.replace(FAST, dead_zones=False),
     "rate": PLAIN,
     "rate, one step": dataclasses.replace(PLAIN, bpp_steps=1),
     "rate, two steps": dataclasses.replace(PLAIN, bpp_steps=2),
@@ -88,7 +89,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     arch, channels = network_in(load_weights(options.init), options.init)
     start = fitted(fast(arch), arch, channels, qualities_of(options.init))
-    before = measured(options.init, crops, options.output / "start.json", options.steps)
+    before = measured(options.init, None, crops, options.output / "start.json", options.steps)
     print(_row("start", "", 0, before, before), flush=True)
     for name in options.only or IDEAS:
         for seed in options.seeds:
@@ -102,7 +103,7 @@ def main() -> None:
                 teacher=options.init if needs_teacher(recipe.hardening) else None,
             )
             train(run, order, lambda _: None, lambda _: None)
-            after = measured(run.folder, crops, run.folder / "measured.json", options.steps)
+            after = measured(run.folder, IDEAS[name], crops, run.folder / "measured.json", options.steps)
             print(_row(name, str(seed), recipe.steps, after, before), flush=True)
 
 
@@ -128,7 +129,9 @@ def recipe_of(hardening: Hardening, passes: int, seed: int, start: Plan) -> Reci
     return dataclasses.replace(recipe, steps=steps, seed=seed, validations=1, hardening=hardening)
 
 
-def measured(source: Path, crops: Sequence[Pixels], kept: Path, steps: int) -> dict[str, float]:
+def measured(
+    source: Path, hardening: Hardening | None, crops: Sequence[Pixels], kept: Path, steps: int
+) -> dict[str, float]:
     """Clean J, and for each attack A or the ratio of attacked to clean bpp; kept in a file."""
     if kept.is_file():
         found: dict[str, float] = json.loads(kept.read_text())
@@ -137,7 +140,8 @@ def measured(source: Path, crops: Sequence[Pixels], kept: Path, steps: int) -> d
     clean = _tensor(crops)
     recipe = fast().student
     assert recipe is not None
-    figures = {"J": validate(victim.network, clean, recipe)["validation_J"]}
+    own = dataclasses.replace(recipe, hardening=hardening)
+    figures = {"J": validate(victim.network, clean, own)["validation_J"]}
     with torch.no_grad():
         before = code(victim, clean, clean)
     for method, target in ATTACKS:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from regenerate import TINY, sample
 from typer.testing import CliRunner
 
@@ -17,6 +18,7 @@ from robustcodec.errors import TrainingError
 from robustcodec.images import Picture, read_picture, write_picture
 from robustcodec.lab import hardening_recipes as recipes
 from robustcodec.lab.attacks import Attack, Target, Threat, craft
+from robustcodec.lab.attacks.shipped import victim_of
 from robustcodec.lab.choice import Candidate, choose, strong_gain
 from robustcodec.lab.export import export_run
 from robustcodec.lab.harden import harden
@@ -24,6 +26,7 @@ from robustcodec.lab.hardening_recipes import Plan, fitted
 from robustcodec.lab.hardening_request import Request
 from robustcodec.lab.precision import Precision
 from robustcodec.lab.resistance import held_out, table
+from robustcodec.lab.restraint import FULL
 from robustcodec.lab.runs import Run
 from robustcodec.metrics import psnr
 from robustcodec.rate import Quality, score
@@ -110,8 +113,12 @@ def test_numbers_before_and_after_are_kept_in_the_manifest(tmp_path: Path, monke
     manifest = done.bundle.manifest
     assert manifest.provenance["steps"] == done.choice.step == manifest.provenance["choice"]["step"]
     source = run.folder if done.choice.step == 8 else run.candidate(done.choice.step)
-    again = export_run(source, tmp_path / "again", "again", "robust", request.data, lambda _: None)
+    again = export_run(source, tmp_path / "again", "again", "robust", request.data, lambda _: None, restraint=FULL)
     assert again.bundle.manifest.parts["analysis.safetensors"] == manifest.parts["analysis.safetensors"]
+
+    assert manifest.provenance["restraint"] == {"dead_zones": True, "attacked_share": 0.1}
+    assert victim_of(run.folder, 4.0, torch.device("cpu")).dead_zones is not None
+    assert victim_of(TINY, 4.0, torch.device("cpu")).dead_zones is None
 
     labels = [None, "paper:psnr", "paper:bpp", "strong:psnr", "strong:bpp"]
     assert [entry["attack"] for entry in manifest.attacks] == labels

@@ -15,8 +15,9 @@ from robustcodec.bundle import Bundle, damage_named
 from robustcodec.entropy import TableSet, ideal_bits
 from robustcodec.lab.attacks.victim import NetworkVictim
 from robustcodec.lab.checkpoints import load_weights, network_of, weights_of_bundle
-from robustcodec.lab.dead_zones import by_scale, level
+from robustcodec.lab.dead_zones import by_scale, level, zones_of
 from robustcodec.lab.entropy_models import SCALES
+from robustcodec.lab.runs import Run
 from robustcodec.rate import STEP_UNIT, high_rate_step
 
 _REACH = 1024
@@ -24,10 +25,14 @@ _REACH = 1024
 
 
 def victim_of(source: Bundle | Path, quality: float, device: torch.device) -> NetworkVictim:
-    """Open a bundle, or any checkpoint, for attacks at a quality. Raises ModelError or TrainingError."""
+    """Open a bundle, or any checkpoint, for attacks at a quality. Raises ModelError or TrainingError.
+
+    A run has the dead zones that it trains with.
+    """
     if isinstance(source, Path):
-        network = network_of(load_weights(source), str(source))
-        return NetworkVictim(network.to(device), high_rate_step(quality))
+        network, run = network_of(load_weights(source), str(source)), Run(source)
+        zones = zones_of(run.settings().recipe.hardening) if run.exists else None
+        return NetworkVictim(network.to(device), high_rate_step(quality), dead_zones=zones)
     with damage_named(source.path):
         network = network_of(weights_of_bundle(source), source.id)
         architecture = open_architecture(source, threads=1)
