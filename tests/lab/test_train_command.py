@@ -99,8 +99,9 @@ def test_a_stopper_keeps_the_first_signal_for_who_asks() -> None:
         (("train", "--arch", "vgg", "--data", ".", "-o", "run"), 2, "no architecture 'vgg' to train; this release has"),
         (("export", "nosuch", "-o", "model"), 1, "nosuch does not exist; give a run folder, a bundle or a checkpoint"),
         (("export", ".", "-o", "model"), 1, ". holds no trained state"),
-        (("export", "x", "-o", "x.pth", "--to", "compressai", "--data", "."), 2, "takes no --data, --id or --variant"),
-        (("export", "x", "-o", "x.pth", "--to", "compressai", "--id", "y"), 2, "takes no --data, --id or --variant"),
+        (("export", "x", "-o", "x.pth", "--to", "compressai", "--data", "."), 2, "takes no --data, --id, --variant or"),
+        (("export", "x", "-o", "x.pth", "--to", "compressai", "--id", "y"), 2, "takes no --data, --id, --variant or"),
+        (("export", "x", "-o", "x.pth", "--to", "compressai", "--restrain"), 2, "--variant or --restrain"),
         (("export", "x", "-o", "model", "-q", "3"), 2, "--quality is for --to compressai alone"),
     ],
 )
