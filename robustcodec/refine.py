@@ -110,9 +110,9 @@ def refine(
     `lagrangian` weighs distortion against rate: bits per pixel + lambda * 255^2 * MSE, MSE on [0, 1]. Latents whose
     pixels depend on other strips, at `edges`, stay as they are.
     """
-    scale = np.float32(step / STEP_UNIT)
     if not any(steps):
         return strip
+    scale = np.float32(step / STEP_UNIT)
     index, mean = _given(strip, step)
     task = _Task(
         architecture,

@@ -29,7 +29,7 @@ from robustcodec.lab.dead_zones import by_scale, dead_zones
 from robustcodec.lab.entropy_models import SCALE_MIN, SCALES, FactorizedPrior, gaussian_bits
 from robustcodec.lab.integers import Arrays, Parameters, Rounded, Seen, integers_of
 from robustcodec.lab.networks import Convolution, Gdn, Network, round_straight_through
-from robustcodec.lab.restraint import NONE, Restraint, attacked
+from robustcodec.lab.restraint import NONE, Restraint, attacked, restraint_of
 from robustcodec.lab.runs import Run
 from robustcodec.lab.train import split_pictures
 from robustcodec.lab.training import pixels_seen
@@ -191,9 +191,8 @@ def export_run(
             "hours": round(state.seconds / 3600, 3),
             "recipe": json.loads(settings.recipe.to_json()),
         }
-        if restraint is None and settings.recipe.hardening is not None:
-            hardening = settings.recipe.hardening
-            restraint = Restraint(dead_zones=hardening.dead_zones, attacked_share=hardening.attacked_share)
+        if restraint is None:
+            restraint = restraint_of(settings.recipe.hardening)
         if settings.teacher is not None:
             provenance["teacher"] = settings.teacher
     else:

@@ -148,9 +148,8 @@ class Hardening:
     gain_quantile: float | None = None
     """Inverse normalisations get limits before the run: this quantile of the most that each multiplies by in each
     of some training crops. None sets no limits, and leaves those that there are."""
-
     dead_zones: bool = False
-    """Give the encoder of the exported model dead zones (see `restraint`)."""
+    """Train with dead zones (see `dead_zones`), and give them to the encoder of the exported model."""
     attacked_share: float = 0.0
     """Share of attacked latents in what the exported model's tables are counted on."""
 

@@ -16,6 +16,8 @@ from robustcodec.lab.attacks.strong import Strong
 from robustcodec.lab.attacks.threat import DEFAULT_EPSILON, Target, Threat
 from robustcodec.lab.attacks.victim import Rough, Victim, code
 from robustcodec.lab.data import centre_crops
+from robustcodec.lab.hardening_recipes import FAST
+from robustcodec.lab.recipe import Hardening
 from robustcodec.metrics import Pixels
 
 _CROP = 128
@@ -34,8 +36,15 @@ class Restraint:
     """Share of attacked latents in what the tables of y are counted on."""
 
 
+def restraint_of(hardening: Hardening | None) -> Restraint:
+    """Give how a run's model is held back."""
+    if hardening is None:
+        return NONE
+    return Restraint(dead_zones=hardening.dead_zones, attacked_share=hardening.attacked_share)
+
+
 NONE = Restraint()
-FULL = Restraint(dead_zones=True, attacked_share=0.1)
+FULL = restraint_of(FAST)
 """What the recipe `fast` gives its models."""
 
 

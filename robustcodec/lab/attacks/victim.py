@@ -33,6 +33,20 @@ class Victim(Protocol):
         """Give the code length (B,) in bits of the symbols; what else the latents say is quantised for it."""
 
 
+def within_zones(
+    network: Network, latents: Tensor, step: Tensor, quantise: Quantiser, dead_zones: DeadZones | None
+) -> Tensor:
+    """Quantise latents as an encoder with dead zones; the smooth codec behind the real one has none."""
+    return network.quantised(latents, step, quantise, None if quantise is unrounded else dead_zones)
+
+
+def zero_bins(network: Network, latents: Tensor, step: Tensor, dead_zones: DeadZones | None) -> tuple[Tensor, Tensor]:
+    """Give the middles and half widths of an encoder's dead zones, or of what rounds to zero where it has none."""
+    if dead_zones is None:
+        return latents.new_zeros(()), latents.new_full((), 0.5)
+    return network.zero_bins(latents, step, dead_zones)
+
+
 class NetworkVictim:
     """A network at one quantisation step, its parameters frozen.
 
@@ -56,15 +70,11 @@ class NetworkVictim:
 
     def quantise(self, latents: Tensor, quantise: Quantiser) -> Tensor:
         """Quantise in units of the step."""
-        # the smooth codec behind the real one has no zones
-        dead_zones = None if quantise is unrounded else self.dead_zones
-        return self.network.quantised(latents, self._steps(latents), quantise, dead_zones)
+        return within_zones(self.network, latents, self._steps(latents), quantise, self.dead_zones)
 
     def zero_bins(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Give the zones, or what rounds to zero."""
-        if self.dead_zones is None:
-            return latents.new_zeros(()), latents.new_full((), 0.5)
-        return self.network.zero_bins(latents, self._steps(latents), self.dead_zones)
+        return zero_bins(self.network, latents, self._steps(latents), self.dead_zones)
 
     def synthesise(self, symbols: Tensor, height: int, width: int) -> Tensor:
         """Synthesise and crop."""
