@@ -37,6 +37,7 @@ from robustcodec import refine
 from robustcodec.bundle import find
 from robustcodec.codec import Codec, Encoded
 from robustcodec.contract import _PEDESTAL, _UNFORESEEN, Contract, Expectation, read_contract
+from robustcodec.details import _COLOURS, _LEVELS, BLOCK, describe
 from robustcodec.files import PICTURE_FORMATS
 from robustcodec.images import Picture, read_picture
 from robustcodec.lab.attacks.budget import LEVELS, fit_l2, to_levels
@@ -47,7 +48,6 @@ from robustcodec.lab.attacks.victim import Victim, code, unrounded
 from robustcodec.metrics import Pixels, psnr, worst_block
 from robustcodec.policy import DEFAULT_GUARD, Guard, OnViolation
 from robustcodec.rate import STEP_UNIT, Quality
-from robustcodec.statistics import _COLOURS, _LEVELS, BLOCK, describe
 from robustcodec.strips import prepare_strip
 from robustcodec.transforms import analyse
 
@@ -120,7 +120,7 @@ def believed(subject: Subject, x: Tensor, noise: Tensor, foreseen: float) -> See
 
 
 def added(a: Tensor, b: Tensor) -> Tensor:
-    """Give what `robustcodec.statistics.added` gives, on a scale where white is 1, for sides of whole blocks."""
+    """Give what `robustcodec.details.added` gives, on a scale where white is 1, for sides of whole blocks."""
     smooth, other = (torch.einsum("kc,nchw->nkhw", torch.from_numpy(_COLOURS), each) for each in (a, b))
     total = torch.zeros(1, 1, a.shape[2] // BLOCK, a.shape[3] // BLOCK)
     size = BLOCK

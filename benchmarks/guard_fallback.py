@@ -24,11 +24,11 @@ from robustcodec import guard as guards
 from robustcodec.bundle import find
 from robustcodec.codec import Codec
 from robustcodec.contract import read_contract
+from robustcodec.details import added, block_errors, describe
 from robustcodec.images import Picture, read_picture
 from robustcodec.metrics import Pixels, psnr
 from robustcodec.policy import Guard, OnViolation
 from robustcodec.rate import Quality
-from robustcodec.statistics import added, block_errors, describe
 
 EFFORT = 2
 SIGNS = {"expected_rate"}

@@ -8,11 +8,11 @@ import numpy as np
 from robustcodec.codec import Codec
 from robustcodec.container import unpack
 from robustcodec.contract import Contract, Result, density, fit
+from robustcodec.details import added, block_errors, describe
 from robustcodec.errors import ImageError, RobustcodecError
 from robustcodec.images import Picture, read_picture, write_picture
 from robustcodec.metrics import psnr
 from robustcodec.rate import DEFAULT_TARGET, Step
-from robustcodec.statistics import added, block_errors, describe
 
 CROPS = ((128, 128), (384, 384), (512, 768))
 """Rows and columns of the crops, one of each picture in turn: small pictures scatter more."""

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robustcodec.details import KINDS, Statistics
 from robustcodec.errors import ModelDamaged
 from robustcodec.rate import STEP_UNIT
-from robustcodec.statistics import KINDS, Statistics
 
 VERSION = 3
 """Of what a manifest keeps."""
@@ -144,7 +144,7 @@ class Expectation:
     def shortfalls(self, psnr: float, bpp: float, errors: Float64, added: Float64) -> dict[str, float]:
         """Say by how many margins a result is worse than expected: 1 is just allowed.
 
-        `errors` and `added` are of each block, as `block_errors` and `added` of `robustcodec.statistics` give them.
+        `errors` and `added` are of each block, as `block_errors` and `added` of `robustcodec.details` give them.
         """
         return {
             "psnr": (self.psnr - psnr) / self.psnr_margin,
@@ -210,7 +210,7 @@ class Contract:
 class Result:
     """What a model has made of an ordinary picture, to fit a contract to.
 
-    `errors` and `added` are of each block, as `block_errors` and `added` of `robustcodec.statistics` give them.
+    `errors` and `added` are of each block, as `block_errors` and `added` of `robustcodec.details` give them.
     `bpp` is the `density` of the strips, `expected_bpp` that of the bits that their probability tables expect.
     """
 

@@ -14,12 +14,12 @@ from robustcodec import memory
 from robustcodec.codec import Codec, Encoded, encode_plain
 from robustcodec.container import DEFAULT_LIMITS, Limits, unpack
 from robustcodec.contract import Expectation, density, read_contract
+from robustcodec.details import added, block_errors, describe
 from robustcodec.errors import ContractViolation, CorruptFile, ImageError
 from robustcodec.images import Picture
 from robustcodec.metrics import bits_per_pixel, psnr, worst_block
 from robustcodec.policy import DEFAULT_GUARD, Guard, OnViolation, Rung
 from robustcodec.rate import DEFAULT_TARGET, STEP_MAX, STEP_MIN, Step, Target
-from robustcodec.statistics import added, block_errors, describe
 
 MARGIN = 0.02
 """Decibels that a measured PSNR must lie above its floor: on other machines pixels may differ by a level."""

@@ -27,13 +27,13 @@ from robustcodec.cli import app
 from robustcodec.codec import Codec, encode_plain
 from robustcodec.container import Limits, Payload, unpack
 from robustcodec.contract import Contract, Prediction, Result, density, fit, read_contract
+from robustcodec.details import KINDS, added, block_errors, describe
 from robustcodec.errors import ContractViolation, ImageError, ModelDamaged, UsageError
 from robustcodec.guard import Guarded, Status
 from robustcodec.images import Picture, write_picture
 from robustcodec.metrics import bits_per_pixel, mse, psnr, worst_block
 from robustcodec.policy import Guard, OnViolation, Rung
 from robustcodec.rate import Quality, Step
-from robustcodec.statistics import KINDS, added, block_errors, describe
 
 Pixels = NDArray[np.uint8]
 FALLBACK = OnViolation.FALLBACK
@@ -540,7 +540,7 @@ def test_blocks_make_up_the_whole(height: int, width: int, seed: int) -> None:
 def test_statistics_do_not_depend_on_bands(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = sample(300, 210, 2), sample(300, 210, 3)
     whole, more = describe(a), added(a, b)
-    monkeypatch.setattr("robustcodec.statistics._BAND", 64 * 210)
+    monkeypatch.setattr("robustcodec.details._BAND", 64 * 210)
     assert np.array_equal(describe(a).counts, whole.counts)
     assert added(a, b) == pytest.approx(more)
 

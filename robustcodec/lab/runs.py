@@ -69,6 +69,12 @@ class Run:
 
     folder: Path
 
+    @classmethod
+    def behind(cls, weights: Path) -> "Run | None":
+        """Give the run that weights belong to: the folder itself, or that of one of its candidates; None of others."""
+        run = cls(weights.parent.parent if weights.parent.name == _CANDIDATES else weights)
+        return run if run.exists else None
+
     @property
     def exists(self) -> bool:
         """Whether settings have been written here."""

@@ -117,7 +117,8 @@ def test_numbers_before_and_after_are_kept_in_the_manifest(tmp_path: Path, monke
     assert again.bundle.manifest.parts["analysis.safetensors"] == manifest.parts["analysis.safetensors"]
 
     assert manifest.provenance["restraint"] == {"dead_zones": True, "attacked_share": 0.1}
-    assert victim_of(run.folder, 4.0, torch.device("cpu")).dead_zones is not None
+    for weights in (run.folder, run.candidate(4)):
+        assert victim_of(weights, 4.0, torch.device("cpu")).dead_zones is not None
     assert victim_of(TINY, 4.0, torch.device("cpu")).dead_zones is None
 
     labels = [None, "paper:psnr", "paper:bpp", "strong:psnr", "strong:bpp"]

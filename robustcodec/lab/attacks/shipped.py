@@ -27,11 +27,11 @@ _REACH = 1024
 def victim_of(source: Bundle | Path, quality: float, device: torch.device) -> NetworkVictim:
     """Open a bundle, or any checkpoint, for attacks at a quality. Raises ModelError or TrainingError.
 
-    A run has the dead zones that it trains with.
+    A run, and a candidate of one, have the dead zones that it trains with.
     """
     if isinstance(source, Path):
-        network, run = network_of(load_weights(source), str(source)), Run(source)
-        zones = zones_of(run.settings().recipe.hardening) if run.exists else None
+        network, run = network_of(load_weights(source), str(source)), Run.behind(source)
+        zones = None if run is None else zones_of(run.settings().recipe.hardening)
         return NetworkVictim(network.to(device), high_rate_step(quality), dead_zones=zones)
     with damage_named(source.path):
         network = network_of(weights_of_bundle(source), source.id)
