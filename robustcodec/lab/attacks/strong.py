@@ -21,11 +21,11 @@ from robustcodec.lab.attacks.threat import Target
 from robustcodec.lab.attacks.victim import unrounded
 from robustcodec.lab.networks import round_straight_through, softly_rounded
 
-_GRADIENT_SHARE = {Target.PSNR: 0.6, Target.BPP: 0.4}
+_GRADIENT_SHARE = {Target.PSNR: 0.6, Target.BPP: 0.7}
 """Of the steps; crossings take the rest in equal parts."""
-_BASES = {Target.PSNR: (0.0, 1.0), Target.BPP: (0.85,)}
+_BASES = {Target.PSNR: (0.0, 1.0), Target.BPP: (0.7,)}
 """Lengths of what gradients found, as shares, to begin crossings with: what served best on each target."""
-_STRIDE = {Target.PSNR: (3.0, 0.24), Target.BPP: (0.5, 0.125)}
+_STRIDE = {Target.PSNR: (3.0, 0.24), Target.BPP: (0.5, 0.5)}
 """Lengths of the first gradient steps, and of those that mend the bound, in radii of the budget. On PSNR steps far out
 of the budget, projected back, turn the noise towards where the codec amplifies most, as power iteration does."""
 _QUANTISE = {Target.PSNR: unrounded, Target.BPP: softly_rounded}
