@@ -60,7 +60,7 @@ softly_rounded: Quantiser = soft_rounding(4.0)
 
 The rate without rounding counts each latent that is about to become a symbol, though most of them never do; with
 rounding it is flat where a symbol is sure to be zero. Of steepnesses, `strong` finds most on hyper-base with 2 to 3, on
-hyper-robust with 5.
+its first hardened versions with 5.
 """
 
 DeadZones = Callable[[Tensor], Tensor]
