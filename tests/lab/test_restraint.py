@@ -173,7 +173,9 @@ def test_tables_that_know_attacks_ask_less_for_them(network: Hyper, held: Bundle
         held.entropy, True
     )
     hostile = attacked(victim_of(zones_alone, 4.0, CPU), PICTURES, torch.Generator().manual_seed(9))
-    sizes = [sum(len(Codec(each).encode(Picture(pixels=x)).data) for x in hostile) for each in (held, zones_alone)]
+    # nearly all that tables are counted on: files of this size do not tell a tenth
+    knowing = exported(network, tmp_path / "knowing", Restraint(dead_zones=True, attacked_share=0.9))
+    sizes = [sum(len(Codec(each).encode(Picture(pixels=x)).data) for x in hostile) for each in (knowing, zones_alone)]
     assert sizes[0] < sizes[1]
     plain = exported(network, tmp_path / "plain", NONE)
     assert "dead_zones" not in plain.analysis and "restraint" not in plain.manifest.provenance
