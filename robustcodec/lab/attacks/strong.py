@@ -1,8 +1,8 @@
 """The strongest attack there is here: adaptive steps on the smooth codec, then crossings on the rounded one.
 
 Gradients find the directions that the transforms amplify; crossings find what rounding does to small moves. Which of
-the two wins depends on the codec, so crossings begin at what gradients found, on PSNR at the clean picture, too, and the
-best picture of all stages is kept.
+the two wins depends on the codec, so crossings begin at what gradients found, on PSNR at the clean picture, too, and
+the best picture of all stages is kept.
 """
 
 from dataclasses import dataclass
