@@ -2,10 +2,12 @@
 
     python benchmarks/hardening.py --data $DATA/train --validation $DATA/cid22-val --init weights/hyper-base -o ideas
     python benchmarks/hardening.py ... --only "rate;crossing" --seeds 0 1 --passes 20000
+    python benchmarks/hardening.py ... --only "fast;paper" --seeds 0 1 2 --passes 15600 --teacher teacher
 
 Each idea trains for as many steps as `--passes` passes allow, where a pass is a crop once forward and backward through
 the whole network, for the gradient of the weights or for a step of an attack; what differentiates a gradient, or passes
-forward alone, counts by its share (`passes_per_step`). Then 12 fixed crops are attacked on the
+forward alone, counts by its share (`passes_per_step`). The paper's stage II to the letter, `paper`, has ten times as
+many. Stage II learns from `--teacher`, by default the start itself. Then 12 fixed crops are attacked on the
 averaged weights, as the rounded torch network has them. What is done is kept under -o and not done again. Prints a
 Markdown table; A - 1 removed is that of `strong` on PSNR, in per cent of the start's. Needs robustcodec[lab].
 """
@@ -29,7 +31,7 @@ from robustcodec.lab.checkpoints import load_weights
 from robustcodec.lab.data import centre_crops, picture_files, read_pictures
 from robustcodec.lab.harden import network_in, qualities_of
 from robustcodec.lab.hardening import needs_teacher
-from robustcodec.lab.hardening_recipes import FAST, FAST_MA2023, SMOOTH, Plan, fast, fitted
+from robustcodec.lab.hardening_recipes import FAST, FAST_MA2023, SMOOTH, Plan, fast, fitted, paper
 from robustcodec.lab.recipe import Attacker, Hardening, Method, Recipe
 from robustcodec.lab.runs import Run
 from robustcodec.lab.train import Order, train
@@ -73,13 +75,17 @@ IDEAS: Mapping[str, Hardening] = {
     "stage II, clean target": dataclasses.replace(STAGE_II, clean_target=True),
     "ma2023": FAST_MA2023,
 }
+PAPER = "paper"
+"""An idea that is a recipe of its own, with its batches of three crops, its attacks and its rates."""
+TIMES = 10
+"""How many times the passes of the others `paper` has."""
 
 
 def main() -> None:
     options = _options()
-    unknown = set(options.only or ()) - set(IDEAS)
+    unknown = set(options.only or ()) - {*IDEAS, PAPER}
     if unknown:
-        raise SystemExit(f"there is no idea {sorted(unknown)[0]!r}; there are {', '.join(IDEAS)}")
+        raise SystemExit(f"there is no idea {sorted(unknown)[0]!r}; there are {', '.join((*IDEAS, PAPER))}")
     crops = _crops(options.validation)
     print(
         f"{options.init.name}, {options.passes} passes an idea; {CROPS} crops of {CROP} of {options.validation.name}, "
@@ -88,22 +94,24 @@ def main() -> None:
     print("| idea | seed | steps | J | strong psnr A | paper psnr A | strong bpp | paper bpp | A - 1 removed |")
     print("|---|---|---|---|---|---|---|---|---|")
     arch, channels = network_in(load_weights(options.init), options.init)
-    start = fitted(fast(arch), arch, channels, qualities_of(options.init))
+    qualities = qualities_of(options.init)
     before = measured(options.init, None, crops, options.output / "start.json", options.steps)
     print(_row("start", "", 0, before, before), flush=True)
     for name in options.only or IDEAS:
         for seed in options.seeds:
-            recipe = recipe_of(IDEAS[name], options.passes, seed, start)
+            recipe = recipe_of(name, options.passes, seed, arch)
+            (_, recipe), *_ = fitted(Plan(student=recipe), arch, channels, qualities).stages()
+            assert recipe.hardening is not None
             run = Run(options.output / f"{name.replace(' ', '-').replace(',', '')}-{seed}")
             order = Order(
                 recipe=recipe,
                 data=options.data,
                 validation=options.validation,
                 init=options.init,
-                teacher=options.init if needs_teacher(recipe.hardening) else None,
+                teacher=(options.teacher or options.init) if needs_teacher(recipe.hardening) else None,
             )
             train(run, order, lambda _: None, lambda _: None)
-            after = measured(run.folder, IDEAS[name], crops, run.folder / "measured.json", options.steps)
+            after = measured(run.folder, recipe.hardening, crops, run.folder / "measured.json", options.steps)
             print(_row(name, str(seed), recipe.steps, after, before), flush=True)
 
 
@@ -119,14 +127,22 @@ def passes_per_step(hardening: Hardening, batch: int) -> float:
     return batch * (1 + others) + attacking + cuts
 
 
-def recipe_of(hardening: Hardening, passes: int, seed: int, start: Plan) -> Recipe:
-    """The recipe `fast`, fitted to the start, with an idea in its place, as long as the passes last."""
-    recipe = start.student
+def recipe_of(name: str, passes: int, seed: int, arch: str) -> Recipe:
+    """The recipe `fast` with an idea in its place, or the paper's own, as long as the passes last."""
+    plan = paper(1) if name == PAPER else fast(arch)
+    recipe = plan.student
     assert recipe is not None
-    steps = round(passes / passes_per_step(hardening, recipe.phases[0].batch))
+    if name == PAPER:
+        passes *= TIMES
+        phases = tuple(dataclasses.replace(phase, crop=CROP) for phase in recipe.phases)
+        recipe = dataclasses.replace(recipe, phases=phases, precision=Precision.BFLOAT16)
+    else:
+        recipe = dataclasses.replace(recipe, hardening=IDEAS[name])
+    assert recipe.hardening is not None
+    steps = round(passes / passes_per_step(recipe.hardening, recipe.phases[0].batch))
     if steps < 1:
         raise TrainingError(f"{passes} passes are not enough for a step")
-    return dataclasses.replace(recipe, steps=steps, seed=seed, validations=1, hardening=hardening)
+    return dataclasses.replace(recipe, steps=steps, seed=seed, validations=1)
 
 
 def measured(
@@ -186,6 +202,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--validation", type=Path, required=True)
     parser.add_argument("--init", type=Path, required=True)
+    parser.add_argument("--teacher", type=Path, help="weights of stage I for what learns from a teacher")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--passes", type=int, default=10_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
