@@ -4,8 +4,8 @@
     python benchmarks/attack.py --bundle weights/hyper-base --device cuda
 
 The plain loop is what a user of CompressAI writes: the published network as it is loaded, with trainable parameters,
-`forward`, the paper's loss, `backward`, and the same steps along the normalised gradient as ours, so that both spend as
-many of them outside the budget, where an iteration costs more. Both sides run on the same threads, picture and dtype
+`forward`, the paper's loss, `backward`, and the same steps and weights as ours, so that both spend about as many of them
+outside the budget, where an iteration costs another sum. Both sides run on the same threads, picture and dtype
 (float32, then bfloat16 under autocast), in turn, so that other work on the machine slows both: read the ratios, not the
 seconds.
 Needs robustcodec[lab].
@@ -106,7 +106,8 @@ def against_compressai(
 def plain_loop(model: torch.nn.Module, x: Tensor, target: Target, steps: int) -> Tensor:
     """Run the paper's equations 6 and 7 on CompressAI's forward, without a thought about speed."""
     ours = Paper(steps=steps)
-    rate = (ours.psnr if target is Target.PSNR else ours.bpp).rate * DEFAULT_EPSILON**0.5
+    choices = ours.psnr if target is Target.PSNR else ours.bpp
+    rate = choices.rate * DEFAULT_EPSILON**0.5
     noise = torch.zeros_like(x).requires_grad_()
     optimiser = torch.optim.SGD([noise], lr=rate)
     with torch.no_grad():
@@ -119,7 +120,7 @@ def plain_loop(model: torch.nn.Module, x: Tensor, target: Target, steps: int) ->
             loss = 1 - mse if target is Target.PSNR else -bpp
         else:
             error = bpp - clean_bpp if target is Target.PSNR else mse - clean_mse
-            loss = energy.sqrt() + error.abs()
+            loss = energy.sqrt() + choices.weight * error.abs()
         loss.backward()
         assert noise.grad is not None
         noise.grad /= noise.grad.square().mean().sqrt()

@@ -21,6 +21,8 @@ def normalise(x: Tensor, beta: Tensor, gamma: Tensor, exponent: float, ceiling: 
     With a ceiling (C,) a larger norm counts as that, and has no gradient. All have one type. The result is in
     channels-last order.
     """
+    if not torch.is_grad_enabled():
+        return _like(_normalised(_rows(x), beta, gamma, exponent, ceiling), x)
     result: Tensor = _Normalise.apply(x, beta, gamma, exponent, ceiling)
     return result
 
@@ -34,6 +36,20 @@ def _plain(x: Tensor, beta: Tensor, gamma: Tensor, exponent: float, ceiling: Ten
     return x * _power(norm, exponent)
 
 
+def _normalised(
+    values: Tensor, beta: Tensor, gamma: Tensor, exponent: float, ceiling: Tensor | None, norm: Tensor | None = None
+) -> Tensor:
+    """Normalise rows (n, C), block by block, and leave their norm in `norm` where somebody wants it."""
+    result = torch.empty_like(values)
+    for rows in _blocks(values):
+        block = torch.empty_like(values[rows]) if norm is None else norm[rows]
+        torch.addmm(beta, values[rows].square(), gamma.T, out=block)
+        if ceiling is not None:
+            torch.minimum(block, ceiling, out=block)
+        torch.mul(values[rows], _power(block, exponent), out=result[rows])
+    return result
+
+
 class _Normalise(torch.autograd.Function):
     """With e the exponent, n the norm, t = g n^e and d = t x / n: dx = t + 2e x (d gamma), dn = e d.
 
@@ -43,12 +59,8 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, beta: Tensor, gamma: Tensor, exponent: float, ceiling: Tensor | None) -> Tensor:
         values = _rows(x)
-        norm, result = torch.empty_like(values), torch.empty_like(values)
-        for rows in _blocks(values):
-            torch.addmm(beta, values[rows].square(), gamma.T, out=norm[rows])
-            if ceiling is not None:
-                torch.minimum(norm[rows], ceiling, out=norm[rows])
-            torch.mul(values[rows], _power(norm[rows], exponent), out=result[rows])
+        norm = torch.empty_like(values)
+        result = _normalised(values, beta, gamma, exponent, ceiling, norm)
         ctx.save_for_backward(x, beta, gamma, norm, ceiling)
         ctx.exponent = exponent
         return _like(result, x)
