@@ -4,10 +4,10 @@
     python benchmarks/attack.py --bundle weights/hyper-base --device cuda
 
 The plain loop is what a user of CompressAI writes: the published network as it is loaded, with trainable parameters,
-`forward`, the paper's loss, `backward`, and the same steps and weights as ours, so that both spend about as many of them
-outside the budget, where an iteration costs another sum. Both sides run on the same threads, picture and dtype
-(float32, then bfloat16 under autocast), in turn, so that other work on the machine slows both: read the ratios, not the
-seconds.
+`forward`, the paper's loss, `backward`, and the same steps and weights as ours, so that both spend about as many of
+them outside the budget, where an iteration needs other parts of the codec. Both sides run on the same threads, picture
+and dtype (float32, then bfloat16 under autocast), in turn, so that other work on the machine slows both: read the
+ratios, not the seconds.
 Needs robustcodec[lab].
 """
 

@@ -84,6 +84,19 @@ def test_results_are_strict_json_and_rechecked(tmp_path: Path, data: Path, tiny_
     assert result.output.count("differs: bpp was") == 3
 
 
+def test_classical_codecs_are_rechecked_beside_their_own_model(
+    tmp_path: Path, data: Path, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROBUSTCODEC_MODELS", str(tiny_path.parent))
+    options = ("--data", str(data), "--attacks", "none", "-o", str(tmp_path))
+    run("--models", "cheng-tiny", *options)
+    run("--models", "hyper-tiny,jpeg", "--match", "bpp", *options)
+    jpeg = [row for row in lines(tmp_path) if row["model"] == "jpeg"]
+    (tmp_path / "results.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in lines(tmp_path)[:3] + jpeg))
+    for seed in ("0", "1"):
+        assert "differs" not in run("--recheck", str(tmp_path), "--models", "hyper-tiny", "--seed", seed)
+
+
 def test_an_evaluation_goes_on_where_it_was(tmp_path: Path, data: Path, tiny_path: Path) -> None:
     command = ("--data", str(data), "--models", str(tiny_path), "--attacks", "none", "-q", "2,4", "-o", str(tmp_path))
     run(*command)
@@ -132,6 +145,7 @@ def test_shards_make_up_the_whole(tmp_path: Path, data: Path, tiny_path: Path) -
         ({"--match": "size"}, "can be psnr or bpp"),
         ({"--reference": "book"}, "can be paper"),
         ({"--data": "nowhere"}, "is no folder"),
+        ({"--recheck": "nowhere"}, "takes no -o and no --data"),
     ],
 )
 def test_wrong_usage_is_named(
@@ -140,6 +154,12 @@ def test_wrong_usage_is_named(
     options = {"--data": str(data), "--models": str(tiny_path), "--attacks": "none", "-o": str(tmp_path)} | change
     with pytest.raises(UsageError, match=message):
         run(*(part for option in options.items() for part in option))
+
+
+def test_a_seed_beyond_64_bits_is_refused(tmp_path: Path, data: Path) -> None:
+    result = CliRunner().invoke(app, ["evaluate", "--data", str(data), "--seed", "9" * 20, "-o", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
 
 
 def test_a_folder_with_two_pictures_of_one_name_is_refused(tmp_path: Path, data: Path, tiny_path: Path) -> None:

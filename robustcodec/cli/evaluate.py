@@ -12,11 +12,10 @@ import typer
 
 from robustcodec.cli import options
 from robustcodec.cli.console import FAILED, Console
-from robustcodec.errors import MissingExtra, ModelError, UsageError
+from robustcodec.errors import UsageError
 from robustcodec.rate import check_quality
 
 if TYPE_CHECKING:
-    from robustcodec.lab.evaluation.contenders import Contender
     from robustcodec.lab.evaluation.grid import Event
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -38,8 +37,10 @@ def evaluate(
     ] = "psnr,bpp",
     steps: Annotated[int, typer.Option(min=1, help="Steps of each attack.")] = 200,
     epsilon: Annotated[float, typer.Option(help="Budget: mean square of the noise on [0, 1].")] = 5e-4,
-    restarts: Annotated[int, typer.Option(min=1, help="Restarts of each attack.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the attacks, and of --recheck's choice.")] = 0,
+    restarts: Annotated[int, typer.Option(min=1, help="Starts of the method strong; the best result counts.")] = 1,
+    seed: Annotated[
+        int, typer.Option(min=0, max=(1 << 63) - 1, help="Seed of the attacks, and of --recheck's choice.")
+    ] = 0,
     precision: options.Precision = options.Arithmetic.FLOAT32,
     surrogate: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Craft all pictures on this model or checkpoint.")
@@ -69,21 +70,24 @@ def evaluate(
     console = Console(quiet=quiet)
     names = _names(models, arch, variant)
     if recheck is not None:
-        _recheck(recheck, names, threads, match, seed, console)
+        if output is not None or data is not None:
+            raise UsageError("--recheck looks at a folder of results and takes no -o and no --data")
+        _recheck(recheck, names, threads, seed, console)
         return
     if output is None:
         raise UsageError("name a folder of results with -o, or one to check again with --recheck")
     if reference not in (None, "paper"):
         raise UsageError(f"--reference can be paper, not {reference}")
-    if match not in ("psnr", "bpp"):
-        raise UsageError(f"--match can be psnr or bpp, not {match}")
 
     from robustcodec.lab.evaluation.checks import check
+    from robustcodec.lab.evaluation.classical import MATCHES
     from robustcodec.lab.evaluation.grid import Grid, parse_attacks
     from robustcodec.lab.evaluation.grid import evaluate as run
     from robustcodec.lab.evaluation.outputs import write_summary
     from robustcodec.lab.evaluation.records import read_rows
 
+    if match not in MATCHES:
+        raise UsageError(f"--match can be psnr or bpp, not {match}")
     if data is not None:
         from robustcodec.lab.evaluation.contenders import open_contenders, open_source
         from robustcodec.lab.evaluation.subjects import groups_of
@@ -105,6 +109,10 @@ def evaluate(
             surrogate=open_source(surrogate) if surrogate is not None else None,
             shard=options.parse_shard(shard),
         )
+        if wanted and threads is not None:
+            from robustcodec.lab.runs import use_threads
+
+            use_threads(threads)
         rows = run(grid, output, _progress(console))
     else:
         rows = read_rows(output)
@@ -114,40 +122,31 @@ def evaluate(
     written = write_summary(output, rows, warned, paper=reference == "paper")
     console.note(f"wrote {output}: {', '.join(path.name for path in written if path.parent == output)}")
     if report:
+        from robustcodec.lab.evaluation.contenders import contenders_of
         from robustcodec.lab.evaluation.outputs import write_report
 
-        at_hand = _at_hand(names or list(dict.fromkeys(row.model for row in rows)), match, threads)
+        at_hand = contenders_of(rows, names, threads)
         console.note(f"wrote {write_report(output, rows, warned, at_hand, paper=reference == 'paper')}")
     for warning in warned:
         console.note(f"warning {warning}")
 
 
-def _at_hand(names: Sequence[str], match: str, threads: int | None) -> "list[Contender]":
-    """Open the models that this machine has; classical codecs only beside one of them."""
-    from robustcodec.lab.evaluation.classical import CODECS
-    from robustcodec.lab.evaluation.contenders import open_contenders
-
-    opened: list[str] = []
-    for name in sorted(names, key=lambda name: name in CODECS):
-        try:
-            open_contenders([*opened, name], match)
-        except (ModelError, MissingExtra, UsageError):
-            continue
-        opened.append(name)
-    return open_contenders(opened, match, threads) if opened else []
-
-
-def _recheck(folder: Path, names: list[str], threads: int | None, match: str, seed: int, console: Console) -> None:
-    from robustcodec.lab.evaluation.contenders import open_contenders
-    from robustcodec.lab.evaluation.recheck import models_of, recheck, rows_to_recheck
+def _recheck(folder: Path, names: list[str], threads: int | None, seed: int, console: Console) -> None:
+    from robustcodec.lab.evaluation.contenders import contenders_of
+    from robustcodec.lab.evaluation.recheck import recheck, rows_to_recheck
     from robustcodec.lab.evaluation.records import read_rows
 
     chosen = rows_to_recheck(folder, _RECHECKED, seed)
-    contenders = {item.name: item for item in open_contenders(names or models_of(read_rows(folder)), match, threads)}
+    at_hand = contenders_of(read_rows(folder), names, threads)
+    exact = {(item.name, item.fingerprint): item for item in at_hand}
+    # another model of the name tells by its figures how far results have moved
+    named = {item.name: item for item in at_hand}
+    results = []
     for row in chosen:
-        if row.model not in contenders:
+        contender = exact.get((row.model, row.fingerprint), named.get(row.model))
+        if contender is None:
             raise UsageError(f"{folder} has results of {row.model}; name it in --models, by its path if need be")
-    results = [recheck(folder, row, contenders[row.model]) for row in chosen]
+        results.append(recheck(folder, row, contender))
     for result in results:
         console.note(str(result))
     if any(result.differences for result in results):

@@ -140,7 +140,7 @@ def _cell(rows: Sequence[Row], model: Bundle, attack: Assault | None) -> Cell:
     fingerprint = model.fingerprint.hex()
     # by fingerprint: the name of a model may have changed since
     found = {row.picture: row for row in rows if row.fingerprint == fingerprint and row.attack == attack}
-    return Cell(Line(model.id, fingerprint), attack, tuple(found.values()))
+    return Cell(Line(model.id, fingerprint, None, None, model.id), attack, tuple(found.values()))
 
 
 def _means(clean: Cell, attacked: Cell) -> Means:

@@ -241,6 +241,11 @@ def cpu_copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
+def use_threads(threads: int) -> None:
+    """Let torch compute on so many threads from now on, in this process."""
+    torch.set_num_threads(threads)
+
+
 def default_device() -> torch.device:
     """Choose the GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

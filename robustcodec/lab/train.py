@@ -21,7 +21,7 @@ from robustcodec.lab.hardening import loss_of, needs_teacher
 from robustcodec.lab.losses import Loss
 from robustcodec.lab.networks import Network
 from robustcodec.lab.recipe import Recipe, Start
-from robustcodec.lab.runs import Run, Settings, State, cpu_copy, default_device, digest
+from robustcodec.lab.runs import Run, Settings, State, cpu_copy, default_device, digest, use_threads
 from robustcodec.lab.team import ALONE, Team
 from robustcodec.lab.training import Report, Stop, fit, seconds_per_step
 
@@ -82,7 +82,7 @@ def _train(
     if order is not None and not begins:
         settings = _same_settings(run, settings, measured=order.hours is not None)
     _check_pictures(run, settings)
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     pool, crops = _load_pictures(settings, announce)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.recipe.seed)

@@ -5,7 +5,9 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
+import shutil
 import subprocess
 import sys
 from base64 import b64decode
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -25,17 +28,18 @@ from typer.testing import CliRunner
 
 from robustcodec.bundle import Bundle
 from robustcodec.cli import app
-from robustcodec.errors import MissingExtra, ModelError, UsageError
+from robustcodec.errors import MissingExtra, ModelError, TrainingError, UsageError
 from robustcodec.images import Picture as Image
 from robustcodec.images import read_picture, write_picture
 from robustcodec.lab import attacks
 from robustcodec.lab.attacks import threat
+from robustcodec.lab.checkpoints import weights_of_bundle
 from robustcodec.lab.evaluation.checks import CODES, check
 from robustcodec.lab.evaluation.classical import CODECS, Classical
 from robustcodec.lab.evaluation.contenders import Learned, Source, open_source
 from robustcodec.lab.evaluation.estimates import estimate
 from robustcodec.lab.evaluation.exchange import bd_rate, compressai_json, curves_of, rate_table
-from robustcodec.lab.evaluation.exhibits import window
+from robustcodec.lab.evaluation.exhibits import exhibits, window
 from robustcodec.lab.evaluation.grid import Event, Grid, Shard, evaluate, parse_attacks
 from robustcodec.lab.evaluation.outputs import write_report, write_summary
 from robustcodec.lab.evaluation.recheck import recheck, rows_to_recheck
@@ -220,14 +224,17 @@ def test_a_model_is_no_surrogate_of_itself(
     assert {row.attack.surrogate for row in rows if row.attack} == {None}
 
 
-def test_a_checkpoint_can_be_the_surrogate(tmp_path: Path) -> None:
+def test_a_checkpoint_can_be_the_surrogate(tmp_path: Path, tiny: Bundle) -> None:
     path = tmp_path / "other.pth"
-    path.write_bytes(b"weights")
+    torch.save(weights_of_bundle(tiny), path)
     source = open_source(str(path))
     assert (source.name, source.weights) == ("other", path)
-    assert source.fingerprint == hashlib.sha256(b"weights").hexdigest()[:16]
+    assert source.fingerprint == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     with pytest.raises(ModelError):
         open_source(str(tmp_path / "nothing"))
+    path.write_bytes(b"weights")
+    with pytest.raises(TrainingError, match=r"other\.pth"):
+        open_source(str(path))
 
 
 def test_a_crop_is_the_middle(tmp_path: Path, data: Path, make_sample: Callable[..., Pixels]) -> None:
@@ -241,17 +248,47 @@ def test_other_pictures_of_the_same_names_are_refused(
 ) -> None:
     evaluate(grid(data, model, "none"), tmp_path / "out", silent)
     other = tmp_path / data.name
-    other.mkdir()
+    shutil.copytree(data, other)
     (other / "a.png").write_bytes(write_picture(Image(pixels=make_sample(80, 96, 9)), "PNG"))
     with pytest.raises(UsageError, match="another picture of that name"):
         evaluate(grid(other, model, "none"), tmp_path / "out", silent)
+    (other / "a.png").rename(other / "z.png")
+    with pytest.raises(UsageError, match="the results have a of a set"):
+        evaluate(grid(other, model, "none"), tmp_path / "out", silent)
+
+
+def test_a_second_crop_and_a_second_set_add_all_their_pictures(
+    tmp_path: Path, data: Path, model: Learned, workshop: Workshop
+) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(data, again)
+    for folder, crop in ((data, None), (data, 72), (again, None)):
+        rows = evaluate(grid(folder, model, "none", crop=crop), tmp_path / "out", silent)
+    found = [(section.data == "again", section.crop, section.count) for section in sections(rows)]
+    assert sorted(found, key=str) == [(False, 72, 3), (False, None, 3), (True, None, 3)]
+
+
+def test_odd_names_become_visible_ones(tmp_path: Path, data: Path, model: Learned, workshop: Workshop) -> None:
+    odd = tmp_path / "set$\\frac$\x1b[31m"
+    odd.mkdir()
+    for name in (b"byte\xff.png", b"[\x1b[31m.png"):
+        (odd / os.fsdecode(name)).write_bytes((data / "b.png").read_bytes())
+    rows = evaluate(grid(odd, model, "psnr"), tmp_path / "out", silent)
+    written = write_summary(tmp_path / "out", rows, check(rows), paper=False)
+    written.append(write_report(tmp_path / "out", rows, check(rows), [model], paper=False))
+    assert all(path.parent in (tmp_path / "out", tmp_path / "out" / "compressai") for path in written)
+    for path in written:
+        if path.suffix != ".png":
+            assert "\x1b" not in path.read_text(encoding="utf-8")
+    assert "byte\\xff" in (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
 
 
 def test_attacks_are_parsed() -> None:
     first, second, third = asked("psnr,strong:bpp-free, noise:psnr", steps=7, seed=3, restarts=2)
     assert (first.method, first.target, first.bounded, first.label) == ("paper", "psnr", True, "paper:psnr")
     assert (second.method, second.target, second.bounded, second.label) == ("strong", "bpp", False, "strong:bpp-free")
-    assert (third.method, third.steps, third.seed, third.restarts) == ("noise", 7, 3, 2)
+    assert (third.method, third.steps, third.seed) == ("noise", 7, 3)
+    assert [attack.restarts for attack in (first, second, third)] == [1, 2, 1]  # the others start once
     assert asked("none") == ()
 
 
@@ -260,6 +297,7 @@ def test_attacks_are_parsed() -> None:
     [
         ("newton:psnr", {}, "no attack 'newton'; there are paper, strong, fgsm, noise"),
         ("paper", {}, "no target 'paper'"),
+        ("paper:psnr,noise:psnr", {"restarts": 2}, "--restarts is for strong"),
         ("paper:rate", {}, "no target 'rate'"),
         ("psnr,paper:psnr", {}, "twice"),
         ("psnr", {"epsilon": 0.0}, "above 0"),
@@ -339,9 +377,23 @@ def test_rows_survive_a_crash_at_any_byte(tmp_path_factory: pytest.TempPathFacto
     assert [one.picture.name for one in read_rows(path.parent)] == [*survivors, "c"]
 
 
-@pytest.mark.parametrize("line", ["{}", "[]", "no json", '{"model": 1}', to_json(row()).replace('"size"', '"sizes"')])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{}",
+        "[]",
+        "no json",
+        "\udcff",
+        '{"model": 1}',
+        to_json(row()).replace('"size"', '"sizes"'),
+        to_json(row()).replace('"bpp": 0.5', '"bpp": "0.5"'),
+        to_json(row()).replace('"picture.png"', "null"),
+        to_json(row()).replace('"picture.png"', '"../picture.png"'),
+        to_json(row()).replace('"data": "set"', '"data": "x/../../set"'),
+    ],
+)
 def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str) -> None:
-    (tmp_path / "results.jsonl").write_text(f"{to_json(row())}\n{line}\n")
+    (tmp_path / "results.jsonl").write_text(f"{to_json(row())}\n{line}\n", errors="surrogateescape")
     with pytest.raises(UsageError, match=r"line 2, is no result"):
         read_rows(tmp_path)
 
@@ -380,6 +432,26 @@ def test_tables_are_shaped_like_the_papers(tmp_path: Path) -> None:
     assert [one.title.split("; ")[1] for one in details] == ["methods paper:psnr, noise:psnr", "method paper:bpp"]
     assert [line[:3] for line in details[0].rows] == [("paper:psnr", "m", "2"), ("noise:psnr", "m", "2")]
     assert [line[6] for line in details[1].rows] == ["2.000 ±0.000"]
+
+
+def test_models_and_surrogates_of_one_name_are_told_apart() -> None:
+    first = row(attack=None)
+    second = dataclasses.replace(first, fingerprint="another of the name")
+    assert [cell.line.title for cell in sections([first])[0].cells] == ["m"]
+    titles = [cell.line.title for cell in sections([first, second])[0].cells]
+    assert titles == ["m [m-finger]", "m [another of the name]"]
+    crafted = row(surrogate="net")
+    assert crafted.attack is not None
+    others = [
+        dataclasses.replace(crafted, attack=dataclasses.replace(crafted.attack, surrogate_fingerprint=text * 8))
+        for text in "ab"
+    ]
+    assert [cell.line.title for cell in sections(others)[0].cells] == [
+        "m (crafted on net [aaaaaaaa])",
+        "m (crafted on net [bbbbbbbb])",
+    ]
+    names = [compressai_json(curve)[0] for curve in curves_of(sections([first, second, *others]))]
+    assert len(set(names)) == 4
 
 
 def test_a_row_is_of_one_set_of_pictures(tmp_path: Path) -> None:
@@ -476,7 +548,7 @@ def test_each_sign_of_failure_is_found(code: str) -> None:
     [
         ("E01", [row(not_finite=0.001)]),
         ("E02", [row(gain=3.0), row(gain=3.0, steps=400, trace=())]),
-        ("E02", [row(trace=((1, 1.0), (10, 5.0), (200, 4.0)))]),
+        ("E02", [row(attack="paper:psnr-free", trace=((1, 1.0), (10, 5.0), (200, 4.0)))]),
         ("E06", [row(torch_psnr=31.8)]),
     ],
 )
@@ -484,9 +556,13 @@ def test_each_other_sign_is_found(code: str, rows: list[Row]) -> None:
     assert [warning.code for warning in check(rows)] == [code]
 
 
+def test_an_early_score_beyond_the_bound_is_no_sign() -> None:
+    assert check([row(trace=((1, 1.0), (10, 5.0), (200, 4.0)))]) == []
+
+
 def test_strengths_are_compared_within_the_bound_only() -> None:
     beaten = [row("a", gain=1.0), row("a", "noise:psnr", gain=9.0, holds=False)]
-    assert check(beaten) == []
+    assert [warning.code for warning in check(beaten)] == ["E08"]
 
 
 def test_every_warning_is_explained() -> None:
@@ -505,8 +581,11 @@ def test_rows_are_rechecked(tmp_path: Path, data: Path, model: Learned, workshop
         assert again.now == one.figures
         assert not again.differences
     one = next(one for one in rows if one.attack)
-    wrong = dataclasses.replace(one, figures=dataclasses.replace(one.figures, psnr=one.figures.psnr + 0.002))
-    assert [text.split()[0] for text in recheck(tmp_path, wrong, model).differences] == ["psnr"]
+    for name in ("psnr", "ms_ssim", "worst_block", "gain", "score_change"):
+        wrong = dataclasses.replace(
+            one, figures=dataclasses.replace(one.figures, **{name: getattr(one.figures, name) + 0.002})
+        )
+        assert [text.split()[0] for text in recheck(tmp_path, wrong, model).differences] == [name]
     (tmp_path / one.image).unlink()
     assert one.key not in {row.key for row in rows_to_recheck(tmp_path, 100, seed=0)}
 
@@ -554,6 +633,22 @@ def test_the_page_holds_everything_itself(tmp_path: Path, data: Path, model: Lea
     shown = re.findall(r"bpp \(clean ([\d.]+)\).* dB \(clean ([\d.]+) dB\)", tags.text)
     assert len(shown) == 2
     assert set(shown) <= clean
+
+
+def test_models_take_turns_where_the_page_has_no_room_for_all(
+    tmp_path: Path, data: Path, model: Learned, workshop: Workshop
+) -> None:
+    rows = evaluate(grid(data, model, "psnr,bpp,psnr-free,bpp-free,strong:psnr,strong:bpp"), tmp_path, silent)
+    other = SimpleNamespace(name=model.name, fingerprint="another", code=model.code, source=None)
+    both = [*rows, *(dataclasses.replace(one, fingerprint="another") for one in rows)]
+    shown, left_out = exhibits(tmp_path, both, [model, other])
+    assert [exhibit.row.fingerprint for exhibit in shown] == [model.fingerprint, "another"] * 4
+    assert left_out == 4
+    text = write_report(tmp_path, both, [], [model, other], paper=False).read_text(encoding="utf-8")
+    assert "4 more attacks on models are in the tables" in text
+    # a picture that is gone is passed over
+    (tmp_path / rows[0].image).unlink()
+    assert len(exhibits(tmp_path, rows, [model])[0]) < 6
 
 
 def read_embedded(source: str) -> Image:

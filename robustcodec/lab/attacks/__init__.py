@@ -4,8 +4,9 @@ threat      what is wanted, what is bounded, and an attack as one value
 budget      noise that keeps its energy, and pictures of whole levels that still do
 victim      the codec as an attacker sees it
 problem     one batch to attack, and the best found so far
-switching   the paper's attacks and Ma2023's; projected: FGSM, I-FGSM, PGD; controls: noise and offset
-strong      the strongest: adaptive steps, then crossing of rounding's thresholds
+shipped     models as victims
+switching   the paper's attacks and Ma2023's; projected: FGSM, I-FGSM, PGD; queries: SimBA; controls: noise and offset
+strong      the strongest: adaptive steps (adaptive), then crossing of rounding's thresholds (crossing)
 methods     all of them by name; craft: the referee
 """
 

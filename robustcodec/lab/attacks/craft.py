@@ -21,7 +21,7 @@ from robustcodec.lab.attacks.methods import METHODS
 from robustcodec.lab.attacks.problem import Problem
 from robustcodec.lab.attacks.shipped import victim_of
 from robustcodec.lab.attacks.threat import Attack
-from robustcodec.lab.attacks.victim import Rough, Victim, code, decibels
+from robustcodec.lab.attacks.victim import Rough, Victim, code, decibels, unrounded
 from robustcodec.lab.precision import Precision
 from robustcodec.lab.runs import default_device
 from robustcodec.metrics import Pixels, bits_per_pixel, psnr
@@ -37,7 +37,7 @@ Judge = Callable[[Pixels], tuple[float, float]]
 
 @dataclass(frozen=True)
 class GradientStats:
-    """Shares of the score's gradient at the clean picture that are exactly zero and that are not finite."""
+    """Shares of the score's gradient at the clean picture, nothing rounded, that are zero and that are not finite."""
 
     zero: float
     not_finite: float
@@ -115,7 +115,7 @@ def _open(
     """Give the network to attack and, for each picture, what judges its attacked versions."""
     victim = victim_of(source, quality, device)
     if isinstance(source, Bundle):
-        codec = Codec(source)
+        codec = Codec(source, torch.get_num_threads())
         return victim, [_shipped(codec, picture, quality) for picture in pictures]
     return victim, [_estimated(victim, picture, device) for picture in pictures]
 
@@ -159,7 +159,7 @@ def _pixels(levels: Tensor) -> Pixels:
 
 def _gradient_stats(problem: Problem) -> list[GradientStats]:
     x = problem.x.clone().requires_grad_()
-    figures = code(problem.victim, x, problem.x, lambda latents: latents)
+    figures = code(problem.victim, x, problem.x, unrounded)
     (gradient,) = torch.autograd.grad(problem.score(figures).sum(), x)
     flat = gradient.flatten(1)
     zero, broken = (flat == 0).float().mean(1), (~flat.isfinite()).float().mean(1)

@@ -22,7 +22,7 @@ _ZERO_SHARE = 0.5
 _EARLY = 0.1
 """Share of the steps after which a search should still find something better."""
 _BPP_TOLERANCE = 0.05
-"""Share of a file; the tables of a bundle are fitted, which torch does not know."""
+"""Share of a file."""
 _PSNR_TOLERANCE = 0.1
 _BUDGET_TOLERANCE = 1e-9
 
@@ -138,7 +138,8 @@ def _steps_did_not_help(batches: Sequence[_Batch]) -> Iterator[str]:
                 fewer = few.attack.steps
                 yield f"{many.title}, is no stronger than with {fewer} steps ({found[1]:.4g}, {found[0]:.4g})"
     for batch in batches:
-        if not batch.climbs:
+        # where a bound is to be kept, a search passes by scores that break it, and its best is not its highest
+        if not batch.climbs or batch.attack.bounded:
             continue
         early = [_best_step(row) <= _EARLY * batch.attack.steps for row in batch.rows if _has_trace(row)]
         if sum(early) > len(batch.rows) / 2:
@@ -224,8 +225,8 @@ def _budget_broken(batches: Sequence[_Batch]) -> Iterator[str]:
 def _bound_broken(batches: Sequence[_Batch]) -> Iterator[str]:
     for batch in batches:
         broken = sum(row.holds is False for row in batch.rows)
-        # a bound is promised for the model that pictures were crafted on, and controls promise none
-        if broken and batch.attack.surrogate is None and batch.attack.method not in CONTROLS:
+        # a bound is promised for the model that pictures were crafted on
+        if broken and batch.attack.surrogate is None:
             yield f"{broken} of {len(batch.rows)} pictures break the bound of the threat model ({batch.title})"
 
 

@@ -59,6 +59,10 @@ CODECS: dict[str, _Format] = {
 """Codecs by the names that `--models` takes. Colours are stored as each format's users mostly do."""
 
 
+MATCHES = ("psnr", "bpp")
+"""What a classical codec can be brought to of a model."""
+
+
 class Classical:
     """A classical codec at a model's operating point. Raises MissingExtra without its plugin."""
 

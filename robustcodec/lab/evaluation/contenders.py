@@ -1,13 +1,16 @@
 """The codecs that an evaluation compares: models, and classical codecs brought to a model's operating point."""
 
+import contextlib
 import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from robustcodec.bundle import Bundle, find
 from robustcodec.codec import Codec
-from robustcodec.errors import UsageError
+from robustcodec.errors import MissingExtra, ModelError, UsageError
+from robustcodec.lab.evaluation.records import Row
 from robustcodec.measure import Code, coder
 from robustcodec.metrics import Pixels
 from robustcodec.rate import Quality
@@ -75,16 +78,56 @@ def open_contenders(names: list[str], match: str, threads: int | None = None) ->
             contenders.append(learned[name])
         else:
             contenders.append(classical.Classical(name, next(iter(learned.values())), match))
-    titles = [contender.name for contender in contenders]
-    if len(set(titles)) < len(titles):
-        raise UsageError("--models names two models of one id; results could not be told apart, so rename one")
+    if len({(contender.name, contender.fingerprint) for contender in contenders}) < len(contenders):
+        raise UsageError("--models names one model twice; name each once")
     return contenders
 
 
+def contenders_of(rows: Sequence[Row], names: Sequence[str] = (), threads: int | None = None) -> list[Contender]:
+    """Open what rows are about, as far as this machine has it, and the models `names`: ids, paths or fingerprints.
+
+    Classical codecs are brought to the points of the models that they were measured beside. Raises ModelNotFound and
+    ModelDamaged for a model of `names`.
+    """
+    from robustcodec.lab.evaluation import classical
+
+    found: dict[tuple[str, str], Contender] = {}
+    for name in dict.fromkeys([*names, *(row.model for row in rows)]):
+        if name in classical.CODECS:
+            continue
+        try:
+            model = Learned(find(name), threads)
+        except ModelError:
+            if name in names:
+                raise
+            continue
+        found.setdefault((model.name, model.fingerprint), model)
+    wanted = {(row.model, row.fingerprint) for row in rows if row.model in classical.CODECS}
+    codecs = list(_classical({name for name, _ in wanted}, list(found.values())))
+    exact = [codec for codec in codecs if (codec.name, codec.fingerprint) in wanted]
+    # of another release of its library, a codec still tells how far results have moved
+    others = [codec for codec in codecs if codec.name not in {codec.name for codec in exact}]
+    return [*found.values(), *exact, *others]
+
+
+def _classical(names: set[str], anchors: Sequence[Contender]) -> Iterator[Contender]:
+    """Classical codecs beside every model, matched in every way; those without their plugin are passed over."""
+    from robustcodec.lab.evaluation import classical
+
+    for name in sorted(names):
+        for anchor in anchors:
+            for match in classical.MATCHES:
+                with contextlib.suppress(MissingExtra):
+                    yield classical.Classical(name, anchor, match)
+
+
 def open_source(name: str) -> Source:
-    """Open a surrogate: a model, or a checkpoint by its path. Raises ModelError."""
+    """Open a surrogate: a model, or a checkpoint by its path. Raises ModelError or TrainingError."""
     path = Path(name)
     if path.is_file():
+        from robustcodec.lab.checkpoints import load_weights, network_of
+
+        network_of(load_weights(path), str(path))  # what cannot be crafted on is refused before any work
         with path.open("rb") as file:
             return Source(path.stem, hashlib.file_digest(file, "sha256").hexdigest()[:16], path)
     bundle = find(name)

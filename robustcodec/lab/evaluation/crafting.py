@@ -12,7 +12,7 @@ from robustcodec.images import Picture, read_picture, write_picture
 from robustcodec.lab.evaluation import records
 from robustcodec.lab.evaluation.contenders import Source
 from robustcodec.lab.evaluation.records import Assault, Crafting
-from robustcodec.lab.evaluation.subjects import Subject, digest
+from robustcodec.lab.evaluation.subjects import MAX_PIXELS, Subject, digest
 from robustcodec.metrics import Pixels
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ Progress = Callable[[int, int, list[float]], None]
 """Called with the step, the number of steps, and the score of each picture."""
 
 _TRACE_POINTS = 32
-_MAX_PIXELS = 1 << 28
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +55,7 @@ def attacked_pictures(
 def read_pixels(path: Path) -> Pixels:
     """Read a picture of the folder of results. Raises ImageError."""
     try:
-        return read_picture(path.read_bytes(), _MAX_PIXELS).pixels
+        return read_picture(path.read_bytes(), MAX_PIXELS).pixels
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror}") from error
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from robustcodec.lab.evaluation.records import Assault
+from robustcodec.lab.evaluation.records import Assault, finite
 from robustcodec.lab.evaluation.summary import Cell, Line, Section
 from robustcodec.lab.evaluation.tables import Table, budget
 
@@ -62,9 +62,13 @@ def compressai_json(curve: Curve) -> tuple[str, str]:
         },
     }
     what = f"{curve.attack.label}-{curve.attack.options}" if curve.attack else "clean"
-    parts = [curve.data, str(curve.crop or "whole"), curve.line.model, curve.line.surrogate or "", what]
-    name = re.sub(r"[^A-Za-z0-9.-]+", "-", "_".join(part for part in parts if part))
-    return f"{name}.json", json.dumps(_finite(document), indent=1, allow_nan=False) + "\n"
+    parts = [curve.data, str(curve.crop or "whole"), curve.line.title, what]
+    return f"{file_name('-'.join(parts))}.json", json.dumps(finite(document), indent=1, allow_nan=False) + "\n"
+
+
+def file_name(text: str) -> str:
+    """What a file is called by a text that may have any characters."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", text).strip("-")
 
 
 def rate_table(curves: Sequence[Curve]) -> Table | None:
@@ -119,11 +123,3 @@ def _conditions(curve: Curve) -> str:
 
 def _rises(values: Sequence[float]) -> bool:
     return all(math.isfinite(value) for value in values) and all(a < b for a, b in itertools.pairwise(values))
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

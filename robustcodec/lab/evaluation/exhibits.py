@@ -1,5 +1,6 @@
 """Pictures worth looking at: where an attack did most, cut to a window around its worst place."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from robustcodec.lab.evaluation.contenders import Contender
 from robustcodec.lab.evaluation.crafting import read_pixels
 from robustcodec.lab.evaluation.grid import clean_image
 from robustcodec.lab.evaluation.records import Row
-from robustcodec.lab.evaluation.summary import Cell, sections
+from robustcodec.lab.evaluation.summary import Cell, Line, sections
 from robustcodec.metrics import Pixels, bits_per_pixel, psnr
 from robustcodec.rate import DEFAULT_TARGET
 
@@ -44,18 +45,24 @@ class Exhibit:
     images: Mapping[str, bytes]
 
 
-def exhibits(folder: Path, rows: Sequence[Row], contenders: Mapping[str, Contender]) -> list[Exhibit]:
+def exhibits(folder: Path, rows: Sequence[Row], contenders: Sequence[Contender]) -> tuple[list[Exhibit], int]:
     """Code the worst picture of each attack on each model anew, at the quality nearest the default.
 
-    Models that are not among `contenders`, and pictures that are not in the folder, are passed over.
+    Models that are not among `contenders`, and pictures that are not in the folder, are passed over. Models take
+    turns where there are more than fit onto a page; gives how many were left out, too.
     """
-    chosen: dict[tuple[object, ...], Cell] = {}
+    at_hand = {(contender.name, contender.fingerprint): contender for contender in contenders}
+    chosen: dict[Line, dict[tuple[object, ...], Cell]] = {}
     for section in sorted(sections(rows), key=lambda section: abs(section.quality - DEFAULT_TARGET.value)):
         for cell in section.cells:
-            there = cell.line.model in contenders and (folder / cell.worst.image).is_file()
-            if cell.attack is not None and there:
-                chosen.setdefault((section.data, section.crop, cell.line, cell.attack), cell)
-    return [_exhibit(folder, cell, contenders[cell.line.model]) for cell in list(chosen.values())[:_MOST]]
+            if cell.attack is None or (cell.line.model, cell.line.fingerprint) not in at_hand:
+                continue
+            if all((folder / image).is_file() for image in (cell.worst.image, clean_image(cell.worst.picture))):
+                chosen.setdefault(cell.line, {}).setdefault((section.data, section.crop, cell.attack), cell)
+    turns = itertools.zip_longest(*(cells.values() for cells in chosen.values()))
+    dealt = [cell for turn in turns for cell in turn if cell is not None]
+    shown = [_exhibit(folder, cell, at_hand[cell.line.model, cell.line.fingerprint]) for cell in dealt[:_MOST]]
+    return shown, len(dealt) - len(shown)
 
 
 def _exhibit(folder: Path, cell: Cell, contender: Contender) -> Exhibit:

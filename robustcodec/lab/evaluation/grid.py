@@ -12,12 +12,14 @@ from robustcodec.files import WHOLE, Shard, clean_name
 from robustcodec.lab.evaluation.contenders import Contender, Source
 from robustcodec.lab.evaluation.crafting import attacked_pictures, read_pixels, set_name, write_pixels
 from robustcodec.lab.evaluation.records import RESULTS, Assault, Crafting, Picture, Row, append_row, read_rows
-from robustcodec.lab.evaluation.subjects import Group, Subject, digest
+from robustcodec.lab.evaluation.subjects import Group, Subject, digest, picture_name
 from robustcodec.measure import Code, Coded, Figures, measure
 from robustcodec.metrics import Pixels, bits_per_pixel, psnr
 
 TARGETS = ("psnr", "bpp")
 DEFAULT_METHOD = "paper"
+_RESTARTING = "strong"
+"""The one method that can start more than once."""
 _FREE = "-free"
 
 
@@ -86,10 +88,12 @@ def parse_attacks(
                 epsilon=epsilon,
                 steps=steps,
                 seed=seed,
-                restarts=restarts,
+                restarts=restarts if name == _RESTARTING else 1,
                 precision=precision,
             )
         )
+    if restarts > 1 and all(attack.method != _RESTARTING for attack in attacks):
+        raise UsageError(f"--restarts is for {_RESTARTING}, which is not among --attacks; the others start once")
     if len(set(attacks)) < len(attacks):
         raise UsageError("--attacks names one attack twice; name each once")
     return tuple(attacks)
@@ -101,7 +105,9 @@ def evaluate(grid: Grid, folder: Path, report: Callable[[Event], None]) -> list[
     A row is written as soon as it is measured, so that an interrupted evaluation goes on where it was.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    known = {row.key for row in read_rows(folder)}
+    before = read_rows(folder)
+    _check_same_sets(grid.groups, before)
+    known = {row.key for row in before}
     groups = grid.groups[grid.shard.index - 1 :: grid.shard.count]
     columns = len(grid.contenders) * len(grid.qualities) * (1 + len(grid.attacks))
     total = columns * sum(len(group.paths) for group in groups)
@@ -117,6 +123,19 @@ def evaluate(grid: Grid, folder: Path, report: Callable[[Event], None]) -> list[
             done += 1
             report(Event(done=done, total=total, what=""))
     return read_rows(folder)
+
+
+def _check_same_sets(groups: Sequence[Group], rows: Sequence[Row]) -> None:
+    """Refuse a folder of pictures that has the name of another one in the results. Raises UsageError."""
+    names = {(group.data, group.crop): set[str]() for group in groups}
+    for group in groups:
+        names[group.data, group.crop] |= {picture_name(path) for path in group.paths}
+    for picture in (row.picture for row in rows):
+        if picture.name not in names.get((picture.data, picture.crop), {picture.name}):
+            raise UsageError(
+                f"the results have {clean_name(picture.name)} of a set {clean_name(picture.data)} that lies elsewhere; "
+                "use another folder of results"
+            )
 
 
 def holds(attack: Assault, before: tuple[float, float], after: Figures) -> bool:
@@ -137,15 +156,11 @@ def _rows_of_group(
         for contender in grid.contenders:
             bench = _Bench(contender, quality, {})
             for attack in (None, *(_crafted_on(attack, contender, grid) for attack in grid.attacks)):
-                keys = {(contender.name, contender.fingerprint, quality, *_identity(item), attack) for item in subjects}
+                keys = {(contender.name, contender.fingerprint, quality, item.picture, attack) for item in subjects}
                 if keys <= known:
                     yield from [None] * len(subjects)
                 else:
                     yield from _rows(bench, folder, subjects, attack, known, _source(grid, contender), report)
-
-
-def _identity(subject: Subject) -> tuple[str, str]:
-    return subject.picture.sha256, subject.picture.name
 
 
 def _source(grid: Grid, contender: Contender) -> Source | None:

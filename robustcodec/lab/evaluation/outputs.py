@@ -49,13 +49,17 @@ def write_report(
 ) -> Path:
     """Write report.html, with pictures of the models among `contenders`. Raises OutputError."""
     plots = _plots(curves_of(sections(rows)), paper=paper)
-    missing = sorted({row.model for row in rows} - {contender.name for contender in contenders})
+    there = {(contender.name, contender.fingerprint) for contender in contenders}
+    missing = sorted({row.model for row in rows if (row.model, row.fingerprint) not in there})
     notes = [f"No pictures of {', '.join(missing)}, which are not at hand; name them with --models."] if missing else []
+    shown, left_out = exhibits(folder, rows, contenders)
+    if left_out:
+        notes.append(f"{left_out} more attacks on models are in the tables and not among the pictures.")
     text = page(
         f"Evaluation of {folder.resolve().name}",
         tables_of(rows, paper=paper),
         warned,
-        exhibits(folder, rows, {contender.name: contender for contender in contenders}),
+        shown,
         {name: content for name, content in plots.items() if name.endswith(".svg")},
         notes,
     )

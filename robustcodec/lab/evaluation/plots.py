@@ -5,9 +5,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from robustcodec.lab.evaluation.exchange import Curve
+from robustcodec.lab.evaluation.exchange import Curve, file_name
 from robustcodec.lab.evaluation.records import Assault
-from robustcodec.lab.evaluation.tables import PAPER_TABLE_1, budget
+from robustcodec.lab.evaluation.tables import PAPER_TABLE_1, budget, is_the_papers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +25,7 @@ def rate_distortion(curves: Sequence[Curve], *, paper: bool = False) -> dict[str
         for attack in dict.fromkeys(curve.attack for curve in same if curve.attack):
             methods.setdefault(f"-{attack.method}-{attack.options}", []).append(attack)
         for method, attacks in (methods or {"": [None]}).items():
-            name = f"rd-{data}{f'-{crop}' if crop else ''}{method}"
+            name = file_name(f"rd-{data}{f'-{crop}' if crop else ''}{method}")
             files |= {f"{name}.{kind}": content for kind, content in _draw(same, attacks, paper=paper).items()}
     return files
 
@@ -37,8 +37,8 @@ def _draw(curves: Sequence[Curve], attacks: Sequence[Assault | None], *, paper: 
     from matplotlib.figure import Figure
 
     psnrs = _PSNRS[:1] if None in attacks else _PSNRS
-    # a salt and no date: the same curves give the same bytes
-    with rc_context({"svg.hashsalt": "robustcodec", "svg.fonttype": "none", "font.size": 9}):
+    # a salt and no date: the same curves give the same bytes; and names may have dollar signs
+    with rc_context({"svg.hashsalt": "robustcodec", "svg.fonttype": "none", "font.size": 9, "text.parse_math": False}):
         figure = Figure(figsize=(4.6 * len(attacks), 3.7 * len(psnrs)), layout="constrained")
         FigureCanvasAgg(figure)
         grid: Any = figure.subplots(len(psnrs), len(attacks), squeeze=False)
@@ -58,10 +58,10 @@ def _draw(curves: Sequence[Curve], attacks: Sequence[Assault | None], *, paper: 
 
 def _panel(axes: "Axes", curves: Sequence[Curve], attack: Assault | None, psnr: str) -> None:
     """One attack: for each model the clean curve, solid, and the attacked one, dashed, in one colour."""
-    lines = list(dict.fromkeys(curve.line.model for curve in curves))
+    lines = list(dict.fromkeys((curve.line.model, curve.line.fingerprint) for curve in curves))
     shown = [curve for curve in curves if curve.attack is None or curve.attack == attack]
     for curve in shown:
-        index = lines.index(curve.line.model)
+        index = lines.index((curve.line.model, curve.line.fingerprint))
         points = [
             (x, y)
             for x, y in zip(curve.means("bpp"), curve.means(psnr), strict=True)
@@ -86,7 +86,7 @@ def _paper_points(axes: "Axes", attack: Assault | None) -> None:
     for index, (name, clean, psnr, bpp) in enumerate(PAPER_TABLE_1):
         style: dict[str, Any] = {"color": "black", "linestyle": "none", "marker": "123"[index], "markersize": 9}
         axes.plot(*clean, label=name if attack is None else f"{name}, clean", **style)
-        if attack is not None and attack.method == "paper" and attack.bounded:
+        if attack is not None and is_the_papers(attack):
             style["color"] = "red"
             axes.plot(*(psnr if attack.target == "psnr" else bpp), label=f"{name}, attacked", **style)
 

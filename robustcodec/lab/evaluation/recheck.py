@@ -1,8 +1,7 @@
 """Do some rows of a folder of results again: code the stored picture anew and compare."""
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from robustcodec.errors import UsageError
@@ -15,9 +14,11 @@ from robustcodec.lab.evaluation.subjects import digest
 from robustcodec.measure import Figures, measure
 
 TOLERANCE = 1e-3
-"""Of bits per pixel and of decibels."""
+"""Of bits per pixel, decibels and all other figures."""
 
-_COMPARED = ("bpp", "psnr", "psnr_own", "psnr_input")
+_EXACT = ("size", "sha256", "setting")
+"""Figures of the file itself, which is another one where another processor rounds the analysis differently."""
+_COMPARED = tuple(field.name for field in fields(Figures) if field.name not in _EXACT)
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,6 @@ class Rechecked:
         files = "the same file" if self.same_file else "another file"
         result = "differs: " + "; ".join(self.differences) if self.differences else f"agrees to {TOLERANCE:g}"
         return f"{row.picture.name}, {row.model}, quality {row.quality:g}, {row.label}: {files}, {result}"
-
-
-def models_of(rows: Sequence[Row]) -> list[str]:
-    """The models that rows are about, in their order."""
-    return list(dict.fromkeys(row.model for row in rows))
 
 
 def rows_to_recheck(folder: Path, count: int, seed: int) -> list[Row]:
@@ -67,9 +63,14 @@ def recheck(folder: Path, row: Row, contender: Contender) -> Rechecked:
     now = measure(contender.code(clean, row.quality), clean, pixels, quality=row.quality, epsilon=epsilon)
     for name in _COMPARED:
         before, after = getattr(row.figures, name), getattr(now, name)
-        if before != after and not abs(before - after) <= TOLERANCE:  # written so that nan differs
-            differences.append(f"{name} was {before:.6g} and is {after:.6g}")
+        if before != after and not _near(before, after):
+            differences.append(f"{name} was {before} and is {after}")
     return Rechecked(row, now, tuple(differences))
+
+
+def _near(before: float | None, after: float | None) -> bool:
+    """Whether two figures agree; nan and what is missing agree with nothing."""
+    return before is not None and after is not None and abs(before - after) <= TOLERANCE
 
 
 def _clean_path(folder: Path, row: Row) -> Path:

@@ -5,9 +5,11 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from pathlib import Path, PurePosixPath
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_type_hints
 
+from robustcodec import __version__
 from robustcodec.errors import OutputError, UsageError
 from robustcodec.files import clean_name
 from robustcodec.measure import Figures
@@ -97,7 +99,7 @@ class Row:
     @property
     def key(self) -> tuple[object, ...]:
         """What identifies a result: two rows of one key say the same."""
-        return (self.model, self.fingerprint, self.quality, self.picture.sha256, self.picture.name, self.attack)
+        return (self.model, self.fingerprint, self.quality, self.picture, self.attack)
 
     @property
     def label(self) -> str:
@@ -107,7 +109,16 @@ class Row:
 
 def to_json(value: Any) -> str:
     """Write a row as a line of JSON; numbers that are not finite (the PSNR of equal pictures) become null."""
-    return json.dumps(_finite(asdict(value)), allow_nan=False)
+    return json.dumps(finite(asdict(value)), allow_nan=False)
+
+
+def finite(value: Any) -> Any:
+    """A value as strict JSON can hold it: numbers that are not finite are None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def from_json(line: str) -> Row:
@@ -122,9 +133,15 @@ def from_json(line: str) -> Row:
             crafting["trace"] = tuple((int(step), float(score)) for step, score in crafting["trace"])
             crafting = _build(Crafting, crafting)
         parts = {"picture": picture, "figures": figures, "attack": attack, "crafting": crafting}
-        return _build(Row, document | parts)
+        row = _build(Row, document | parts)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(str(error)) from error
+    # files are written and read by these
+    if any("/" in name or name in (".", "..") for name in (picture.data, picture.name)):
+        raise ValueError("names that are paths")
+    if PurePosixPath(row.image).is_absolute() or ".." in PurePosixPath(row.image).parts:
+        raise ValueError("a picture outside the folder")
+    return row
 
 
 def read_rows(folder: Path) -> list[Row]:
@@ -134,13 +151,14 @@ def read_rows(folder: Path) -> list[Row]:
     """
     rows: dict[tuple[object, ...], Row] = {}
     for path in sorted(folder.glob(_ALL_RESULTS)):
-        text = path.read_text(encoding="utf-8")
-        for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
+        text = path.read_bytes()
+        for number, line in enumerate(text[: text.rfind(b"\n") + 1].split(b"\n")[:-1], 1):
             try:
-                row = from_json(line)
+                row = from_json(line.decode())
             except ValueError as error:
                 raise UsageError(
-                    f"{clean_name(path)}, line {number}, is no result of evaluate; remove the line or the file"
+                    f"{clean_name(path)}, line {number}, is no result of evaluate in release {__version__}; name "
+                    "another folder, or remove the line if it is damaged"
                 ) from error
             rows[row.key] = row
     return list(rows.values())
@@ -174,18 +192,25 @@ def _end_cleanly(file: Any) -> None:
     file.seek(0, os.SEEK_END)
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
-
-
 def _build(kind: type[Value], values: Mapping[str, Any]) -> Value:
     """Make a dataclass of JSON values; null where a number is promised is infinity, as `to_json` wrote it."""
     hints = get_type_hints(kind)
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     if set(values) != set(names):
         raise ValueError(f"fields {sorted(set(values) ^ set(names))} are missing or unknown")
-    return kind(**{name: math.inf if values[name] is None and hints[name] is float else values[name] for name in names})
+    given = {name: math.inf if values[name] is None and hints[name] is float else values[name] for name in names}
+    wrong = [name for name in names if not _fits(given[name], hints[name])]
+    if wrong:
+        raise ValueError(f"fields {wrong} are of another type")
+    return kind(**given)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a field's type; a whole number may stand for any number."""
+    if isinstance(hint, UnionType):
+        return any(_fits(value, part) for part in get_args(hint))
+    if hint is float:
+        return isinstance(value, float | int) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return not isinstance(hint, type) or isinstance(value, hint)

@@ -1,13 +1,12 @@
 """One page that shows an evaluation: sliders, amplified noise, curves and tables, with everything inside the file."""
 
-import math
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
 
 from robustcodec.lab.evaluation.checks import Warned
 from robustcodec.lab.evaluation.exhibits import AMPLIFIED, Exhibit
-from robustcodec.lab.evaluation.tables import Table, budget
+from robustcodec.lab.evaluation.tables import Table, budget, decibels
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8886; }
@@ -98,8 +97,8 @@ def _exhibit(exhibit: Exhibit) -> str:
     figures = row.figures
     heading = f"{exhibit.cell.line.title}, {attack.label}, quality {row.quality:g}: {row.picture.name}"
     facts = [budget(attack), f"{figures.bpp:.3f} bpp (clean {exhibit.bpp:.3f})"]
-    facts += [f"PSNR(x, x̂*) {_decibels(figures.psnr)} (clean {_decibels(exhibit.psnr)})"]
-    facts += [f"PSNR(x*, x̂*) {_decibels(figures.psnr_own)}", f"PSNR(x, x*) {_decibels(figures.psnr_input)}"]
+    facts += [f"PSNR(x, x̂*) {decibels(figures.psnr)} (clean {decibels(exhibit.psnr)})"]
+    facts += [f"PSNR(x*, x̂*) {decibels(figures.psnr_own)}", f"PSNR(x, x*) {decibels(figures.psnr_input)}"]
     if figures.gain is not None:
         facts.append(f"A = {figures.gain:.2f}")
     views = {
@@ -138,7 +137,3 @@ def _table(table: Table) -> str:
 
 def _uri(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{b64encode(data).decode('ascii')}"
-
-
-def _decibels(value: float) -> str:
-    return f"{value:.2f} dB" if math.isfinite(value) else "∞ dB"

@@ -14,7 +14,8 @@ from robustcodec.metrics import Pixels
 _GROUP_PIXELS = 1 << 19
 """Pixels of a group: eight crops of 256, or one whole picture of Kodak; what an interruption costs at most."""
 
-_MAX_PIXELS = 1 << 28
+MAX_PIXELS = 1 << 28
+"""Of any picture of an evaluation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,11 @@ class Group:
     paths: tuple[Path, ...]
     crop: int | None
 
+    @property
+    def data(self) -> str:
+        """Name of the set."""
+        return data_name(self.paths[0])
+
     def load(self) -> list[Subject]:
         """Read the pictures. Raises ImageError."""
         return [read_subject(path, self.crop) for path in self.paths]
@@ -40,7 +46,7 @@ class Group:
 def read_subject(path: Path, crop: int | None) -> Subject:
     """Read a picture, or the square of `crop` pixels in its middle (all of a side that is shorter)."""
     try:
-        pixels = read_picture(path.read_bytes(), _MAX_PIXELS).pixels
+        pixels = read_picture(path.read_bytes(), MAX_PIXELS).pixels
     except OSError as error:
         raise ImageError(f"{clean_name(path)} cannot be read: {error.strerror}") from error
     except ImageError as error:
@@ -49,9 +55,19 @@ def read_subject(path: Path, crop: int | None) -> Subject:
         pixels = _centre(pixels, crop)
     height, width = pixels.shape[:2]
     picture = Picture(
-        data=path.resolve().parent.name, name=path.stem, crop=crop, width=width, height=height, sha256=digest(pixels)
+        data=data_name(path), name=picture_name(path), crop=crop, width=width, height=height, sha256=digest(pixels)
     )
     return Subject(picture, pixels)
+
+
+def picture_name(path: Path) -> str:
+    """What results call a picture: its file's name without the suffix, in visible characters."""
+    return clean_name(path.stem)
+
+
+def data_name(path: Path) -> str:
+    """What results call the set of a picture: its folder's name, in visible characters."""
+    return clean_name(path.resolve().parent.name)
 
 
 def groups_of(folder: Path, crop: int | None) -> list[Group]:
@@ -64,7 +80,7 @@ def groups_of(folder: Path, crop: int | None) -> list[Group]:
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_FORMATS and path.is_file())
     if not paths:
         raise UsageError(f"{clean_name(folder)} has no pictures; name a folder with PNG files or others")
-    names = [path.stem for path in paths]
+    names = [picture_name(path) for path in paths]
     doubles = sorted({name for name in names if names.count(name) > 1})
     if doubles:
         raise UsageError(f"{clean_name(folder)} has two pictures named {clean_name(doubles[0])}; rename one of them")

@@ -53,16 +53,16 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a table: a model, and the model its pictures were crafted on if that is another."""
+    """A line of a table: a model, and the model its pictures were crafted on if that is another.
+
+    `title` is how tables call it: with fingerprints where two have one name.
+    """
 
     model: str
     fingerprint: str
-    surrogate: str | None = None
-
-    @property
-    def title(self) -> str:
-        """How tables call it."""
-        return self.model if self.surrogate is None else f"{self.model} (crafted on {self.surrogate})"
+    surrogate: str | None
+    surrogate_fingerprint: str | None
+    title: str
 
 
 @dataclass(frozen=True)
@@ -141,9 +141,10 @@ def without_surrogate(attack: Assault) -> Assault:
 def sections(rows: Sequence[Row]) -> list[Section]:
     """Sort rows into sections, in the order in which models and attacks first appear."""
     places: dict[tuple[str, int | None, float], dict[tuple[Line, Assault | None], list[Row]]] = {}
+    line_of = _lines(rows)
     for row in rows:
         attack = row.attack and without_surrogate(row.attack)
-        line = Line(row.model, row.fingerprint, row.attack.surrogate if row.attack else None)
+        line = line_of(row)
         place = places.setdefault((row.picture.data, row.picture.crop, row.quality), {})
         place.setdefault((line, attack), []).append(row)
     return [
@@ -156,6 +157,38 @@ def sections(rows: Sequence[Row]) -> list[Section]:
         )
         for place, cells in sorted(places.items(), key=lambda item: (item[0][0], item[0][1] or 0, item[0][2]))
     ]
+
+
+def _lines(rows: Sequence[Row]) -> Callable[[Row], Line]:
+    """Give what tells each row's line of a table, among all the rows."""
+
+    def parts(row: Row) -> list[tuple[str, str]]:
+        attack = row.attack
+        own = [(row.model, row.fingerprint)]
+        if attack is None or attack.surrogate is None:
+            return own
+        return [*own, (attack.surrogate, attack.surrogate_fingerprint or "")]
+
+    fingerprints: dict[str, set[str]] = {}
+    for row in rows:
+        for name, fingerprint in parts(row):
+            fingerprints.setdefault(name, set()).add(fingerprint)
+
+    def title(name: str, fingerprint: str) -> str:
+        if len(fingerprints[name]) == 1:
+            return name
+        # what stands for the fingerprint of a classical codec is a sentence
+        return f"{name} [{fingerprint if ' ' in fingerprint else fingerprint[:8]}]"
+
+    def line(row: Row) -> Line:
+        (name, fingerprint), *crafted_on = parts(row)
+        if not crafted_on:
+            return Line(name, fingerprint, None, None, title(name, fingerprint))
+        ((surrogate, other),) = crafted_on
+        shown = f"{title(name, fingerprint)} (crafted on {title(surrogate, other)})"
+        return Line(name, fingerprint, surrogate, other, shown)
+
+    return line
 
 
 def inflation(cell: Cell, clean: Cell) -> tuple[Statistic, Statistic]:

@@ -17,6 +17,7 @@ PAPER_TABLE_1 = (
 """arXiv 2403.06700, table 1 (Kodak, whole pictures, N = 1000, epsilon 5e-4): bpp and PSNR clean and attacked."""
 
 PAPER_QUALITY = 4.0
+PAPER_EPSILON = 5e-4
 _PAPER_METHOD = "paper"
 
 
@@ -140,9 +141,13 @@ def _paper_row(entry: tuple[object, ...], attacks: Sequence[Assault]) -> tuple[s
     points = dict(zip(("psnr", "bpp"), attacked, strict=True))
     row = [str(name), "24", *_point(clean), ""]
     for attack in attacks:
-        same = attack.method == _PAPER_METHOD and attack.bounded and attack.epsilon == 5e-4
-        row += [*_point(points[attack.target]), ""] if same else ["", "", ""]
+        row += [*_point(points[attack.target]), ""] if is_the_papers(attack) else ["", "", ""]
     return tuple(row)
+
+
+def is_the_papers(attack: Assault) -> bool:
+    """Whether an attack is of the kind that the paper's table 1 is about, whatever its steps."""
+    return attack.method == _PAPER_METHOD and attack.bounded and attack.epsilon == PAPER_EPSILON
 
 
 def _point(point: object) -> list[str]:
@@ -167,8 +172,8 @@ def _detail_table(section: Section, attacks: Sequence[Assault]) -> Table:
                 *([_shown(ratio, "bpp") for ratio in inflation(cell, clean)] if clean else ["", ""]),
                 *_figures(cell, "bpp_y", "bpp_z", "ms_ssim", "psnr_input"),
                 f"{cell.held} of {len(cell.rows)}" if cell.attack.bounded else "no bound",
-                f"{worst.picture.name}: {worst.figures.bpp:.3f} bpp, {_decibels(worst.figures.psnr)}",
-                f"{block.picture.name}: {_decibels(block.figures.worst_block)}",
+                f"{worst.picture.name}: {worst.figures.bpp:.3f} bpp, {decibels(worst.figures.psnr)}",
+                f"{block.picture.name}: {decibels(block.figures.worst_block)}",
             )
         )
     columns = (
@@ -223,7 +228,8 @@ def _has_infinite(cell: Cell) -> bool:
     return any(cell.statistic(name).left_out for name in ("psnr", "psnr_own"))
 
 
-def _decibels(value: float) -> str:
+def decibels(value: float) -> str:
+    """A PSNR as text."""
     return f"{value:.2f} dB" if math.isfinite(value) else "∞ dB"
 
 
