@@ -39,10 +39,19 @@ PICTURE_FORMATS = {
 
 @dataclass(frozen=True)
 class Job:
-    """One file to make: from `source` (None: standard input) to `target` (None: standard output)."""
+    """One file to make: from `source` (None: standard input) to `target` (None: standard output).
+
+    `beside` are further files that the same work gives.
+    """
 
     source: Path | None
     target: Path | None
+    beside: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that the job writes; none on standard output."""
+        return () if self.target is None else (self.target, *self.beside)
 
 
 @dataclass(frozen=True)
@@ -87,15 +96,18 @@ def plan_outputs(
     recursive: bool = False,
     overwrite: bool = False,
     mark: str | None = None,
+    beside: Sequence[str] = (),
 ) -> Plan:
     """Decide where the result of each input goes, before any work.
 
     `inputs` are files, folders (with `recursive`; files in them count if their suffix is in `found`) or `-`.
     `output` is a file (overwritten), a folder, `-`, or None for a name beside the input. Names derived from
     inputs end in `suffix`, and existing ones are skipped unless `overwrite`. Inputs whose name is that of
-    another one with `mark` behind it were made from that one, and are passed over. Raises UsageError if the
-    arguments contradict each other, if two inputs would be written to one file, or if an input would be
-    overwritten.
+    another one with `mark` behind it were made from that one, and are passed over. `beside` are the endings of
+    files that are written beside each result: it exists if all of them do. Beside a file that was named by `output`
+    existing ones may be of another origin, so that only `overwrite` replaces them. Raises UsageError if the
+    arguments contradict each other, if two inputs would be written to one file, or if an input or such a file
+    would be overwritten.
     """
     _check_forgotten_option(inputs, output, found)
     unread: list[Unread] = []
@@ -114,12 +126,14 @@ def plan_outputs(
         else:
             jobs.append(Job(source, (folder / place if folder else source).with_suffix(suffix)))
 
-    jobs = _without_doubles(jobs)
+    jobs = [replace(job, beside=_beside(job.target, beside)) for job in _without_doubles(jobs)]
     _check_collisions(jobs, named=file is not None)
+    if file is not None and not overwrite:
+        _check_beside(jobs)
     keep = file is not None or overwrite
     return Plan(
-        jobs=tuple(job for job in jobs if keep or not _exists(job.target)),
-        skipped=tuple(job for job in jobs if not keep and _exists(job.target)),
+        jobs=tuple(job for job in jobs if keep or not _done(job)),
+        skipped=tuple(job for job in jobs if not keep and _done(job)),
         unread=tuple(unread),
     )
 
@@ -157,6 +171,16 @@ def check_streams(plan: Plan) -> None:
         raise UsageError("standard output is a terminal; give -o a file or pipe the result into a program")
     if any(job.source is None for job in plan.jobs) and sys.stdin.isatty():
         raise UsageError("standard input is a terminal; name a file or pipe one into this program")
+
+
+def check_writable(plan: Plan) -> None:
+    """Raise OutputError if a file of a plan could not be written: for work that is too long to fail at its end."""
+    files = [file for job in plan.jobs for file in job.files]
+    for file in files:
+        if _is_folder(file):
+            raise OutputError(f"{clean_name(file)} is a folder and cannot be replaced; choose another name")
+    for folder in dict.fromkeys(file.parent for file in files if not _is_device(file)):
+        _try_folder(folder)
 
 
 def read_input(source: Path | None, max_bytes: int) -> bytes:
@@ -299,6 +323,14 @@ def _expand(
                     yield inside, inside.relative_to(path)
 
 
+def _beside(target: Path | None, endings: Sequence[str]) -> tuple[Path, ...]:
+    """The files beside a result: its name without the suffix of a picture, but with any other, and each ending."""
+    if target is None:
+        return ()
+    stem = target.stem if target.suffix.lower() in PICTURE_FORMATS else target.name
+    return tuple(target.with_name(f"{stem}{ending}") for ending in endings)
+
+
 def _without_results(sources: Sequence[tuple[Path | None, PurePath]], mark: str) -> list[tuple[Path | None, PurePath]]:
     stems = {path.with_suffix("") for path, _ in sources if path is not None}
     return [
@@ -343,14 +375,27 @@ def _check_collisions(jobs: Sequence[Job], *, named: bool) -> None:
             )
     inputs = {identity for job in jobs if job.source and (identity := _identity(job.source))}
     for job in jobs:
-        if job.target and (identity := _identity(job.target)) in inputs:
-            name = clean_name(job.target)
+        for file in job.files:
+            if (identity := _identity(file)) not in inputs:
+                continue
+            name = clean_name(file)
             if job.source and not named and _identity(job.source) == identity:
                 raise UsageError(
-                    f"{name} ends in {job.target.suffix} already, as what this command makes; give a file of the other "
+                    f"{name} ends in {file.suffix} already, as what this command makes; give a file of the other "
                     "kind, or name the result with -o"
                 )
             raise UsageError(f"{name} is an input and would be overwritten; choose another name")
+
+
+def _check_beside(jobs: Sequence[Job]) -> None:
+    """Refuse to replace files beside a result, which may be of another origin."""
+    for file in (file for job in jobs for file in job.beside):
+        if _exists(file):
+            raise UsageError(f"{clean_name(file)} exists already; replace it with --overwrite, or choose another name")
+
+
+def _done(job: Job) -> bool:
+    return job.target is not None and all(_exists(file) for file in job.files)
 
 
 def _place(path: Path | None) -> str | None:
@@ -371,8 +416,20 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return (info.st_dev, info.st_ino) if stat.S_ISREG(info.st_mode) else None
 
 
-def _exists(target: Path | None) -> bool:
-    return target is not None and os.path.lexists(target)
+def _exists(path: Path) -> bool:
+    return os.path.lexists(path)
+
+
+def _try_folder(folder: Path) -> None:
+    """Write into a folder, or into the one that it would be made in, and leave no trace. Raises OutputError."""
+    from tempfile import TemporaryFile
+
+    there = next((place for place in (folder, *folder.parents) if _exists(place)), folder)
+    try:
+        with TemporaryFile(dir=there, prefix=".robustcodec-", suffix=".tmp"):
+            pass
+    except OSError as error:
+        raise OutputError(f"the folder {clean_name(folder)} cannot be written: {error.strerror}") from error
 
 
 def _is_device(path: Path) -> bool:

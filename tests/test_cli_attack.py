@@ -1,5 +1,6 @@
 """`robustcodec attack` on real files: what it writes, what it says about that, and what bad input gets."""
 
+import errno
 import io
 import json
 import os
@@ -20,7 +21,7 @@ from robustcodec.bundle import Bundle
 from robustcodec.cli import app, console
 from robustcodec.cli.console import exit_code
 from robustcodec.codec import Codec
-from robustcodec.errors import RobustcodecError
+from robustcodec.errors import OutputError, RobustcodecError
 from robustcodec.files import plan_outputs
 from robustcodec.images import Picture, write_picture
 from robustcodec.metrics import ms_ssim, worst_block
@@ -131,6 +132,8 @@ def test_json_and_going_on(here: Path, codec: Codec, tiny: Bundle) -> None:
     skipped, made = (json.loads(line) for line in again.stdout.splitlines())
     assert skipped == {"input": "b.png", "output": "two/b.attacked.png", "skipped": True}
     row = json.loads(done.stdout.splitlines()[0])
+    section = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8").split("\n## attack\n")[1].split("\n## ")[0]
+    assert [name for name in row if f"`{name}`" not in section] == []
     assert {**row, "output": "", "seconds": 0} == {**made, "output": "", "seconds": 0}
     expected = {
         "input": "a.png",
@@ -148,6 +151,7 @@ def test_json_and_going_on(here: Path, codec: Codec, tiny: Bundle) -> None:
         "steps": 4,
         "seed": 5,
         "restarts": 1,
+        "precision": "float32",
         "holds": True,
         "shrunk": 1.0,
     }
@@ -208,12 +212,101 @@ def test_pipes(here: Path) -> None:
     assert 0 < error(pixels("a.png"), attacked) <= EPSILON
 
 
+def test_a_picture_from_a_pipe_does_not_mix_with_json_or_lose_its_extras(here: Path) -> None:
+    for option, message in (("--json", "both write to standard output"), ("--save-all", "several pictures")):
+        said, code = refusal("-", option)
+        assert (message in said, code) == (True, 2)
+
+
+def with_extras(output: str, stem: str) -> list[str]:
+    return sorted([output, *(f"{stem}.{kind}.png" for kind in ("noise", "decoded-clean", "decoded", "compared"))])
+
+
+def test_names_beside_a_result_are_of_its_whole_name(here: Path) -> None:
+    for output, stem in (("y.png", "y"), ("plain", "plain"), ("plain.v2", "plain.v2"), ("Z.PNG", "Z")):
+        before = names()
+        assert attack("a.png", "-o", output, "--method", "offset", "--save-all").exit_code == 0
+        assert names() == sorted([*before, *with_extras(output, stem)])
+
+
+def test_what_lies_beside_a_named_result_is_not_replaced_unasked(here: Path) -> None:
+    Path("y.png").write_bytes(b"older")
+    Path("y.noise.png").write_bytes(b"unrelated")
+    command = ("a.png", "-o", "y.png", "--method", "offset", "--save-all")
+    said, code = refusal(*command)
+    assert said == "y.noise.png exists already; replace it with --overwrite, or choose another name"
+    assert (code, Path("y.png").read_bytes(), Path("y.noise.png").read_bytes()) == (2, b"older", b"unrelated")
+    assert attack(*command, "--overwrite").exit_code == 0
+    assert [name for name in names() if name.startswith("y")] == with_extras("y.png", "y")
+    assert Path("y.noise.png").read_bytes() != b"unrelated"
+
+
+def test_a_result_is_there_when_all_its_pictures_are(here: Path) -> None:
+    command = ("a.png", "b.png", "--method", "offset")
+    assert attack(*command).exit_code == 0
+    main = Path("a.attacked.png").read_bytes()
+    assert attack("b.png", "--method", "offset", "--save-all").exit_code == 0
+    done = attack(*command, "--save-all")
+    assert (done.exit_code, done.stderr.count("exists already, skipped")) == (0, 1), done.output
+    assert names() == sorted(
+        ["a.png", "b.png", *with_extras("a.attacked.png", "a.attacked"), *with_extras("b.attacked.png", "b.attacked")]
+    )
+    assert Path("a.attacked.png").read_bytes() == main
+    assert attack(*command, "--save-all").stderr.count("exists already, skipped") == 2
+
+
+def test_the_result_itself_comes_last(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted while it writes, a command leaves nothing that the next one takes for done."""
+    from robustcodec.cli import attack as command
+
+    written: list[Path] = []
+
+    def fail_at_the_fifth(target: Path, data: bytes) -> None:
+        written.append(target)
+        if len(written) == 5:
+            raise OutputError("the disk is full")
+        target.write_bytes(data)
+
+    monkeypatch.setattr(command, "write_output", fail_at_the_fifth)
+    assert attack("a.png", "--method", "offset", "--save-all").exit_code == 1
+    assert sorted(map(str, written)) == with_extras("a.attacked.png", "a.attacked")
+    assert str(written[-1]) == "a.attacked.png"
+    assert not Path("a.attacked.png").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named_first(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setattr("robustcodec.lab.attacked.attack_picture", lambda *_: pytest.fail("it has begun"))
+    assert refusal("a.png", "-o", "b.png/out/") == ("the folder b.png/out cannot be written: Not a directory", 1)
+    Path("y.noise.png").mkdir()
+    assert refusal("a.png", "-o", "y.png", "--save-all", "--overwrite") == (
+        "y.noise.png is a folder and cannot be replaced; choose another name",
+        1,
+    )
+
+    def refuse(**_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    assert refusal("a.png", "-o", "out/") == ("the folder out cannot be written: Permission denied", 1)
+    assert names() == ["a.png", "b.png"]
+
+
 def test_metadata_is_kept(here: Path) -> None:
     exif = b"II*\x00\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00"
     Path("c.png").write_bytes(write_picture(Picture(pixels=pixels("a.png"), exif=exif), "PNG"))
     assert attack("c.png", "--method", "offset").exit_code == 0
     with Image.open("c.attacked.png") as image:
         assert image.info["exif"].endswith(exif)
+
+
+def test_without_a_terminal_it_says_a_line_now_and_then(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robustcodec.cli.attack._SECONDS_BETWEEN_LINES", 0.0)
+    command = ("a.png", "--steps", "3", "-o", "x.png")
+    lines = attack(*command).stderr.splitlines()
+    assert [line.partition(",")[0] for line in lines[:3]] == [f"a.png: step {step} of 3" for step in (1, 2, 3)]
+    assert lines[2].endswith(" dB, 0 s left")
+    assert attack(*command, "--quiet").stderr == ""
 
 
 def test_progress_is_for_terminals(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,6 +332,9 @@ def test_a_surrogate_is_crafted_on_and_the_model_measured(here: Path, tiny: Bund
     assert (own["surrogate"], other["surrogate"], other["model"]) == (None, "cousin", "hyper-tiny")
     assert own["before"] == other["before"]
     assert Path("own.png").read_bytes() != Path("other.png").read_bytes()
+    itself = json.loads(attack(*options, "-o", "itself.png", "--surrogate", "hyper-tiny").stdout)
+    assert itself["surrogate"] is None
+    assert Path("own.png").read_bytes() == Path("itself.png").read_bytes()
     cheng = Path(__file__).parent / "data" / "tiny" / "cheng-tiny"
     across = json.loads(attack(*options, "-o", "across.png", "--surrogate", str(cheng)).stdout)
     assert (across["surrogate"], across["before"]) == ("cheng-tiny", own["before"])

@@ -15,7 +15,16 @@ from robustcodec.cli.console import Console
 from robustcodec.cli.lab import require_lab
 from robustcodec.data import SAMPLE
 from robustcodec.errors import UsageError
-from robustcodec.files import PICTURE_FORMATS, Job, Plan, clean_name, plan_outputs, read_input, write_output
+from robustcodec.files import (
+    PICTURE_FORMATS,
+    Job,
+    Plan,
+    check_writable,
+    clean_name,
+    plan_outputs,
+    read_input,
+    write_output,
+)
 from robustcodec.rate import check_quality
 
 if TYPE_CHECKING:
@@ -31,6 +40,7 @@ _MARK = ".attacked."
 _EXTRAS = ("noise", "decoded-clean", "decoded", "compared")
 _STRONG = "strong"
 _SECONDS_BETWEEN_LOOKS = 0.2
+_SECONDS_BETWEEN_LINES = 30.0
 
 
 class Target(StrEnum):
@@ -96,7 +106,6 @@ def attack(
       robustcodec attack photo.png -m hyper-robust --surrogate hyper-base
     """
     require_lab()
-    options.check_json(json, output)
     check_quality(quality)
     from robustcodec.lab import attacks
     from robustcodec.lab.attacks.craft import check
@@ -114,6 +123,8 @@ def attack(
     if restarts > 1 and method != _STRONG:
         raise UsageError(f"--restarts is for --method {_STRONG}; {method} starts once")
     plan = _plan(inputs or [], output, recursive=recursive, overwrite=overwrite, save_all=save_all)
+    options.check_json(json, plan)
+    check_writable(plan)
 
     from robustcodec.bundle import find
     from robustcodec.lab.attacked import find_device
@@ -122,7 +133,7 @@ def attack(
     console = Console(quiet=quiet, json=json)
     codec = Learned(find(model, arch, variant))
     source = codec.source if surrogate is None else open_source(surrogate)
-    task = _Task(codec, source, order, quality, find_device(device) if device else None, save_all, console)
+    task = _Task(codec, source, order, quality, find_device(device) if device else None, console)
     try:
         process(task, plan, console, processes=1)
     finally:
@@ -138,7 +149,6 @@ class _Task:
     attack: "Attack"
     quality: float
     device: "torch.device | None"
-    save_all: bool
     console: Console
     done: "list[tuple[str, Figures, Figures]]" = field(default_factory=list)
 
@@ -159,9 +169,10 @@ class _Task:
         name = "-" if job.source is None else clean_name(job.source)
         report = _progress(self.console, name, self.attack)
         result = attack_picture(self.codec, self.source, picture, self.attack, self.quality, self.device, report)
-        if self.save_all and job.target is not None:
-            for extra, pixels in exhibits(result).items():
-                write_output(_extra(job.target, extra), write_picture(Picture(pixels=pixels), "PNG"))
+        if job.beside:
+            shown = exhibits(result)
+            for extra, file in zip(_EXTRAS, job.beside, strict=True):
+                write_output(file, write_picture(Picture(pixels=shown[extra]), "PNG"))
         write_output(job.target, result.png)  # last: it tells the next run that all is there
         self.done.append((name, result.before, result.after))
         if not self.console.json:
@@ -171,7 +182,7 @@ class _Task:
 
     def _fields(self, picture: "Picture", result: "Attacked") -> dict[str, object]:
         """What JSON says."""
-        attack, crafted_elsewhere = self.attack, self.source is not self.codec.source
+        attack, crafted_elsewhere = self.attack, self.source.fingerprint != self.codec.fingerprint
         return {
             "width": picture.width,
             "height": picture.height,
@@ -223,8 +234,6 @@ class _Task:
 def _plan(inputs: Sequence[str], output: str | None, *, recursive: bool, overwrite: bool, save_all: bool) -> Plan:
     if output is not None and Path(output).suffix.lower() in set(PICTURE_FORMATS) - {".png"}:
         raise UsageError("an attacked picture is written as PNG, which keeps every level; name a .png file with -o")
-    if save_all and output == "-":
-        raise UsageError("--save-all writes several pictures; give -o a file or a folder")
     if not inputs:
         inputs, output = [str(SAMPLE)], output or "."
     plan = plan_outputs(
@@ -235,29 +244,26 @@ def _plan(inputs: Sequence[str], output: str | None, *, recursive: bool, overwri
         recursive=recursive,
         overwrite=overwrite,
         mark=_MARK,
+        beside=[f".{name}.png" for name in _EXTRAS] if save_all else (),
     )
-    sources = {job.source.resolve() for job in plan.jobs if job.source is not None}
-    extras = [_extra(job.target, name) for job in plan.jobs if save_all and job.target for name in _EXTRAS]
-    for extra in extras:
-        if extra.resolve() in sources:
-            raise UsageError(f"{clean_name(extra)} is an input and would be overwritten; choose another name")
+    if save_all and any(job.target is None for job in plan.jobs):
+        raise UsageError("--save-all writes several pictures; give -o a file")
     return plan
 
 
-def _extra(target: Path, name: str) -> Path:
-    return target.with_suffix(f".{name}.png")
-
-
 def _progress(console: Console, name: str, attack: "Attack") -> Callable[[int, int, list[float]], None]:
-    """Show on a terminal how far a search is, what it has reached, and how long it will take."""
+    """Say how far a search is, what it has reached, and how long it will take: now and then, or live on a terminal."""
     from math import log10
 
     started = last = monotonic()
+    seconds, say = _SECONDS_BETWEEN_LINES, console.note
+    if console.live:
+        seconds, say = _SECONDS_BETWEEN_LOOKS, console.status
 
     def report(step: int, steps: int, scores: list[float]) -> None:
         nonlocal last
         now = monotonic()
-        if now - last < _SECONDS_BETWEEN_LOOKS:
+        if now - last < seconds:
             return
         last = now
         (score,) = scores
@@ -266,6 +272,6 @@ def _progress(console: Console, name: str, attack: "Attack") -> Callable[[int, i
         else:
             reached = f"{score:.3f} bpp"
         left = (now - started) / step * max(0, steps - step)
-        console.status(f"{name}: step {step} of {steps}, {reached}, {left:.0f} s left")
+        say(f"{name}: step {step} of {steps}, {reached}, {left:.0f} s left")
 
     return report

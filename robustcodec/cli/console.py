@@ -40,6 +40,11 @@ class Console:
         """Say on standard error what went wrong."""
         self._line(f"robustcodec: error: {text}")
 
+    @property
+    def live(self) -> bool:
+        """Whether standard error is a terminal, where lines can be replaced."""
+        return _on_terminal()
+
     def progress(self, done: int, total: int) -> None:
         """Show a counter that the next line replaces; only a terminal sees it."""
         if done < total:

@@ -147,7 +147,6 @@ def decode(
       robustcodec decode photo.rbc -o photo.jpg --quality 90
       robustcodec decode -r small -o previews --max-side 256 --format jpeg
     """
-    options.check_json(json, output)
     part = options.parse_shard(shard)
     if salvage and region is not None:
         raise UsageError("--salvage and --region exclude each other; give one of them")
@@ -157,6 +156,7 @@ def decode(
     plan = plan_outputs(
         inputs, output, suffix=suffix, found=(ENCODED_SUFFIX,), recursive=recursive, overwrite=overwrite
     )
+    options.check_json(json, plan)
     task = DecodeTask(
         format=_WRITABLE[suffix],
         quality=quality,

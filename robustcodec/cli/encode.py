@@ -148,7 +148,6 @@ def encode(
       cat photo.png | robustcodec encode - -o - > photo.rbc
     """
     target = choose_target(quality, target_bpp, target_size, target_psnr)
-    options.check_json(json, output)
     part = options.parse_shard(shard)
     plan = plan_outputs(
         inputs,
@@ -158,6 +157,7 @@ def encode(
         recursive=recursive,
         overwrite=overwrite or dry_run,
     )
+    options.check_json(json and not dry_run, plan)
     from robustcodec.bundle import find
 
     console = Console(quiet=quiet, json=json)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from robustcodec.errors import UsageError
-from robustcodec.files import Shard, clean_name
+from robustcodec.files import Plan, Shard, clean_name
 from robustcodec.policy import Rung
 
 MAX_PIXELS = 1 << 28
@@ -105,7 +105,7 @@ def parse_shard(text: str) -> Shard:
     return Shard(int(numbers[1]), int(numbers[2]))
 
 
-def check_json(json: bool, output: str | None) -> None:
-    """Raise UsageError if both the result and the report would go to standard output."""
-    if json and output == "-":
-        raise UsageError("--json and -o - both write to standard output; give -o a file")
+def check_json(json: bool, plan: Plan) -> None:
+    """Raise UsageError if both a result and the report would go to standard output."""
+    if json and any(job.target is None for job in plan.jobs):
+        raise UsageError("--json and the result would both write to standard output; give -o a file")

@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
-from robustcodec.errors import ImageError, LimitExceeded, UsageError
+from robustcodec.errors import LimitExceeded, UsageError
 from robustcodec.images import Picture, read_picture, write_picture
 from robustcodec.lab.attacks import Attack, craft
 from robustcodec.lab.evaluation.contenders import Learned, Source
@@ -49,12 +48,10 @@ def attack_picture(
     device: torch.device | None,
     report: Report,
 ) -> Attacked:
-    """Craft a picture on `source` and measure it, as it is read back from its file, with `codec`.
+    """Craft an opaque RGB picture on `source` and measure it, as it is read back from its file, with `codec`.
 
-    A grey picture is attacked as RGB. Raises what `craft` and coding raise, ImageError for transparency, and
-    LimitExceeded where the memory does not suffice.
+    Raises what `craft` and coding raise, and LimitExceeded where the memory does not suffice.
     """
-    picture = _opaque_rgb(picture)
     clean = picture.pixels
     with _memory_named():
         (crafted,) = craft(source.weights, [clean], attack, quality, report, device)
@@ -100,14 +97,6 @@ def find_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UsageError("torch finds no CUDA device on this machine; leave --device out")
     return torch.device(name)
-
-
-def _opaque_rgb(picture: Picture) -> Picture:
-    if picture.alpha is not None:
-        raise ImageError("the picture has transparent parts, which attacks leave out; flatten it onto a background")
-    # a grey picture repeats one plane without memory of its own, and its profile says nothing of colours
-    icc = None if picture.grey else picture.icc
-    return replace(picture, pixels=np.ascontiguousarray(picture.pixels), grey=False, icc=icc)
 
 
 @contextmanager

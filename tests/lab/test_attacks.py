@@ -19,7 +19,7 @@ from robustcodec.codec import Codec
 from robustcodec.errors import UsageError
 from robustcodec.images import Picture, write_picture
 from robustcodec.lab.attacks import METHODS, Attack, Precision, Target, Threat, craft
-from robustcodec.lab.attacks.budget import energy, fit_l2, fit_linf, to_levels
+from robustcodec.lab.attacks.budget import energy, fill_l2, fit_l2, fit_linf, to_levels
 from robustcodec.lab.attacks.controls import channel_offsets
 from robustcodec.lab.attacks.switching import Paper
 from robustcodec.lab.attacks.victim import unrounded
@@ -152,6 +152,14 @@ def test_flat_pictures(method: str, level: int, tiny: Bundle) -> None:
         assert np.isfinite([score for _, score in crafted.trace]).all()
 
 
+@pytest.mark.parametrize("level", [0, 5, 128, 250, 255])
+@pytest.mark.parametrize("method", ["noise", "noise-uniform"])
+def test_noise_fills_its_budget_where_it_clips(method: str, level: int, tiny: Bundle) -> None:
+    clean = np.full((32, 32, 3), level, np.uint8)
+    (crafted,) = craft(tiny, [clean], Attack(threat=PSNR_FREE, method=method), device=CPU)
+    assert 0.99 * EPSILON < noise_energy(crafted.pixels, clean) <= EPSILON
+
+
 def test_an_offset_passes_through(tiny: Bundle, codec: Codec, make_sample: Sample) -> None:
     clean = make_sample(64, 64, 10) // 2 + 64  # nothing clips
     (crafted,) = craft(tiny, [clean], Attack(threat=PSNR_FREE, method="offset"), device=CPU)
@@ -237,6 +245,18 @@ def test_projections_keep_budget_and_range(seed: int, epsilon: float, length: fl
     written = to_levels(noise, x, epsilon).numpy().astype(int)
     for x_star, clean in zip(written, levels, strict=True):
         assert ((x_star - clean) ** 2).sum() <= epsilon * 255**2 * clean.size
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.floats(1e-6, 1.0))
+def test_noise_is_as_long_as_budget_and_picture_allow(seed: int, epsilon: float) -> None:
+    random = np.random.default_rng(seed)
+    x = torch.from_numpy(random.integers(0, 256, (2, 3, 5, 7)) / 255).float()
+    noise = torch.from_numpy(random.normal(0, 1, x.shape)).float()
+    filled = fill_l2(noise, x, epsilon)
+    assert ((x + filled >= -1e-6) & (x + filled <= 1 + 1e-6)).all()
+    most = energy(torch.where(noise > 0, 1 - x, x)).clamp(max=epsilon)
+    assert energy(filled).numpy() == pytest.approx(most.numpy(), rel=1e-4)
 
 
 @settings(deadline=None, max_examples=50)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 LEVELS = 255
 _BISECTIONS = 24
+_DOUBLINGS = 24
 _ORDER = 0
 
 
@@ -25,6 +26,26 @@ def fit_l2(noise: Tensor, x: Tensor, epsilon: float) -> Tensor:
     """
     factor = (epsilon / energy(noise).clamp(min=1e-30)).sqrt().clamp(max=1.0)
     return torch.clamp(noise * factor.reshape(-1, 1, 1, 1), -x, 1 - x)
+
+
+def fill_l2(noise: Tensor, x: Tensor, epsilon: float) -> Tensor:
+    """Bring noise to the length at which, clipped so that x + noise lies in [0, 1], it has energy epsilon.
+
+    Clipping takes energy away, all of one sign's on white or black, so that the rest has to be longer. Where a picture
+    does not leave room for so much, the noise takes all there is in its direction.
+    """
+    noise = noise * (epsilon / energy(noise)).sqrt().reshape(-1, 1, 1, 1)
+
+    def grown(doublings: Tensor) -> Tensor:
+        return torch.clamp(doublings.exp2().reshape(-1, 1, 1, 1) * noise, -x, 1 - x)
+
+    low = torch.zeros(x.shape[0], device=x.device)
+    high = torch.full_like(low, _DOUBLINGS)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        good = energy(grown(middle)) <= epsilon
+        low, high = torch.where(good, middle, low), torch.where(good, high, middle)
+    return grown(low)
 
 
 def fit_linf(noise: Tensor, x: Tensor, epsilon: float) -> Tensor:

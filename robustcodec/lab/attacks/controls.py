@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustcodec.lab.attacks.budget import LEVELS, fit_l2
+from robustcodec.lab.attacks.budget import LEVELS, fill_l2
 from robustcodec.lab.attacks.problem import Problem, Report
 
 
@@ -20,11 +20,8 @@ class Noise:
         noise = problem.random_direction()
         if self.uniform:
             noise = torch.rand(problem.x.shape, generator=problem.generator).to(problem.x.device) - 0.5
-        # clipping to [0, 1] loses energy; growing again and clipping again wins most of it back
-        noise = noise / noise.square().mean((1, 2, 3), keepdim=True).sqrt() * problem.epsilon**0.5
-        noise = fit_l2(noise, problem.x, problem.epsilon)
         report(1, torch.zeros(problem.x.shape[0]))
-        return noise
+        return fill_l2(noise, problem.x, problem.epsilon)
 
 
 @dataclass(frozen=True)
