@@ -118,8 +118,8 @@ def test_a_model_is_named_by_its_architecture(
     monkeypatch.setenv("ROBUSTCODEC_MODELS", str(tiny_path.parent))
     run("--data", str(data), "--arch", "cheng", "--models", "hyper-tiny", "--attacks", "none", "-o", str(tmp_path))
     assert sorted({str(row["model"]) for row in lines(tmp_path)}) == ["cheng-tiny", "hyper-tiny"]
-    with pytest.raises(ModelNotFound, match="'cheng' and variant 'teacher'"):
-        run("--data", str(data), "--arch", "cheng", "--variant", "teacher", "-o", str(tmp_path))
+    with pytest.raises(ModelNotFound, match="'cheng' and variant 'unheard-of'"):
+        run("--data", str(data), "--arch", "cheng", "--variant", "unheard-of", "-o", str(tmp_path))
 
 
 def test_shards_make_up_the_whole(tmp_path: Path, data: Path, tiny_path: Path) -> None:

@@ -203,8 +203,8 @@ def test_weights_are_found_by_id_or_path(tmp_path: Path, monkeypatch: pytest.Mon
     assert find_weights("hyper-tiny") == TINY
     assert find_weights(None) == find_weights(None, "hyper", "base") == TINY
     assert find_weights(None, "cheng") == CHENG
-    with pytest.raises(ModelNotFound, match="'hyper' and variant 'teacher'"):
-        find_weights(None, variant="teacher")
+    with pytest.raises(ModelNotFound, match="'hyper' and variant 'unheard-of'"):
+        find_weights(None, variant="unheard-of")
     with pytest.raises(UsageError, match="by --init or by --arch"):
         find_weights("hyper-tiny", "cheng")
     assert find_weights(open_bundle(TINY).fingerprint.hex()[:8]) == TINY
