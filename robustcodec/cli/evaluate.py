@@ -81,7 +81,7 @@ def evaluate(
 
     from robustcodec.lab.evaluation.checks import check
     from robustcodec.lab.evaluation.classical import MATCHES
-    from robustcodec.lab.evaluation.grid import Grid, parse_attacks
+    from robustcodec.lab.evaluation.grid import Grid, check_sets, parse_attacks
     from robustcodec.lab.evaluation.grid import evaluate as run
     from robustcodec.lab.evaluation.outputs import write_summary
     from robustcodec.lab.evaluation.records import read_rows
@@ -109,6 +109,7 @@ def evaluate(
             surrogate=open_source(surrogate) if surrogate is not None else None,
             shard=options.parse_shard(shard),
         )
+        check_sets(grid.groups, read_rows(output))
         if wanted and threads is not None:
             from robustcodec.lab.runs import use_threads
 

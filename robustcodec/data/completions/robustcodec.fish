@@ -88,7 +88,7 @@ complete -c robustcodec -n '__fish_seen_subcommand_from evaluate' -l variant -r 
 complete -c robustcodec -n '__fish_seen_subcommand_from evaluate' -l attacks -r -d 'psnr, bpp, METHOD;psnr, METHOD;bpp, -free behind it; or none'
 complete -c robustcodec -n '__fish_seen_subcommand_from evaluate' -l steps -r -d 'Steps of each attack'
 complete -c robustcodec -n '__fish_seen_subcommand_from evaluate' -l epsilon -r -d 'Budget; mean square of the noise on (0, 1)'
-complete -c robustcodec -n '__fish_seen_subcommand_from evaluate' -l restarts -r -d 'Restarts of each attack'
+complete -c robustcodec -n '__fish_seen_subcommand_from evaluate' -l restarts -r -d 'Starts of the method strong; the best result counts'
 complete -c robustcodec -n '__fish_seen_subcommand_from evaluate' -l seed -r -d 'Seed of the attacks, and of --recheck’s choice'
 complete -c robustcodec -n '__fish_seen_subcommand_from evaluate' -l precision -r -d 'Arithmetic of the gradients; bfloat16 halves the time on processors that have it'
 complete -c robustcodec -n '__fish_seen_subcommand_from evaluate' -l surrogate -r -d 'Craft all pictures on this model or checkpoint'

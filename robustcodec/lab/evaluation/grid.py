@@ -105,9 +105,7 @@ def evaluate(grid: Grid, folder: Path, report: Callable[[Event], None]) -> list[
     A row is written as soon as it is measured, so that an interrupted evaluation goes on where it was.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    before = read_rows(folder)
-    _check_same_sets(grid.groups, before)
-    known = {row.key for row in before}
+    known = {row.key for row in read_rows(folder)}
     groups = grid.groups[grid.shard.index - 1 :: grid.shard.count]
     columns = len(grid.contenders) * len(grid.qualities) * (1 + len(grid.attacks))
     total = columns * sum(len(group.paths) for group in groups)
@@ -125,7 +123,7 @@ def evaluate(grid: Grid, folder: Path, report: Callable[[Event], None]) -> list[
     return read_rows(folder)
 
 
-def _check_same_sets(groups: Sequence[Group], rows: Sequence[Row]) -> None:
+def check_sets(groups: Sequence[Group], rows: Sequence[Row]) -> None:
     """Refuse a folder of pictures that has the name of another one in the results. Raises UsageError."""
     names = {(group.data, group.crop): set[str]() for group in groups}
     for group in groups:
