@@ -99,9 +99,9 @@ def main() -> None:
     print(_row("start", "", 0, before, before), flush=True)
     for name in options.only or IDEAS:
         for seed in options.seeds:
-            recipe = recipe_of(name, options.passes, seed, arch)
-            (_, recipe), *_ = fitted(Plan(student=recipe), arch, channels, qualities).stages()
-            assert recipe.hardening is not None
+            plan = Plan(student=recipe_of(name, options.passes, seed, arch))
+            recipe = fitted(plan, arch, channels, qualities).student
+            assert recipe is not None
             run = Run(options.output / f"{name.replace(' ', '-').replace(',', '')}-{seed}")
             order = Order(
                 recipe=recipe,

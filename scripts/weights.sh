@@ -13,7 +13,7 @@ pictures=(--data "${DATA:?set DATA to the folder that holds train/ and cid22-val
 recipes=scripts/recipes
 
 train() { robustcodec train "${pictures[@]}" "$@"; }
-harden() { # RUN OPTION...
+harden() {
   robustcodec harden "${pictures[@]}" -o "$runs/$name" "$@"
   rm -rf "weights/$name"
   cp -r "$runs/$name/model" "weights/$name"
