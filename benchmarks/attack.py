@@ -59,7 +59,7 @@ def main() -> None:
     print(f"{bundle.id}, {options.threads} threads, {device}, {machine()}\n")
 
     crop = crops(1, options.crop, device)
-    for target, precision in itertools.product(Target, Precision):
+    for target, precision in itertools.product(Target, options.precisions):
         compared = against_compressai(bundle, crop, target, precision, options.steps, options.repeats)
         ours, theirs = (statistics.median(side) / options.steps for side in (compared.ours, compared.theirs))
         print(
@@ -193,6 +193,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--crop", type=int, default=256)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 24])
+    parser.add_argument(
+        "--precisions",
+        type=Precision,
+        choices=Precision,
+        nargs="+",
+        default=list(Precision),
+        help="bfloat16 takes half a minute an iteration where the processor has none",
+    )
     parser.add_argument("--steps", type=int, default=20, help="iterations of each timed call")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--kodak", action="store_true", help="time whole pictures on the CPU, too")

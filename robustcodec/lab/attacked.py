@@ -1,12 +1,11 @@
 """One picture attacked and measured before and after: what `robustcodec attack` does with each."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 
-from robustcodec.errors import LimitExceeded, UsageError
+from robustcodec.errors import UsageError
 from robustcodec.images import Picture, read_picture, write_picture
 from robustcodec.lab.attacks import Attack, craft
 from robustcodec.lab.evaluation.contenders import Learned, Source
@@ -50,11 +49,10 @@ def attack_picture(
 ) -> Attacked:
     """Craft an opaque RGB picture on `source` and measure it, as it is read back from its file, with `codec`.
 
-    Raises what `craft` and coding raise, and LimitExceeded where the memory does not suffice.
+    Raises what `craft` and coding raise.
     """
     clean = picture.pixels
-    with _memory_named():
-        (crafted,) = craft(source.weights, [clean], attack, quality, report, device)
+    (crafted,) = craft(source.weights, [clean], attack, quality, report, device)
     png = write_picture(replace(picture, pixels=crafted.pixels), "PNG")
     attacked = read_picture(png, picture.width * picture.height).pixels
     code = codec.code(clean, quality)
@@ -97,13 +95,3 @@ def find_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UsageError("torch finds no CUDA device on this machine; leave --device out")
     return torch.device(name)
-
-
-@contextmanager
-def _memory_named() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:  # torch has no class of its own for the processor's memory
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-            raise
-        raise LimitExceeded("attacking this picture needs more memory than there is; cut or shrink it") from error

@@ -2,6 +2,7 @@
 
 import io
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 
 from robustcodec.bundle import Bundle
 from robustcodec.codec import Codec
-from robustcodec.errors import UsageError
+from robustcodec.errors import LimitExceeded, UsageError
 from robustcodec.images import Picture, write_picture
 from robustcodec.lab.attacks import METHODS, Attack, Precision, Target, Threat, craft
 from robustcodec.lab.attacks.budget import energy, fill_l2, fit_l2, fit_linf, to_levels
@@ -283,3 +284,16 @@ def test_the_documentation_names_every_method_and_its_defaults() -> None:
         assert rows[row] == " | ".join(f"{value:g}" for value in values)
     names = {unrounded: "unrounded", softly_rounded: "softly rounded"}
     assert rows["latents in the search"] == f"{names[paper.psnr.quantise]} | {names[paper.bpp.quantise]}"
+
+
+@pytest.mark.parametrize("size", [1 << 50, -1])
+def test_too_little_memory_is_an_error_of_ours(
+    size: int, monkeypatch: pytest.MonkeyPatch, tiny: Bundle, make_sample: Sample
+) -> None:
+    class Greedy:
+        def search(self, problem: object, report: object) -> torch.Tensor:
+            return torch.empty(size)
+
+    monkeypatch.setattr(sys.modules[craft.__module__], "METHODS", {"pgd": lambda attack: Greedy()})
+    with pytest.raises(LimitExceeded if size > 0 else RuntimeError, match="memory" if size > 0 else "negative"):
+        craft(tiny, [make_sample(32, 32, 0)], Attack(threat=PSNR_FREE, method="pgd", steps=1), device=CPU)

@@ -532,6 +532,7 @@ SICK: dict[str, list[Row]] = {
     "E07": [row(psnr_input=33.0)],
     "E08": [row(holds=False)],
     "E09": [row(gain=1.0), row(attack="simba:psnr", gain=1.1)],
+    "E10": [row(), dataclasses.replace(row("b"), version="older")],
 }
 
 

@@ -88,6 +88,18 @@ def test_steps_that_offer_nothing_leave_the_best_alone(tiny: Bundle) -> None:
         assert torch.equal(watch.best.noise, kept)
 
 
+def test_what_scores_no_more_than_one_within_the_bound_is_not_looked_at(tiny: Bundle) -> None:
+    problem, victim = problem_of(tiny, Threat(Target.PSNR), 2)
+    watch = Watch(problem, unrounded)
+    noise = 1e-4 * problem.random_direction()
+    watch.offer(noise, problem.sketch(noise, unrounded))
+    asked = victim.rates
+    watch.offer(noise, problem.sketch(noise, unrounded))
+    assert victim.rates == asked
+    watch.settle()
+    assert torch.equal(watch.best.noise, noise)
+
+
 def test_figures_are_computed_when_they_are_asked_for(tiny: Bundle) -> None:
     problem, victim = problem_of(tiny, Threat(Target.PSNR), 1)
     figures = problem.code(torch.zeros_like(problem.x), torch.round)

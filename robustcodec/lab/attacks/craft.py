@@ -4,7 +4,8 @@ It trusts no method: noise is rounded to whole levels within the budget here, an
 codes every picture before it may leave.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from robustcodec.bundle import Bundle
 from robustcodec.codec import Codec
-from robustcodec.errors import UsageError
+from robustcodec.errors import LimitExceeded, UsageError
 from robustcodec.images import Picture
 from robustcodec.lab.attacks.budget import LEVELS, to_levels
 from robustcodec.lab.attacks.methods import METHODS
@@ -69,10 +70,22 @@ def craft(
 
     The same pictures in the same order with the same attack give the same results on one machine. `report` is called
     with the step, the number of steps and each picture's score: MSE(x, x_hat*) in units of epsilon, or bpp.
-    Without a `device` it is the GPU if there is one. Raises UsageError, ModelError or TrainingError.
+    Without a `device` it is the GPU if there is one. Raises UsageError, ModelError, TrainingError, and LimitExceeded
+    where the memory does not suffice.
     """
     check(attack, pictures)
-    device = device or default_device()
+    with _memory_named():
+        return _craft(source, pictures, attack, quality, report, device or default_device())
+
+
+def _craft(
+    source: Bundle | Path,
+    pictures: Sequence[Pixels],
+    attack: Attack,
+    quality: float,
+    report: Callable[[int, int, list[float]], None] | None,
+    device: torch.device,
+) -> list[Crafted]:
     victim, judges = _open(source, quality, pictures, device)
     x = torch.stack([torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures]).to(device) / LEVELS
     with torch.no_grad():
@@ -164,3 +177,13 @@ def _gradient_stats(problem: Problem) -> list[GradientStats]:
     flat = gradient.flatten(1)
     zero, broken = (flat == 0).float().mean(1), (~flat.isfinite()).float().mean(1)
     return [GradientStats(float(z), float(b)) for z, b in zip(zero, broken, strict=True)]
+
+
+@contextmanager
+def _memory_named() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # torch has no class of its own for the processor's memory
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise LimitExceeded("attacking needs more memory than there is; cut or shrink the pictures") from error

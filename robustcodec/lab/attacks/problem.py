@@ -129,13 +129,22 @@ class Watch:
     def offer(self, noise: Tensor, figures: Coded, allowed: Tensor | None = None) -> Tensor:
         """Note a step; `allowed` (B,) tells which noises may be kept. Gives which pictures' best became better."""
         if allowed is None or bool(allowed.any()):  # else nobody need know the figures
-            better = self.window.offer(noise, self.seen.score(figures), self.seen.excess(figures), allowed)
-            self._latents = torch.where(better.reshape(-1, 1, 1, 1), figures.latents.detach(), self._latents)
-            if self.real.threat.bounded:
-                self._bpp = torch.where(better, figures.bpp.detach(), self._bpp)
-                self._mse = torch.where(better, figures.mse.detach(), self._mse)
+            score = self.seen.score(figures)
+            # what scores no more than a noise that holds the bound is not kept, whatever its other figure
+            hopeful = (self.window.excess > 0) | (score > self.window.score)
+            if allowed is not None:
+                hopeful &= allowed
+            if bool(hopeful.any()):
+                self._keep(noise, figures, score, hopeful)
         self.steps += 1
         return self.settle() if self.steps % _WINDOW == 0 else torch.zeros_like(self.best.score, dtype=torch.bool)
+
+    def _keep(self, noise: Tensor, figures: Coded, score: Tensor, allowed: Tensor) -> None:
+        better = self.window.offer(noise, score, self.seen.excess(figures), allowed)
+        self._latents = torch.where(better.reshape(-1, 1, 1, 1), figures.latents.detach(), self._latents)
+        if self.real.threat.bounded:
+            self._bpp = torch.where(better, figures.bpp.detach(), self._bpp)
+            self._mse = torch.where(better, figures.mse.detach(), self._mse)
 
     @torch.no_grad()
     def settle(self) -> Tensor:

@@ -55,7 +55,7 @@ class Paper:
     steps: int
     optimiser: Optimiser = Optimiser.NORMALISED
     psnr: Choices = Choices(rate=0.4, weight=0.07)
-    bpp: Choices = Choices(rate=0.2, weight=1.0, quantise=softly_rounded)
+    bpp: Choices = Choices(rate=0.2, weight=10.0, quantise=softly_rounded)
     start: float = 0.0
     """Energy of the Gaussian noise to start from, as a share of the budget."""
     keep_best: bool = True

@@ -230,6 +230,12 @@ def _bound_broken(batches: Sequence[_Batch]) -> Iterator[str]:
             yield f"{broken} of {len(batch.rows)} pictures break the bound of the threat model ({batch.title})"
 
 
+def _releases_mixed(batches: Sequence[_Batch]) -> Iterator[str]:
+    releases = sorted({row.version for batch in batches for row in batch.rows})
+    if len(releases) > 1:
+        yield f"attacks of releases {' and '.join(releases)} stand side by side, whose searches may differ"
+
+
 _CHECKS: dict[str, Callable[[Sequence[_Batch]], Iterator[str]]] = {
     "E01": _zero_gradients,
     "E02": _steps_did_not_help,
@@ -240,5 +246,6 @@ _CHECKS: dict[str, Callable[[Sequence[_Batch]], Iterator[str]]] = {
     "E07": _budget_broken,
     "E08": _bound_broken,
     "E09": partial(_no_stronger, than=BLIND),
+    "E10": _releases_mixed,
 }
 CODES = tuple(_CHECKS)
