@@ -135,7 +135,7 @@ def recipe_of(name: str, passes: int, seed: int, arch: str) -> Recipe:
     if name == PAPER:
         passes *= TIMES
         phases = tuple(dataclasses.replace(phase, crop=CROP) for phase in recipe.phases)
-        recipe = dataclasses.replace(recipe, phases=phases, precision=Precision.BFLOAT16)
+        recipe = dataclasses.replace(recipe, phases=phases, precision=Precision.AUTO)
     else:
         recipe = dataclasses.replace(recipe, hardening=IDEAS[name])
     assert recipe.hardening is not None
@@ -161,7 +161,7 @@ def measured(
     with torch.no_grad():
         before = code(victim, clean, clean)
     for method, target in ATTACKS:
-        attack = Attack(threat=Threat(target), method=method, steps=steps, precision=Precision.BFLOAT16)
+        attack = Attack(threat=Threat(target), method=method, steps=steps, precision=Precision.AUTO)
         attacked = _tensor([each.pixels for each in craft(source, crops, attack, QUALITY)])
         with torch.no_grad():
             after = code(victim, attacked, clean)

@@ -47,7 +47,7 @@ def main() -> None:
 
     recipe = Recipe(
         steps=options.steps,
-        precision=Precision.BFLOAT16,
+        precision=Precision.AUTO,
         validations=1,
         phases=(Phase(share=0.1, rate_from=1e-5, rate_to=1e-3), Phase(share=0.9, rate_from=1e-3, rate_to=0.0)),
     )

@@ -39,7 +39,7 @@ def main() -> None:
     whole = read_picture(SAMPLE.read_bytes(), MAX_PIXELS).pixels
     photograph = np.ascontiguousarray(whole[top : top + height, left : left + width])
     attack = Attack(
-        threat=Threat(Target.PSNR), method=arguments.method, steps=arguments.steps, precision=Precision.BFLOAT16
+        threat=Threat(Target.PSNR), method=arguments.method, steps=arguments.steps, precision=Precision.AUTO
     )
     panels = [panel for path in arguments.models for panel in row(open_bundle(path), photograph, attack)]
     Image.fromarray(sheet(panels)).save(arguments.output, quality=WEBP_QUALITY, method=6)

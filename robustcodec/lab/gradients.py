@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustcodec.lab.losses import Batch, Loss
 from robustcodec.lab.networks import Network
-from robustcodec.lab.precision import Precision
+from robustcodec.lab.precision import Precision, in_bfloat16
 
 Gradients = Callable[[Batch], dict[str, Tensor]]
 """Leaves a batch's gradients in the network's parameters, instead of any before, and gives the loss's figures."""
@@ -39,12 +39,13 @@ def use_fast_kernels(device: torch.device) -> None:
 
 def _eager(network: Network, loss: Loss, precision: Precision) -> Gradients:
     parameters = list(network.parameters())
-    device = parameters[0].device.type
+    device = parameters[0].device
+    rough = in_bfloat16(precision, device)
 
     def compute(batch: Batch) -> dict[str, Tensor]:
         for parameter in parameters:
             parameter.grad = None
-        with torch.autocast(device, torch.bfloat16, enabled=precision is Precision.BFLOAT16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=rough):
             terms = loss(network, batch)
         terms.loss.backward()  # type: ignore[no-untyped-call]
         return {name: figure.detach() for name, figure in terms.figures.items()}

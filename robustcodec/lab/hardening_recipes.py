@@ -175,7 +175,7 @@ def _short(hardening: Hardening, arch: str, rounding: Rounding) -> Recipe:
     """A short run on trained weights: a warm-up of the optimiser, then a falling rate."""
     recipe = Recipe(
         steps=1500,
-        precision=Precision.BFLOAT16,
+        precision=Precision.AUTO,
         phases=(
             Phase(share=0.05, rate_from=1e-5, rate_to=3e-4, rounding=rounding),
             Phase(share=0.95, rate_from=3e-4, rate_to=0.0, rounding=rounding),

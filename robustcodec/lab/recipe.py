@@ -299,7 +299,7 @@ def from_start(steps: int) -> Recipe:
     """Train from the orthonormal start: warm-up, a constant rate, a long decay."""
     return Recipe(
         steps=steps,
-        precision=Precision.BFLOAT16,
+        precision=Precision.AUTO,
         phases=(
             Phase(share=0.04, rate_from=1e-5, rate_to=1e-3),
             Phase(share=0.46, rate_from=1e-3, rate_to=1e-3),
@@ -313,7 +313,7 @@ def continued(steps: int) -> Recipe:
     """Go on from trained weights with a fresh optimiser: a short warm-up, a constant rate, a long decay."""
     return Recipe(
         steps=steps,
-        precision=Precision.BFLOAT16,
+        precision=Precision.AUTO,
         phases=(
             Phase(share=0.02, rate_from=1e-5, rate_to=1e-3),
             Phase(share=0.48, rate_from=1e-3, rate_to=1e-3),

@@ -39,7 +39,7 @@ def recipe(hardening: Hardening, steps: int = 6) -> Recipe:
         channels=(8, 12),
         quality_low=1.0,
         quality_high=6.0,
-        precision=Precision.BFLOAT16,
+        precision=Precision.AUTO,
         validations=2,
         phases=(
             Phase(share=0.5, rate_from=1e-3, rate_to=1e-3, batch=3, crop=64),

@@ -33,7 +33,7 @@ def test_types_come_back_as_they_were() -> None:
         ({"steps": True}, "recipe.steps must be of type int"),
         ({"steps": 0}, "at least one step"),
         ({"channels": [1, 2, 3]}, "recipe.channels must be a list of the right length"),
-        ({"precision": "float8"}, "recipe.precision is 'float8'; it can be float32, bfloat16"),
+        ({"precision": "float8"}, "recipe.precision is 'float8'; it can be auto, float32, bfloat16"),
         ({"phases": []}, "at least one step and one phase"),
         ({"phases": [{"share": 0.5, "rate_from": 1, "rate_to": 1}]}, "must add up to 1"),
         ({"phases": [{"share": 1.0}]}, "incomplete"),

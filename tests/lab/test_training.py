@@ -33,13 +33,13 @@ STEPS = 40
 
 
 def recipe(steps: int = STEPS) -> Recipe:
-    """A run of seconds that has all that a long one has: two phases, several qualities, bfloat16."""
+    """A run of seconds that has all that a long one has: two phases, several qualities, bfloat16 if the machine has it."""
     return Recipe(
         steps=steps,
         channels=(8, 12),
         quality_low=1.0,
         quality_high=6.0,
-        precision=Precision.BFLOAT16,
+        precision=Precision.AUTO,
         validations=4,
         phases=(
             Phase(share=0.6, rate_from=1e-4, rate_to=1e-3, batch=2, crop=64),

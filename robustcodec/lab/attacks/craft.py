@@ -23,7 +23,7 @@ from robustcodec.lab.attacks.problem import Problem
 from robustcodec.lab.attacks.shipped import victim_of
 from robustcodec.lab.attacks.threat import Attack
 from robustcodec.lab.attacks.victim import Rough, Victim, code, decibels, unrounded
-from robustcodec.lab.precision import Precision
+from robustcodec.lab.precision import in_bfloat16
 from robustcodec.lab.runs import default_device
 from robustcodec.metrics import Pixels, bits_per_pixel, psnr
 from robustcodec.rate import Quality
@@ -90,7 +90,7 @@ def _craft(
     x = torch.stack([torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures]).to(device) / LEVELS
     with torch.no_grad():
         clean = code(victim, x, x)
-    guide = Rough(victim) if attack.precision is Precision.BFLOAT16 else victim
+    guide = Rough(victim) if in_bfloat16(attack.precision, device) else victim
     generator = torch.Generator().manual_seed(attack.seed)
     problem = Problem(victim, guide, x, attack.threat, attack.epsilon, clean, generator)
     trace: list[tuple[int, list[float]]] = []
