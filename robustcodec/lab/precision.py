@@ -24,6 +24,7 @@ def in_bfloat16(precision: Precision, device: torch.device) -> bool:
 
 def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        supported: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+        return supported
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -33,7 +33,7 @@ STEPS = 40
 
 
 def recipe(steps: int = STEPS) -> Recipe:
-    """A run of seconds that has all that a long one has: two phases, several qualities, bfloat16 if the machine has it."""
+    """A run of seconds that has all that a long one has: two phases, several qualities, the machine's arithmetic."""
     return Recipe(
         steps=steps,
         channels=(8, 12),
