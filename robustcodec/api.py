@@ -114,7 +114,7 @@ class Model:
     ) -> tuple[NDArray[np.uint8], tuple[Rectangle, ...]]:
         """Decode what is intact of a damaged file, and say which rectangles are lost: none of a sound one.
 
-        What is lost is grey (128), and up to 32 pixels beside it are inexact; the array is as `decode` gives it,
+        What is lost is grey (128), and up to 32 pixels (with `cheng` 112) beside it are inexact; the array is as `decode` gives it,
         without alpha if that is lost. Raises FileFormatError if the header is damaged or nothing is left,
         LimitExceeded, ModelError, ModelDamaged.
         """

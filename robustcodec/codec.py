@@ -87,10 +87,14 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Salvaged:
-    """What was left of a damaged file, and the regions of the picture that are lost."""
+    """What was left of a damaged file, and the regions of the picture that are lost.
+
+    Up to `inexact` rows (or columns, of pictures stored turned) beside these are not quite what was encoded.
+    """
 
     picture: Picture
     lost: tuple[Region, ...]
+    inexact: int
 
 
 class Codec:
@@ -186,7 +190,7 @@ class Codec:
         return replace(picture, alpha=alpha_of(header, file.chunks, region))
 
     def salvage(self, data: bytes, limits: Limits = DEFAULT_LIMITS) -> Salvaged:
-        """Decode what is left of a damaged file: strips that are lost are grey, and 32 rows beside them inexact.
+        """Decode what is left of a damaged file: strips that are lost are grey, and some rows beside them inexact.
 
         Raises FileFormatError if the header is damaged or no strip is left, LimitExceeded, ModelError.
         """
@@ -219,7 +223,8 @@ class Codec:
                 picture = replace(picture, alpha=alpha_of(header, found.others, None))
             except CorruptFile:
                 picture = replace(picture, notes=("its transparency is lost",))
-        return Salvaged(picture, tuple(lost_region(header, index) for index in sorted(lost)))
+        inexact = self._architecture.synthesis_halo * STRIDE if header.payload is Payload.NETWORK else 0
+        return Salvaged(picture, tuple(lost_region(header, index) for index in sorted(lost)), inexact)
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:

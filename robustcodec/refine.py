@@ -108,7 +108,7 @@ def refine(
     """Give a strip other latents, better ones at quantisation step R; `pixels` are those of its rows.
 
     `lagrangian` weighs distortion against rate: bits per pixel + lambda * 255^2 * MSE, MSE on [0, 1]. Latents whose
-    pixels depend on other strips, at `edges`, stay as they are.
+    pixels depend on other strips, at `edges`, do not descend: they change only where a context gives them other means.
     """
     if not any(steps):
         return strip

@@ -131,6 +131,26 @@ def test_parameters_up_to_the_proof_are_accepted_and_one_unit_more_is_not(bundle
             EntropyParameters(arrays, *sizes)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_biases_that_leave_nothing(bundle: Bundle, sign: int) -> None:
+    """Sums that reach 2^53 - 1, if bounds are met, against plain integers."""
+    arrays = worst_arrays(bundle)
+    largest = {"h_s.0": MAX_INPUT, CONTEXT: LARGEST_Y}
+    for position, spec in enumerate(layer_specs(*bundle.manifest.sizes)):
+        arrays[f"{spec.name}.bias"][:] = 0
+        layer = EntropyParameters(arrays, *bundle.manifest.sizes).layers[position]
+        free = (1 << 53) - 1 - bound(layer, largest.get(spec.name, 32768))
+        # what is rounded has half a unit added, and what leaks is multiplied by up to 41
+        arrays[f"{spec.name}.bias"][0] = sign * (free // (41 if spec.leaky else 2))
+    part = Part(EntropyParameters(arrays, *bundle.manifest.sizes))
+    generator = np.random.default_rng(1)
+    z = generator.choice([-32767, 32767, 0], (8, 1, 1)).astype(np.int32)
+    y = generator.choice([-1e9, 1e9, 30000, -3, 0.4], (8, 3, 4)).astype(np.float32)
+    data, y_hat, _ = code_strip(part, Strip(y, z, part.conditions(z, 3, 4), part.dead_zones), 1024)  # type: ignore[arg-type]
+    assert reference.decode_cheng(data, 3, 4, 1024, as_lists(arrays)).y_hat == y_hat.tolist()
+    assert read_strip(part, data, 3, 4, 1024).tolist() == y_hat.tolist()  # type: ignore[arg-type]
+
+
 def test_layers_on_torchs_side(bundle: Bundle) -> None:
     torch_layers = pytest.importorskip("torch_layers", exc_type=ImportError)
     for arrays in (arrays_of(bundle), worst_arrays(bundle)):
@@ -270,6 +290,21 @@ def test_strips_and_regions(codec: Codec, make_sample: Sample, monkeypatch: pyte
     assert np.array_equal(whole, encoded.reconstruction)
     region = Region(20, 70, 33, 190)
     assert np.array_equal(codec.decode(encoded.data, region=region).pixels, whole[70:260, 20:53])
+
+
+def test_what_is_left_of_a_damaged_file(codec: Codec, make_sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its synthesis sees farther than that of hyper, and so do rows beside a lost strip."""
+    monkeypatch.setattr(codec_module, "STRIP_ABOVE", 1)
+    monkeypatch.setattr(codec_module, "STRIP_ROWS", 64)
+    data = codec.encode(Picture(pixels=make_sample(450, 60, 4)), Quality(5)).data
+    whole = codec.decode(data).pixels
+    at = data.index(unpack(data).payload[3])
+    salvaged = codec.salvage(data[: at + 9] + bytes([data[at + 9] ^ 1]) + data[at + 10 :])
+    assert [(region.y, region.height) for region in salvaged.lost] == [(192, 64)]
+    assert salvaged.inexact == 112
+    wrong = np.flatnonzero((salvaged.picture.pixels != whole).any((1, 2)))
+    assert 192 - 112 <= wrong[0] < 192 - 32 and 256 + 32 < wrong[-1] < 256 + 112
+    assert (salvaged.picture.pixels[192:256] == 128).all()
 
 
 @pytest.fixture

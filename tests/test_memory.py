@@ -44,6 +44,7 @@ def noise(height: int, width: int) -> Pixels:
         ("tiny", 2100, 2100),
         ("cheng", 16, 16),
         ("cheng", 2100, 1500),
+        ("cheng", 40000, 16),
         ("ordinary", 40, 50),
         ("ordinary", 600, 400),
     ],

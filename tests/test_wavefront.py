@@ -50,7 +50,7 @@ def test_the_context_is_that_of_a_raster_walk(channels: int, height: int, width:
         window = np.concatenate([raster[:, row + 2 + down, column + 2 + right] for down, right in TAPS])
         raster[:, row + 2, column + 2] = follow(window, start[:, row, column])
     slanted = np.full((channels, height, width), np.nan)
-    context = Context(channels, height)
+    context = Context(channels)
     for front in fronts(height, width):
         values = follow(context.around(front), start[:, front.rows, front.columns].T)
         context.add(front, values)

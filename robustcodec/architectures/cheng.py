@@ -145,7 +145,7 @@ class ChengConditions:
         """Walk y front by front."""
         channels = len(self.entropy.thresholds)
         limits = limits_at(self.entropy.thresholds, step)
-        context = Context(channels, self.height)
+        context = Context(channels)
         symbols = np.empty((channels, self.height, self.width), np.int16)
         y_hat = np.empty(symbols.shape, np.int32)
         for front in fronts(self.height, self.width):

@@ -58,25 +58,27 @@ def fronts(height: int, width: int) -> Iterator[Front]:
 class Context:
     """Holds what the latents of the next front see of those that are known; zeros lie beyond the plane."""
 
-    def __init__(self, channels: int, height: int) -> None:
-        self._ring = np.zeros((_KEPT, height + _REACH, channels))
-        self._last = -1
+    def __init__(self, channels: int) -> None:
+        self._channels = channels
+        self._held: dict[int, tuple[Front, Float64]] = {}
+        """The last fronts by their numbers, with their latents: no more than their rows, however tall the plane."""
 
     def around(self, front: Front) -> Float64:
         """Give the context (n, 12 * channels) of a front's latents, tap by tap as in `TAPS`."""
-        self._clear_to(front.number)
-        count = front.stop - front.first
-        window = np.empty((count, len(TAPS), self._ring.shape[2]))
+        window = np.zeros((front.stop - front.first, len(TAPS), self._channels))
         for tap, (row, column) in enumerate(TAPS):
-            start = front.first + row + _REACH
-            window[:, tap] = self._ring[(front.number + _SLANT * row + column) % _KEPT, start : start + count]
-        return window.reshape(count, -1)
+            seen, values = self._held.get(front.number + _SLANT * row + column, _NOTHING)
+            first, stop = max(front.first + row, seen.first), min(front.stop + row, seen.stop)
+            if first < stop:
+                window[first - row - front.first : stop - row - front.first, tap] = values[
+                    first - seen.first : stop - seen.first
+                ]
+        return window.reshape(len(window), -1)
 
     def add(self, front: Front, values: Float64) -> None:
         """Take a front's latents (n, channels), once what they depended on was asked for."""
-        self._ring[front.number % _KEPT, front.first + _REACH : front.stop + _REACH] = values
+        self._held[front.number] = front, values
+        self._held.pop(front.number - _KEPT, None)
 
-    def _clear_to(self, number: int) -> None:
-        for passed in range(self._last + 1, number + 1):
-            self._ring[passed % _KEPT] = 0
-        self._last = number
+
+_NOTHING = Front(0, 0, 0), np.zeros((0, 0))

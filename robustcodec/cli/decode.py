@@ -90,10 +90,9 @@ def describe_loss(salvaged: "Salvaged") -> str | None:
     across = all(region.width == salvaged.picture.width for region in salvaged.lost)
     spans = [region.rows if across else region.columns for region in salvaged.lost]
     ranges = ", ".join(f"{span.start} to {span.stop - 1}" for span in sorted(spans, key=lambda span: span.start))
-    return (
-        f"the file is damaged: {'rows' if across else 'columns'} {ranges} are lost and grey, and up to 32 beside them "
-        "inexact; get another copy if you can"
-    )
+    beside = f", and up to {salvaged.inexact} beside them inexact" if salvaged.inexact else ""
+    what = "rows" if across else "columns"
+    return f"the file is damaged: {what} {ranges} are lost and grey{beside}; get another copy if you can"
 
 
 def other_damage(data: bytes, limits: "Limits") -> str | None:

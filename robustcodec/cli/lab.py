@@ -46,7 +46,7 @@ def train(
         str | None, typer.Option(metavar="START", help="Begin anew: orthonormal [default] or conventional (random).")
     ] = None,
     init: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Begin with a run's, bundle's or checkpoint's weights.")
+        str | None, typer.Option(metavar="MODEL", help="Begin with the weights of an id, run, bundle or checkpoint.")
     ] = None,
     hours: Annotated[float | None, typer.Option(min=0.0, help="Train for so long (measured as steps).")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help=f"Train for so many steps [default: {_STEPS}].")] = None,
@@ -74,6 +74,7 @@ def train(
     if run is None:
         raise UsageError("a run needs a folder; name it with -o")
 
+    from robustcodec.lab.harden import find_weights
     from robustcodec.lab.progress import Reporter
     from robustcodec.lab.runs import Run
     from robustcodec.lab.team import joined
@@ -83,7 +84,8 @@ def train(
     console = Console(quiet=quiet, json=False)
     order = None
     if data is not None:
-        order = Order(recipe=chosen, data=data, validation=validation, init=init, hours=hours)
+        source = None if init is None else find_weights(init)
+        order = Order(recipe=chosen, data=data, validation=validation, init=source, hours=hours)
     elif not Run(run).exists:
         raise UsageError(f"{run} holds no run to resume; name a folder of training pictures with --data")
     elif any(

@@ -6,6 +6,7 @@
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +17,24 @@ from torch import Tensor, nn
 from robustcodec.architectures.wavefront import TAPS, fronts
 from robustcodec.errors import TrainingError
 from robustcodec.lab.entropy_models import FactorizedPrior
-from robustcodec.lab.networks import DeadZones, Gdn, Hyper, Network, Quantiser, bias, outside, round_straight_through
+from robustcodec.lab.networks import (
+    DeadZones,
+    Gdn,
+    Hyper,
+    Network,
+    Quantiser,
+    bias,
+    outside,
+    round_straight_through,
+    softly_rounded,
+)
+
+
+@lru_cache(maxsize=16)  # nothing may be copied to a GPU while it records a graph
+def _fronts(height: int, width: int, device: torch.device) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Give rows and columns of the latents of each front."""
+    each = ((front.rows, front.columns) for front in fronts(height, width))
+    return tuple((torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device)) for rows, columns in each)
 
 
 def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
@@ -148,12 +166,12 @@ class Cheng(Network):
     def quantised(
         self, latents: Tensor, step: Tensor, quantise: Quantiser, dead_zones: DeadZones | None = None
     ) -> Tensor:
-        """Round what the means leave of each latent, one front after the other; anything else is the same at any mean.
+        """Round what the means leave of each latent, one front after the other, or softly so.
 
-        Gradients pass rounding as if nothing had happened.
+        Noise is the same at any mean, as is nothing. Gradients pass rounding as if nothing had happened.
         """
         if quantise is not round_straight_through:
-            if dead_zones is None:
+            if dead_zones is None and quantise is not softly_rounded:
                 return quantise(latents)
             middle, reach = self.zero_bins(latents, step, dead_zones)
             return middle + outside(latents - middle, reach, quantise)
@@ -163,13 +181,13 @@ class Cheng(Network):
         return latents + (symbols - latents).detach()
 
     @torch.no_grad()
-    def zero_bins(self, latents: Tensor, step: Tensor, dead_zones: DeadZones) -> tuple[Tensor, Tensor]:
+    def zero_bins(self, latents: Tensor, step: Tensor, dead_zones: DeadZones | None) -> tuple[Tensor, Tensor]:
         """Give the means in steps, and the half widths that scales say, with the context as the codec meets it."""
         with torch.autocast(latents.device.type, enabled=False):
             y = latents * step
             z_hat = self.quantised_side(y, round_straight_through)
             means, scales = self.gaussians(z_hat, self.rounded(z_hat, y, step, dead_zones))
-        return means / step, dead_zones(scales / step)
+        return means / step, latents.new_full((), 0.5) if dead_zones is None else dead_zones(scales / step)
 
     def gaussians(self, z_hat: Tensor, y_hat: Tensor) -> tuple[Tensor, Tensor]:
         """Give the means and scales that z_hat and the latents before each say."""
@@ -206,14 +224,13 @@ class Cheng(Network):
         taps, of_context = self.context_prediction.taps(), bias(self.context_prediction)
         step = step.reshape(-1, 1, 1)
         y_hat = y.new_zeros(batch, channels, height + 2, width + 4)
-        for front in fronts(height, width):
-            rows, columns = (torch.from_numpy(each).to(y.device) for each in (front.rows, front.columns))
+        for rows, columns in _fronts(height, width, y.device):
             seen = torch.cat([y_hat[:, :, rows + (2 + row), columns + (2 + column)] for row, column in TAPS], dim=1)
             context = taps @ seen + of_context[:, None]
             known = torch.cat([side[:, :, rows, columns], context], dim=1)
             scales, means = self.entropy_parameters(known[..., None])[..., 0].chunk(2, 1)
             left = (y[:, :, rows, columns] - means) / step
-            reach = torch.full((), 0.5) if dead_zones is None else dead_zones(scales / step)
+            reach = y.new_full((), 0.5) if dead_zones is None else dead_zones(scales / step)
             symbols = outside(left, reach, round_straight_through)
             y_hat[:, :, rows + 2, columns + 2] = symbols * step + means
         return y_hat[:, :, 2:, 2:-2]

@@ -439,18 +439,17 @@ def _code_lengths(
     integers = integers_of(network.arch)
     exact, shipped = integers.parameters(gaussian, n, m), integers.parameters(fitted, n, m)
     log_middles = np.log(_MIDDLES)
-    zones = torch.from_numpy(dead_zones)
+    zones = by_scale(dead_zones)
     step = torch.ones(1, 1, 1, 1)
     totals = np.zeros(4)
     for each in latents:
         z_symbols, z_hat = _z_hat(each, exact.medians)
         z_index = np.broadcast_to(np.arange(n)[:, None, None], z_symbols.shape)
         z_exact = ideal_bits(z_symbols, z_index, exact.z_tables).sum()
-        y_hat = network.quantised(each.y[None], step, round_straight_through)
+        y_hat = network.quantised(each.y[None], step, round_straight_through, zones)
         means, scales = network.gaussians(z_hat, y_hat)
         coded, real = y_hat - means, scales.clamp(min=SCALE_MIN)
         nearest = np.searchsorted(log_middles, np.log(real.numpy()), side="right")
-        coded = torch.where((each.y - means).abs() < zones[nearest], 0, coded)
         y_symbols, index = _coded(_conditions(exact, each), each.y.numpy(), STEP_UNIT, dead_zones)
         totals += [
             float(gaussian_bits(coded, real).sum() + network.entropy_bottleneck.bits(z_hat).sum()),

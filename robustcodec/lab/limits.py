@@ -27,9 +27,10 @@ def limit_gains(network: Network, crops: Tensor, quantile: float) -> None:
 
     inverse = [layer for layer in network.g_s.modules() if isinstance(layer, Gdn) and layer.inverse]
     hooks = [layer.register_forward_pre_hook(note) for layer in inverse]
+    step = crops.new_ones(1, 1, 1, 1)
     try:
         for some in torch.split(crops, _AT_ONCE):
-            network.synthesise(round_straight_through(network.analyse(some)))
+            network.synthesise(network.quantised(network.analyse(some), step, round_straight_through))
     finally:
         for hook in hooks:
             hook.remove()

@@ -214,8 +214,11 @@ class Network(nn.Module):
         """Give the symbols of latents (B, M, h, w), y in units of the steps `step` (B, 1, 1, 1)."""
         raise NotImplementedError
 
-    def zero_bins(self, latents: Tensor, step: Tensor, dead_zones: DeadZones) -> tuple[Tensor, Tensor]:
-        """Give the middles of the dead zones of latents, as for `quantised`, and their half widths, in steps."""
+    def zero_bins(self, latents: Tensor, step: Tensor, dead_zones: DeadZones | None) -> tuple[Tensor, Tensor]:
+        """Give the middles of what an encoder makes zero of latents, as for `quantised`, and its half widths, in steps.
+
+        Of the latents' shape, or one for all; without dead zones the half width is what rounds to zero.
+        """
         raise NotImplementedError
 
     def gaussians(self, z_hat: Tensor, y_hat: Tensor) -> tuple[Tensor, Tensor]:
@@ -331,8 +334,10 @@ class Hyper(Network):
         return outside(latents, reach, quantise)
 
     @torch.no_grad()
-    def zero_bins(self, latents: Tensor, step: Tensor, dead_zones: DeadZones) -> tuple[Tensor, Tensor]:
+    def zero_bins(self, latents: Tensor, step: Tensor, dead_zones: DeadZones | None) -> tuple[Tensor, Tensor]:
         """Give a middle of zero for all, and the half widths that scales say."""
+        if dead_zones is None:
+            return latents.new_zeros(()), latents.new_full((), 0.5)
         with torch.autocast(latents.device.type, enabled=False):
             y = latents * step
             means, scales = self.gaussians(self.quantised_side(y, round_straight_through), y)

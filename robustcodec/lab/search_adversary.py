@@ -13,7 +13,7 @@ from robustcodec.lab.attacks.methods import Method
 from robustcodec.lab.attacks.problem import Best, Problem, Report
 from robustcodec.lab.attacks.switching import Ma2023, Paper
 from robustcodec.lab.attacks.threat import Target, Threat
-from robustcodec.lab.attacks.victim import Rough, code, within_zones, zero_bins
+from robustcodec.lab.attacks.victim import Rough, code, within_zones
 from robustcodec.lab.networks import DeadZones, Network, Quantiser
 from robustcodec.lab.recipe import Attacker
 
@@ -36,7 +36,7 @@ class _Victim:
 
     def zero_bins(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Give the zones, or what rounds to zero."""
-        return zero_bins(self.network, latents, self.step, self.dead_zones)
+        return self.network.zero_bins(latents, self.step, self.dead_zones)
 
     def synthesise(self, symbols: Tensor, height: int, width: int) -> Tensor:
         """Give the pictures; crops are of whole latents."""

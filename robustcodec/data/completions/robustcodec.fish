@@ -177,7 +177,7 @@ complete -c robustcodec -n '__fish_seen_subcommand_from train' -l channels -r -d
 complete -c robustcodec -n '__fish_seen_subcommand_from train' -s q -l quality -r -d 'Train for this quality alone'
 complete -c robustcodec -n '__fish_seen_subcommand_from train' -l qualities -r -d 'Train for a range of qualities, such as 1-6'
 complete -c robustcodec -n '__fish_seen_subcommand_from train' -l start -r -d 'Begin anew; orthonormal'
-complete -c robustcodec -n '__fish_seen_subcommand_from train' -l init -r -d 'Begin with a run’s, bundle’s or checkpoint’s weights'
+complete -c robustcodec -n '__fish_seen_subcommand_from train' -l init -r -d 'Begin with the weights of an id, run, bundle or checkpoint'
 complete -c robustcodec -n '__fish_seen_subcommand_from train' -l hours -r -d 'Train for so long (measured as steps)'
 complete -c robustcodec -n '__fish_seen_subcommand_from train' -l steps -r -d 'Train for so many steps'
 complete -c robustcodec -n '__fish_seen_subcommand_from train' -l recipe -r -d 'Recipe as JSON; see --print-recipe'

@@ -40,13 +40,6 @@ def within_zones(
     return network.quantised(latents, step, quantise, None if quantise is unrounded else dead_zones)
 
 
-def zero_bins(network: Network, latents: Tensor, step: Tensor, dead_zones: DeadZones | None) -> tuple[Tensor, Tensor]:
-    """Give the middles and half widths of an encoder's dead zones, or of what rounds to zero where it has none."""
-    if dead_zones is None:
-        return latents.new_zeros(()), latents.new_full((), 0.5)
-    return network.zero_bins(latents, step, dead_zones)
-
-
 class NetworkVictim:
     """A network at one quantisation step, its parameters frozen.
 
@@ -74,7 +67,7 @@ class NetworkVictim:
 
     def zero_bins(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Give the zones, or what rounds to zero."""
-        return zero_bins(self.network, latents, self._steps(latents), self.dead_zones)
+        return self.network.zero_bins(latents, self._steps(latents), self.dead_zones)
 
     def synthesise(self, symbols: Tensor, height: int, width: int) -> Tensor:
         """Synthesise and crop."""
