@@ -114,9 +114,9 @@ class Model:
     ) -> tuple[NDArray[np.uint8], tuple[Rectangle, ...]]:
         """Decode what is intact of a damaged file, and say which rectangles are lost: none of a sound one.
 
-        What is lost is grey (128), and up to 32 pixels (with `cheng` 112) beside it are inexact; the array is as `decode` gives it,
-        without alpha if that is lost. Raises FileFormatError if the header is damaged or nothing is left,
-        LimitExceeded, ModelError, ModelDamaged.
+        What is lost is grey (128), and up to 32 pixels (with `cheng` 112) beside it are inexact; the array is as
+        `decode` gives it, without alpha if that is lost. Raises FileFormatError if the header is damaged or nothing is
+        left, LimitExceeded, ModelError, ModelDamaged.
         """
         found = self._codec.salvage(_file(data), limits)
         lost = tuple((part.x, part.y, part.width, part.height) for part in found.lost)
