@@ -11,13 +11,11 @@ from robustcodec.cli.console import Console
 from robustcodec.cli.lab import require_lab
 from robustcodec.cli.stopper import Stopper
 from robustcodec.errors import UsageError
+from robustcodec.lab.hardening_request import CROPS, J_LIMIT, MOST_CROPS, Request
 
 if TYPE_CHECKING:
     from robustcodec.lab.hardening_recipes import Plan
-    from robustcodec.lab.hardening_request import Request
 
-
-_MOST_CROPS = 1000
 _NAMED = _FAST, _PAPER = "fast", "paper"
 
 
@@ -70,10 +68,10 @@ def harden(
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of each stage's crops, noise and qualities.")] = None,
     j_limit: Annotated[
         float, typer.Option("--j-limit", min=0.0, help="Clean J that the result may have, in terms of the start's.")
-    ] = 1.04,
+    ] = J_LIMIT,
     measure: Annotated[
         str, typer.Option(metavar="N", help="Held-out crops to attack before and after, or none.")
-    ] = "4",
+    ] = str(CROPS),
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the recipes, and what they would take, and stop.")
     ] = False,
@@ -94,8 +92,6 @@ def harden(
     require_lab()
     if steps is not None and hours is not None:
         raise UsageError("--steps and --hours exclude each other; give one of them")
-    if hours is not None and not 0 < hours < 10000:
-        raise UsageError(f"--hours takes a time in hours, not {hours:g}")
 
     if data is None:
         return _go_on(context, run, Console(quiet=quiet, json=False))
@@ -103,7 +99,6 @@ def harden(
     from robustcodec.lab.checkpoints import load_weights
     from robustcodec.lab.harden import estimate, find_weights, in_units, network_in, qualities_of
     from robustcodec.lab.hardening_recipes import fitted, with_options
-    from robustcodec.lab.hardening_request import Request
 
     console = Console(quiet=quiet, json=False)
     source = find_weights(init, arch, variant)
@@ -133,8 +128,9 @@ def harden(
     if dry_run:
         typer.echo(plan.to_json(), nl=False)
         expected = estimate(request, console.note)
+        beside = "export, choice and attacks" if request.crops else "export"
         for name, needed in expected.hours.items():
-            console.note(f"{name}: {needed:.2g} hours")
+            console.note(f"{name}: {needed:.2g} hours of training, without {beside}")
         console.note(f"disk {in_units(expected.disk)}, memory {in_units(expected.memory)}")
         return
     _run(request, console)
@@ -142,8 +138,6 @@ def harden(
 
 def _go_on(context: typer.Context, run: Path, console: Console) -> None:
     """Do what a folder was begun with."""
-    from robustcodec.lab.hardening_request import Request
-
     for name in context.params:
         source = context.get_parameter_source(name)
         if name not in ("run", "quiet") and source is not None and source.name == "COMMANDLINE":
@@ -153,7 +147,7 @@ def _go_on(context: typer.Context, run: Path, console: Console) -> None:
     _run(Request.load(run), console)
 
 
-def _run(request: "Request", console: Console) -> None:
+def _run(request: Request, console: Console) -> None:
     from robustcodec.lab.harden import harden as run_stages
     from robustcodec.lab.resistance import table
     from robustcodec.lab.team import joined
@@ -178,8 +172,9 @@ def _crops(measure: str) -> int:
     """How many crops to attack."""
     if measure == "none":
         return 0
-    if not measure.isdecimal() or not 1 <= int(measure) <= _MOST_CROPS:
-        raise UsageError(f"--measure takes a number of crops from 1 to {_MOST_CROPS}, or none, not {measure!r}")
+    # no number of more digits, which Python may refuse to read
+    if not (measure.isdecimal() and len(measure) <= len(str(MOST_CROPS)) and 1 <= int(measure) <= MOST_CROPS):
+        raise UsageError(f"--measure takes a number of crops from 1 to {MOST_CROPS}, or none, not {measure!r}")
     return int(measure)
 
 

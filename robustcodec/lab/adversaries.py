@@ -52,7 +52,7 @@ class Cuts:
 
 
 Attack = Callable[[Network, Tensor, Tensor, Objective, Tensor, Draws], Tensor]
-"""An attack on some crops, of as many steps as there are draws; see `normalised_steps`."""
+"""An attack on some crops; see `normalised_steps`, whose steps are as many as there are draws."""
 
 _START = 0.1
 """Length of the random noise that an attack begins with, in radii of its budget."""
@@ -67,8 +67,13 @@ _STRIDE = 1.0
 def adversary_of(hardening: Hardening) -> Adversary:
     """Give the adversary that a hardening run asks for."""
     zones = zones_of(hardening)
-    attack = _attack(hardening.attacker, zones)
     rising = rate if zones is None else held_rate(zones)
+    # what stands for rounding is for steps along gradients: a search of hundreds of steps rounds by itself
+    rounding = hardening.attacker is Attacker.NORMALISED
+    kinds = tuple(
+        (objective, steps if rounding else 0, _attack(hardening.attacker, steps, zones))
+        for objective, steps in ((distortion, hardening.psnr_steps), (rising, hardening.bpp_steps))
+    )
 
     def adversary(network: Network, batch: Batch) -> Tensor:
         here = batch.x.shape[0]
@@ -81,10 +86,10 @@ def adversary_of(hardening: Hardening) -> Adversary:
         )
         x_new = batch.x.clone()
         start = 0
-        for count, objective, steps in ((psnr, distortion, hardening.psnr_steps), (bpp, rising, hardening.bpp_steps)):
+        for count, (objective, rounds, attack) in zip((psnr, bpp), kinds, strict=True):
             span = slice(start, start + count)
             chosen, budgets = order[span], energy[span]
-            draws = _draw(network, batch, count, steps)
+            draws = _draw(network, batch, count, rounds)
             chosen, budgets, draws = _mine(batch, chosen, budgets, draws)
             if len(chosen):
                 x_new[chosen] = attack(network, batch.x[chosen], batch.step[chosen], objective, budgets, draws)
@@ -119,13 +124,14 @@ def local_attack(network: Network, batch: Batch, hardening: Hardening) -> Cuts:
     return Cuts(clean, noisy, step, batch.lagrangian[chosen], budget, draws.rounding[-1])
 
 
-def _attack(attacker: Attacker, dead_zones: DeadZones | None) -> Attack:
+def _attack(attacker: Attacker, steps: int, dead_zones: DeadZones | None) -> Attack:
+    """Give an attack; one by normalised steps takes as many as there are draws."""
     if attacker is Attacker.NORMALISED:
         return normalised_steps
     # only here: it needs ONNX Runtime, which a machine that trains and no more may lack
     from robustcodec.lab.search_adversary import search_attack
 
-    return search_attack(attacker, dead_zones)
+    return search_attack(attacker, steps, dead_zones)
 
 
 def distortion(network: Network, noisy: Tensor, clean: Tensor, step: Tensor, rounding: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ arithmetic, so that drawing crops costs a GPU nothing and works the same on a CP
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustcodec.errors import ImageError, TrainingError
+from robustcodec.errors import ImageError, LimitExceeded, TrainingError
 from robustcodec.images import read_picture
 
 Pixels = NDArray[np.uint8]
@@ -24,6 +25,10 @@ _REDUCE_ABOVE = 600
 """Pictures with a longer side than this also enter the pool reduced: more detail per crop, less of JPEG's traces."""
 _REDUCTIONS = (1.0, 2**-0.5, 0.5)
 _MAX_PIXELS = 2**26
+_ANY = 1 << 56
+"""More pixels than any picture has: larger ones than `_MAX_PIXELS` are left out by name."""
+_HEAD = 1 << 16
+"""Bytes of a file in which the header of nearly any picture lies."""
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".ppm"}
 
 
@@ -35,15 +40,32 @@ def picture_files(folder: Path) -> list[Path]:
     return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def read_pictures(files: Sequence[Path], announce: Callable[[str], None]) -> list[Pixels]:
-    """Decode pictures to uint8 (H, W, 3); those that cannot be read are named, counted and left out.
+class _Small(ImageError):
+    """A picture is smaller than what is wanted of it."""
 
-    Raises TrainingError if none is left.
+
+class _Seen(ImageError):
+    """Enough of a picture has been read."""
+
+
+def read_pictures(files: Sequence[Path], announce: Callable[[str], None], smallest: int = 1) -> list[Pixels]:
+    """Decode pictures to uint8 (H, W, 3) of at least `smallest` pixels a side.
+
+    Those that cannot be read are named, counted and left out; smaller ones are counted, and the first is named. Raises
+    TrainingError if none can be read.
     """
 
-    def read(path: Path) -> Pixels | str:
+    def admit(width: int, height: int) -> None:
+        if min(width, height) < smallest:
+            raise _Small
+        if width * height > _MAX_PIXELS:
+            raise ImageError(f"it has {width} x {height} pixels, more than {_MAX_PIXELS}; shrink it")
+
+    def read(path: Path) -> Pixels | Path | str:
         try:
-            return read_picture(path.read_bytes(), max_pixels=_MAX_PIXELS).pixels
+            return read_picture(path.read_bytes(), max_pixels=_ANY, admit=admit).pixels
+        except _Small:
+            return path
         except ImageError as error:
             return f"{path}: {error}"
         except OSError as error:
@@ -51,15 +73,48 @@ def read_pictures(files: Sequence[Path], announce: Callable[[str], None]) -> lis
 
     with ThreadPoolExecutor() as workers:
         results = list(workers.map(read, files))
-    pictures = [result for result in results if not isinstance(result, str)]
+    pictures = [result for result in results if not isinstance(result, Path | str)]
+    small = [result for result in results if isinstance(result, Path)]
     problems = [result for result in results if isinstance(result, str)]
-    if not pictures:
+    if not pictures and not small:
         raise TrainingError(f"none of {len(files)} pictures can be read; {problems[0]}")
     for problem in problems:
         announce(f"left out {problem}")
     if problems:
         announce(f"left out {len(problems)} of {len(files)} pictures")
+    if small:
+        announce(
+            f"left out {len(small)} of {len(files)} pictures, which are smaller than {smallest}x{smallest}, such as "
+            f"{small[0]}"
+        )
     return pictures
+
+
+def picture_sizes(files: Sequence[Path]) -> list[tuple[int, int]]:
+    """Give the two sides, in either order, of those pictures that can be read, by their headers alone."""
+    with ThreadPoolExecutor() as workers:
+        return [size for size in workers.map(_size, files) if size is not None]
+
+
+def _size(path: Path) -> tuple[int, int] | None:
+    found: list[tuple[int, int]] = []
+
+    def admit(width: int, height: int) -> None:
+        found.append((height, width))
+        raise _Seen
+
+    for head in (_HEAD, -1):
+        with suppress(ImageError, LimitExceeded, OSError), path.open("rb") as file:
+            read_picture(file.read(head), max_pixels=_MAX_PIXELS, admit=admit)
+        if found:
+            return found[0]
+    return None
+
+
+def pool_bytes(sizes: Iterable[tuple[int, int]], smallest: int) -> int:
+    """Give the bytes of a pool's pixels, of pictures of such sizes and of at least `smallest` pixels a side."""
+    versions = (version for size in sizes for version in _reduced_sizes(*size))
+    return sum(3 * height * width for height, width in versions if min(height, width) >= smallest)
 
 
 @dataclass(frozen=True)
@@ -121,15 +176,21 @@ class Pool:
 
 def reduced(picture: Pixels) -> list[Pixels]:
     """Give the picture and, when it is large, its reductions."""
-    if max(picture.shape[:2]) <= _REDUCE_ABOVE:
-        return [picture]
     versions = [picture]
+    sizes = _reduced_sizes(*picture.shape[:2])[1:]
+    if not sizes:
+        return versions
     tensor = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
-    for factor in _REDUCTIONS[1:]:
-        size = [round(side * factor) for side in picture.shape[:2]]
+    for size in sizes:
         small = F.interpolate(tensor, size, mode="bicubic", antialias=True, align_corners=False)
         versions.append(small[0].round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
     return versions
+
+
+def _reduced_sizes(height: int, width: int) -> list[tuple[int, int]]:
+    """Give the sizes of a picture and of its reductions."""
+    factors = _REDUCTIONS if max(height, width) > _REDUCE_ABOVE else _REDUCTIONS[:1]
+    return [(round(height * factor), round(width * factor)) for factor in factors]
 
 
 def centre_crops(pictures: Iterable[Pixels], size: int) -> Tensor:

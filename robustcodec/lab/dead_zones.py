@@ -43,7 +43,10 @@ def by_scale(widths: NDArray[np.float32]) -> DeadZones | None:
 
 
 def level(scales: Tensor) -> Tensor:
-    """Place scales, in units of the step, among `SCALES`: 0 at the first, and logarithms between them."""
+    """Place scales, in units of the step, among `SCALES`: 0 at the first, and logarithms between them.
+
+    What is no number lies at the first, too: an index must be valid even where training diverges, which others notice.
+    """
     per_level = math.log(SCALES[-1] / SCALES[0]) / (len(SCALES) - 1)
     place: Tensor = (lower_bound(scales, SCALE_MIN) / SCALES[0]).log() / per_level
-    return place.clamp(0, len(SCALES) - 1)
+    return place.nan_to_num(0.0).clamp(0, len(SCALES) - 1)

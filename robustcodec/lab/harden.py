@@ -10,6 +10,7 @@ import dataclasses
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,27 +20,32 @@ from torch import Tensor
 
 from robustcodec import bundle
 from robustcodec.bundle import ANALYSIS, ENTROPY, LAB, MANIFEST, SYNTHESIS, Bundle, manifest_document, write_bundle
-from robustcodec.errors import ModelNotFound, TrainingError, UsageError
+from robustcodec.errors import ModelNotFound, OutputError, TrainingError, UsageError
+from robustcodec.graphs import check_size
 from robustcodec.lab.checkpoints import load_weights, network_of
 from robustcodec.lab.choice import Choice, choose, strong_gain
-from robustcodec.lab.data import Pool, picture_files, read_pictures, reduced
+from robustcodec.lab.data import Pool, picture_files, picture_sizes, read_pictures, reduced
 from robustcodec.lab.evaluation.grid import Event
 from robustcodec.lab.evaluation.subjects import Group
 from robustcodec.lab.export import Chosen, Point, calibration_files, export, export_run
 from robustcodec.lab.hardening import loss_of, needs_teacher
 from robustcodec.lab.hardening_request import Request
 from robustcodec.lab.progress import Reporter
-from robustcodec.lab.recipe import Method, Recipe
+from robustcodec.lab.recipe import CROP_UNIT, Method, Recipe
 from robustcodec.lab.resistance import Comparison, compare, held_out, manifest_entries
 from robustcodec.lab.runs import Run, Settings, default_device, digest
 from robustcodec.lab.team import ALONE, Team
-from robustcodec.lab.train import Announce, Order, check_order, split_pictures, train, validation_crops
+from robustcodec.lab.train import Announce, Order, check_order, split_files, split_pictures, train, validation_crops
 from robustcodec.lab.training import Report, Stop, reported_quality, seconds_per_step, validate
 
 MODEL, MEASURED = "model", "measured"
 """Names of the bundle and of the measurements inside a run of `harden`."""
 
+_TEACHERS_COPY = "teacher.safetensors"
+"""Name of what a run keeps of its teacher (see `runs`)."""
+
 _VARIANTS = {Method.TEACHER: "teacher", Method.MA2023: "ma2023"}
+_UNMEASURED = "compare with nothing: give the whole command with --measure none"
 _MEASURED_ATTACK_STEPS = (1, 3)
 _MEASURED_CROPS = 2
 _SAMPLED_PICTURES = 8
@@ -66,14 +72,14 @@ def harden(request: Request, announce: Announce, stop: Stop = lambda: False, tea
     """Train the stages that are not done yet, choose a checkpoint of the last, export and measure it.
 
     The same request again goes on where it was interrupted. None if `stop` ended it before, and in
-    every process of a `team` but the first, which trains with them and does the rest alone. Raises TrainingError.
+    every process of a `team` but the first, which trains with them and does the rest alone. Raises TrainingError,
+    ModelError, OutputError, and UsageError for folders that get into each other's way.
     """
-    stages = request.plan.stages()
+    stages = _stages(request)
     if team.first:
-        for name, recipe in stages:
-            if Run(request.run / name).exists:
-                check_order(Run(request.run / name), _order(request, recipe))
-        request = dataclasses.replace(request, start=_digest_of_start(request))
+        if len(stages) < len(request.plan.stages()):
+            announce(f"{request.run / 'teacher'} is gone; the student has begun and keeps a copy of it")
+        request = _checked(request, stages, announce)
         request.save()
     for name, recipe in stages:
         folder = request.run / name
@@ -90,13 +96,88 @@ def harden(request: Request, announce: Announce, stop: Stop = lambda: False, tea
         return None
 
 
-def _digest_of_start(request: Request) -> str:
-    """Digest of the weights that are hardened, as they were when the folder was begun."""
-    if Request.exists(request.run):
-        kept = Request.load(request.run)
-        if kept.start is not None and kept.init.resolve() == request.init.resolve():
-            return kept.start
+def _stages(request: Request) -> list[tuple[str, Recipe]]:
+    """Give the stages to run: not the first if its folder is gone and the second, which keeps its result, has begun."""
+    stages = request.plan.stages()
+    gone = Run(request.run / "student").exists and not Run(request.run / "teacher").exists
+    return stages[1:] if gone and len(stages) > 1 else stages
+
+
+def _checked(request: Request, stages: Sequence[tuple[str, Recipe]], announce: Announce) -> Request:
+    """Find what would end a hardening later, before anything is written; give the request with the start's digest."""
+    _check_folders(request)
+    begun = True
+    for name, recipe in stages:
+        run = Run(request.run / name)
+        if run.exists:
+            check_order(run, _order(request, recipe))
+        else:
+            begun = False
+            _check_material(request, recipe)
+    request = dataclasses.replace(request, start=_digest_of_start(request, announce))
+    if request.crops or not begun:
+        _check_start(request, _UNMEASURED if begun else "name another folder with -o")
+    return request
+
+
+def _check_folders(request: Request) -> None:
+    """Refuse folders that would get into each other's way. Raises UsageError, OutputError."""
+    run = request.run.resolve()
+    if request.init.resolve().is_relative_to(run):
+        raise UsageError(
+            f"{request.init} lies in {request.run}, where the result would replace what numbers before and after are "
+            "of; name another folder with -o, or begin stage 2 with the --init that stage 1 had"
+        )
+    for pictures in (request.data, request.validation):
+        if pictures is not None and run.is_relative_to(pictures.resolve()):
+            raise UsageError(
+                f"{request.run} lies in {pictures}, whose pictures those that are measured would join; name a folder "
+                "elsewhere with -o"
+            )
+    model = request.run / MODEL
+    if model.exists() and not (model / MANIFEST).is_file():
+        raise OutputError(f"{model} exists and is no model; move it away, or name another folder with -o")
+
+
+def _check_material(request: Request, recipe: Recipe) -> None:
+    """Refuse weights and pictures that a stage cannot begin with. Raises TrainingError, ModelError."""
+    check_size(recipe.arch, recipe.channels)
+    arch, channels = network_in(load_weights(request.init), request.init)
+    if arch == recipe.arch and channels != recipe.channels:
+        found, wanted = ("/".join(map(str, sizes)) for sizes in (channels, recipe.channels))
+        raise TrainingError(
+            f"{request.init} is a network of the sizes {found}, the recipe is for {wanted}; set its channels to those"
+        )
+    training, validation = split_files(request.data, request.validation)
+    crop = max(phase.crop for phase in recipe.phases)
+    for purpose, files, side in (
+        ("train on", training, crop),
+        ("calibrate on", calibration_files(training), CROP_UNIT),
+        ("validate on", validation, CROP_UNIT),
+    ):
+        if all(min(size) < side for size in picture_sizes(files)):
+            raise TrainingError(f"no picture to {purpose} is readable and has {side}x{side} pixels; use larger ones")
+
+
+def _digest_of_start(request: Request, announce: Announce) -> str:
+    """Digest of the weights that are hardened, as they were when the first stage began."""
+    if any(Run(request.run / name).exists for name in ("teacher", "student")) and Request.exists(request.run):
+        try:
+            kept = Request.load(request.run)
+        except TrainingError:
+            announce(f"the request in {request.run} cannot be read and is replaced; the start is {request.init} of now")
+        else:
+            if kept.start is not None and kept.init.resolve() == request.init.resolve():
+                return kept.start
     return digest(load_weights(request.init))
+
+
+def _check_start(request: Request, remedy: str) -> None:
+    """Raise TrainingError if the weights to begin or to compare with are no longer those of the start."""
+    if digest(load_weights(request.init)) != request.start:
+        raise TrainingError(
+            f"{request.init} holds other weights than when {request.run} was begun; put them back, or {remedy}"
+        )
 
 
 def _order(request: Request, recipe: Recipe) -> Order:
@@ -116,27 +197,18 @@ def _finish(request: Request, run: Run, announce: Announce, stop: Stop) -> Harde
     settings = run.settings()
     recipe = settings.recipe
     assert recipe.hardening is not None
-    sources = {step: run.candidate(step) for step in recipe.candidates() if run.candidate(step).is_file()}
-    sources[recipe.steps] = run.folder
     folder = request.run / MODEL
     variant = _VARIANTS.get(recipe.hardening.method, "robust")
     if not request.crops:
         exported = export_run(run.folder, folder, _id(request.run), variant, None, announce)
         return Hardened(bundle=exported.bundle, points=exported.points, choice=None, comparisons=())
 
-    if digest(load_weights(request.init)) != request.start:
-        raise TrainingError(
-            f"{request.init} holds other weights than when {request.run} was begun, so there is nothing to compare "
-            "with; put them back, or give the whole command with --measure none"
-        )
+    _check_start(request, _UNMEASURED)
     training, validation = split_pictures(settings)
     group = held_out(validation, request.crops)
+    sources = _sources(run, recipe, announce)
     choice = _choose(request, settings, sources, group, announce, stop)
-    exported = export_run(
-        run.folder, folder, _id(request.run), variant, None, announce, Chosen(sources[choice.step], choice.step)
-    )
-    quality = reported_quality(recipe)
-    start = _start(request, training, group, announce)
+    chosen = Chosen(sources[choice.step], choice.step)
 
     def report(event: Event) -> None:
         if event.what and event.step == 1:
@@ -144,24 +216,35 @@ def _finish(request: Request, run: Run, announce: Announce, stop: Stop) -> Harde
         if stop():
             raise _Stopped
 
-    comparisons = compare(
-        start,
-        exported.bundle,
-        group,
-        quality,
-        recipe.hardening.epsilon,
-        recipe.precision,
-        request.run / MEASURED,
-        report,
-    )
-    document = manifest_document(exported.bundle.manifest)
-    document["provenance"] = {**document["provenance"], "choice": dataclasses.asdict(choice)}
-    document["attacks"] = manifest_entries(comparisons, start)
-    model = exported.bundle
-    parts = {ANALYSIS: model.analysis, SYNTHESIS: model.synthesis, ENTROPY: model.entropy, LAB: model.lab}
-    return Hardened(
-        bundle=write_bundle(folder, document, parts), points=exported.points, choice=choice, comparisons=comparisons
-    )
+    # elsewhere: an interruption must not leave a model without its figures where one with them may have been
+    with tempfile.TemporaryDirectory() as scratch:
+        exported = export_run(run.folder, Path(scratch) / MODEL, _id(request.run), variant, None, announce, chosen)
+        model, start = exported.bundle, _start(request, training, group, announce)
+        comparisons = compare(
+            start,
+            model,
+            group,
+            reported_quality(recipe),
+            recipe.hardening.epsilon,
+            recipe.precision,
+            request.run / MEASURED,
+            report,
+        )
+        document = manifest_document(model.manifest)
+        document["provenance"] = {**document["provenance"], "choice": dataclasses.asdict(choice)}
+        document["attacks"] = manifest_entries(comparisons, start)
+        parts = {ANALYSIS: model.analysis, SYNTHESIS: model.synthesis, ENTROPY: model.entropy, LAB: model.lab}
+        written = write_bundle(folder, document, parts)
+    return Hardened(bundle=written, points=exported.points, choice=choice, comparisons=comparisons)
+
+
+def _sources(run: Run, recipe: Recipe, announce: Announce) -> dict[int, Path]:
+    """Where weights to choose from lie, by their step; those that are gone are announced."""
+    kept = {step: run.candidate(step) for step in recipe.candidates()}
+    gone = [step for step, path in kept.items() if not path.is_file()]
+    if gone:
+        announce(f"the weights of step {', '.join(map(str, gone))} are gone from {run.folder}: chosen without them")
+    return {**{step: path for step, path in kept.items() if step not in gone}, recipe.steps: run.folder}
 
 
 def _choose(
@@ -242,8 +325,9 @@ def qualities_of(source: Path) -> tuple[float, float]:
         recipe = bundle.open_bundle(source).manifest.provenance.get("recipe")
         if isinstance(recipe, dict) and {"quality_low", "quality_high"} <= set(recipe):
             return float(recipe["quality_low"]), float(recipe["quality_high"])
-    if Run(source).exists:
-        trained = Run(source).settings().recipe
+    run = Run.behind(source)
+    if run is not None:
+        trained = run.settings().recipe
         return trained.quality_low, trained.quality_high
     return 4.0, 4.0
 
@@ -335,7 +419,12 @@ def _peak() -> int:
 
 
 def _teacher(run: Path) -> Path:
-    teacher = Run(run / "teacher")
+    """Where stage II finds what it learns from: the run of stage I, or its own copy where that is gone."""
+    teacher, student = Run(run / "teacher"), Run(run / "student")
+    kept = student.settings().teacher if student.exists else None
+    if not teacher.exists and kept is not None:
+        student.teacher(kept)  # says what is wrong with a copy that is damaged
+        return student.folder / _TEACHERS_COPY
     state = teacher.load() if teacher.exists else None
     if state is None or state.step < teacher.settings().recipe.steps:
         raise TrainingError(f"stage II learns from {teacher.folder}, which is not done; run --stage 1 or both first")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robustcodec.errors import TrainingError
+from robustcodec.errors import TrainingError, UsageError
 from robustcodec.lab.architectures import adapted
 from robustcodec.lab.precision import Precision
 from robustcodec.lab.recipe import Attacker, Hardening, Method, Phase, Recipe, Rounding
@@ -37,6 +37,7 @@ FAST_MA2023 = Hardening(method=Method.MA2023, least=0.5, psnr_share=1.0, psnr_st
 
 _EPOCHS = 100
 _CROP = 256
+_LARGEST_BATCH = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,9 @@ class Plan:
             method = None if recipe.hardening is None else recipe.hardening.method
             if method is None or (method is Method.TEACHER) != (name == "teacher"):
                 raise TrainingError(f"the {name} of a plan cannot be hardened by {method or 'nothing'}")
+            assert recipe.hardening is not None
+            for phase in recipe.phases:
+                _check_shares(name, recipe.hardening, phase.batch)
 
     def stages(self) -> list[tuple[str, Recipe]]:
         """Give the names and recipes of the stages in order."""
@@ -149,7 +153,7 @@ def with_options(
 ) -> Plan:
     """Put what was asked for into a plan; None leaves a value as it is.
 
-    An option that no stage of the plan uses is refused by TrainingError.
+    Raises UsageError for an option that no stage of the plan uses, and for one that is out of range.
     """
     asked = {"epsilon": epsilon, "teacher_smooth": teacher_smooth, "rate": rate, "smooth": smooth}
     options: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
@@ -159,16 +163,37 @@ def with_options(
         assert recipe.hardening is not None
         own = {option: value for option, value in options.items() if recipe.hardening.uses(option)}
         used |= set(own)
-        changed[name] = dataclasses.replace(
-            recipe,
-            steps=recipe.steps if steps is None else steps,
-            seed=recipe.seed if seed is None else seed,
-            hardening=dataclasses.replace(recipe.hardening, **own),
-        )
+        try:
+            changed[name] = dataclasses.replace(
+                recipe,
+                steps=recipe.steps if steps is None else steps,
+                seed=recipe.seed if seed is None else seed,
+                hardening=dataclasses.replace(recipe.hardening, **own),
+            )
+        except TrainingError as error:
+            raise UsageError(str(error)) from error
     unused = sorted(set(options) - used)
     if unused:
-        raise TrainingError(f"no stage that is to run uses {unused[0]}; leave it out or choose another recipe or stage")
+        raise UsageError(f"no stage that is to run uses {unused[0]}; leave it out or choose another recipe or stage")
     return Plan(**changed)
+
+
+def _check_shares(stage: str, hardening: Hardening, batch: int) -> None:
+    """Refuse shares of a batch that come to no crop: the run would go without what its recipe asks for."""
+
+    def empty(batch: int) -> list[str]:
+        psnr, bpp = hardening.attacks(batch)
+        counts = {"psnr_share": psnr, "bpp_share": bpp, "local_share": round(hardening.local_share * batch)}
+        return [share for share, count in counts.items() if getattr(hardening, share) and not count]
+
+    lacking = empty(batch)
+    if lacking:
+        share = lacking[0]
+        enough = next((larger for larger in range(batch, _LARGEST_BATCH + 1) if not empty(larger)), None)
+        remedy = f"make the share larger{'' if enough is None else f', or the batch {enough}'}"
+        raise TrainingError(
+            f"{share} {getattr(hardening, share):g} of the {stage}'s batch of {batch} is no crop at all; {remedy}"
+        )
 
 
 def _short(hardening: Hardening, arch: str, rounding: Rounding) -> Recipe:

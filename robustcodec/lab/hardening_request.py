@@ -3,10 +3,13 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from robustcodec.errors import TrainingError
+from robustcodec.errors import TrainingError, UsageError
 from robustcodec.files import write_output
-from robustcodec.lab.hardening_recipes import Plan
+
+if TYPE_CHECKING:
+    from robustcodec.lab.hardening_recipes import Plan
 
 _NAME = "request.json"
 
@@ -16,6 +19,21 @@ J_LIMIT = 1.04
 CROPS = 4
 """Held-out crops that are attacked by default: minutes on two cores."""
 
+MOST_CROPS = 1000
+
+_MOST_HOURS, _MOST_J = 10_000, 1000
+_KINDS = {
+    "data": (str,),
+    "validation": (str, type(None)),
+    "init": (str,),
+    "plan": (dict,),
+    "hours": (int, float, type(None)),
+    "j_limit": (int, float),
+    "crops": (int,),
+    "start": (str, type(None)),
+}
+"""What may stand in the file."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -23,19 +41,27 @@ class Request:
 
     `hours` replaces the steps of the plan's stages by what fits into equal parts of them. The result is chosen among
     checkpoints whose clean J is at most `j_limit` times the start's, and measured, by attacks on `crops` held-out
-    crops; with 0 it is the last checkpoint, and nothing is measured.
+    crops; with 0 it is the last checkpoint, and nothing is measured. Raises UsageError for numbers out of range.
     """
 
     run: Path
     data: Path
     validation: Path | None
     init: Path
-    plan: Plan
+    plan: "Plan"
     hours: float | None = None
     j_limit: float = J_LIMIT
     crops: int = CROPS
     start: str | None = None
     """Digest of the weights of `init` when the folder was begun: numbers before and after are of these."""
+
+    def __post_init__(self) -> None:
+        if self.hours is not None and not 0 < self.hours < _MOST_HOURS:
+            raise UsageError(f"--hours takes a time in hours, not {self.hours:g}")
+        if not 0 <= self.j_limit <= _MOST_J:  # nor is infinity any limit
+            raise UsageError(f"--j-limit takes a multiple of the start's J, at most {_MOST_J}, not {self.j_limit:g}")
+        if not 0 <= self.crops <= MOST_CROPS:
+            raise UsageError(f"--measure takes at most {MOST_CROPS} crops, not {self.crops}")
 
     def save(self) -> None:
         """Write the request into its folder, which is made. Raises OutputError."""
@@ -59,9 +85,15 @@ class Request:
     @classmethod
     def load(cls, run: Path) -> "Request":
         """Read the request of a folder. Raises TrainingError."""
+        # only here: whoever needs the defaults above for a --help need not load torch
+        from robustcodec.lab.hardening_recipes import Plan
+
         path = run / _NAME
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
+            for name, kinds in _KINDS.items():
+                if type(document[name]) not in kinds:
+                    raise TypeError(f"{name} is of another type")
             return cls(
                 run=run,
                 data=Path(document["data"]),
@@ -77,5 +109,5 @@ class Request:
             raise TrainingError(
                 f"{run} holds no hardening to go on with; name a folder of training pictures with --data"
             ) from error
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, TrainingError, UsageError) as error:
             raise TrainingError(f"{path} cannot be read ({error}); give the whole command again") from error

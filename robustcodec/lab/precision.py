@@ -17,9 +17,16 @@ class Precision(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+def resolved(precision: Precision, device: torch.device) -> Precision:
+    """Give the arithmetic that a precision comes to on a device: float32 or bfloat16."""
+    if precision is not Precision.AUTO:
+        return precision
+    return Precision.BFLOAT16 if _has_bfloat16(device) else Precision.FLOAT32
+
+
 def in_bfloat16(precision: Precision, device: torch.device) -> bool:
     """Tell whether to compute in bfloat16 on a device."""
-    return precision is Precision.BFLOAT16 or (precision is Precision.AUTO and _has_bfloat16(device))
+    return resolved(precision, device) is Precision.BFLOAT16
 
 
 def _has_bfloat16(device: torch.device) -> bool:

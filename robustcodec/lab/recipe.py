@@ -19,6 +19,9 @@ CROP_UNIT = 64
 MAX_RATE = 1e15
 """Far beyond any use: only keeps infinity out."""
 
+_MAX_WHOLE = 2**63
+"""As far: only keeps out what fits into no float."""
+
 _CANDIDATES = (0.5, 0.625, 0.75, 0.875)
 """Shares of a hardening run after which its average may be better than at the end: before, it has not learnt enough."""
 
@@ -280,7 +283,7 @@ class Recipe:
         """Read a recipe; unknown or ill-typed fields are refused by name."""
         try:
             document = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TrainingError(f"the recipe is not JSON: {error}") from error
         recipe = _build(cls, document, "recipe")
         assert isinstance(recipe, Recipe)
@@ -356,6 +359,8 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         if value not in list(kind):
             raise TrainingError(f"{where} is {value!r}; it can be {', '.join(kind)}")
         return kind(value)
+    if isinstance(value, int) and abs(value) > _MAX_WHOLE:
+        raise TrainingError(f"{where} is too large a number")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):

@@ -1,6 +1,7 @@
 """Numbers before and after hardening: clean and attacked figures of two models on a few held-out crops."""
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from robustcodec.errors import ImageError, TrainingError
 from robustcodec.lab.evaluation.contenders import Learned
 from robustcodec.lab.evaluation.grid import Event, Grid, evaluate
 from robustcodec.lab.evaluation.records import Assault, Row
-from robustcodec.lab.evaluation.subjects import Group, read_subject
+from robustcodec.lab.evaluation.subjects import Group, Subject, read_subject
 from robustcodec.lab.evaluation.summary import Cell, Line
 from robustcodec.lab.precision import Precision
 from robustcodec.rate import score
@@ -21,6 +22,9 @@ _CROP = 256
 _UNIT = 64
 _STEPS = 50
 """Of each attack: enough to tell two models apart, in minutes; `robustcodec evaluate` takes more."""
+
+_LONGEST = 200
+"""Bytes of a name: file systems take 255, with what is put behind it."""
 
 _ATTACKS = (("paper", "psnr"), ("paper", "bpp"), ("strong", "psnr"), ("strong", "bpp"))
 
@@ -53,7 +57,31 @@ class Comparison:
     after: Means
 
 
-def held_out(files: Sequence[Path], count: int) -> Group:
+class HeldOut(Group):
+    """Pictures whose results are kept under names that any file system takes."""
+
+    def load(self) -> list[Subject]:
+        """Read the pictures. Raises ImageError."""
+        return [
+            dataclasses.replace(
+                subject,
+                picture=dataclasses.replace(
+                    subject.picture, name=_shortened(subject.picture.name), data=_shortened(subject.picture.data)
+                ),
+            )
+            for subject in super().load()
+        ]
+
+
+def _shortened(name: str) -> str:
+    """Give a name, or the beginning of one that is too long and a digest of it, so that it is no other's."""
+    data = name.encode()
+    if len(data) <= _LONGEST:
+        return name
+    return f"{data[:_LONGEST].decode(errors='ignore')}-{hashlib.sha256(data).hexdigest()[:16]}"
+
+
+def held_out(files: Sequence[Path], count: int) -> HeldOut:
     """Choose pictures, spread over the files, whose centre crops are attacked together.
 
     What cannot be read is passed over. Raises TrainingError if there is none of at least 64 pixels a side.
@@ -77,7 +105,7 @@ def held_out(files: Sequence[Path], count: int) -> Group:
             break
     if not chosen:
         raise TrainingError(f"no held-out picture is {_UNIT} pixels wide and high; give larger ones with --validation")
-    return Group(tuple(chosen), smallest)
+    return HeldOut(tuple(chosen), smallest)
 
 
 def compare(

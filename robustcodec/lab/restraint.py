@@ -51,11 +51,12 @@ FULL = restraint_of(FAST)
 def attacked(victim: Victim, pictures: Sequence[Pixels], generator: torch.Generator) -> list[Pixels]:
     """Attack the middles of some pictures, uint8 (H, W, 3), for the rate; give them as uint8 (128, 128, 3).
 
-    Where all pictures are smaller the middles are of 64x64.
+    Where all of those are smaller the middles are of 64x64; no picture has a side of fewer pixels than that.
     """
-    side = _CROP if any(min(picture.shape[:2]) >= _CROP for picture in pictures) else _CROP // 2
+    some = pictures[::_EVERY]
+    side = _CROP if any(min(picture.shape[:2]) >= _CROP for picture in some) else _CROP // 2
     found: list[Pixels] = []
-    crops = centre_crops(pictures[::_EVERY], side)
+    crops = centre_crops(some, side)
     for part in (crops[start : start + _BATCH] for start in range(0, len(crops), _BATCH)):
         with torch.no_grad():
             clean = code(victim, part, part)

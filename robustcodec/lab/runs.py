@@ -11,10 +11,11 @@ lock                empty; held by the process that trains
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ class Settings:
     """Digest of the pictures' names and sizes; None in a run from before there was one."""
     teacher: str | None = None
     """Digest of the weights that the run learns from."""
+    hours: float | None = None
+    """The time that the recipe's steps were fitted to; None if it was not, and in a run from before this was kept."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,24 @@ class Run:
     def exists(self) -> bool:
         """Whether settings have been written here."""
         return (self.folder / _SETTINGS).is_file()
+
+    def check_name(self) -> None:
+        """Raise TrainingError for a name that safetensors cannot open files below."""
+        try:
+            str(self.folder).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise TrainingError(
+                f"the name of the run folder {self.folder} is not UTF-8, so no state can be read there; choose another"
+            ) from error
+
+    def check_unused(self) -> None:
+        """Raise TrainingError if a run without settings has been trained, which a new one would overwrite."""
+        state = self.load()
+        if state is not None and state.step > 0:  # at step 0 it was killed before it wrote its settings
+            raise TrainingError(
+                f"{self.folder} holds a state of step {state.step} but no {_SETTINGS}; put that back, or begin another "
+                f"run with --init {self.folder}"
+            )
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -121,7 +142,7 @@ class Run:
             return Settings(recipe=recipe, **document)
         except FileNotFoundError as error:
             raise TrainingError(f"{self.folder} is not a run folder: it has no {_SETTINGS}") from error
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise TrainingError(f"{self.folder / _SETTINGS} cannot be read: {error}") from error
 
     def save(self, state: State) -> None:
@@ -135,10 +156,14 @@ class Run:
         try:
             _replace(self.folder / _STATE, save(tensors, metadata))
         except OSError as error:
-            raise TrainingError(f"the state of {self.folder} cannot be written: {error.strerror}") from error
+            raise TrainingError(
+                f"the state of {self.folder} cannot be written: {error.strerror}; the one before it is whole: once "
+                "that is mended, the same command goes on from there"
+            ) from error
 
     def load(self) -> State | None:
         """Read the state; None before the first was written."""
+        self.check_name()
         path = self.folder / _STATE
         if not path.is_file():
             return None
@@ -156,7 +181,10 @@ class Run:
                         moments.setdefault(name, {})[moment] = tensor
                     else:
                         {"weights": weights, "average": average}[kind][name] = tensor
-            return State(int(metadata["step"]), float(metadata["seconds"]), weights, average, moments)
+            step, seconds = int(metadata["step"]), float(metadata["seconds"])
+            if step < 0 or not math.isfinite(seconds):
+                raise ValueError(f"step {step} after {seconds} s")
+            return State(step, seconds, weights, average, moments)
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise TrainingError(f"{path} is damaged ({error}); delete the folder to begin again") from error
 
@@ -201,13 +229,13 @@ class Run:
             raise TrainingError(f"the log of {self.folder} cannot be written: {error.strerror}") from error
 
     def records(self) -> list[dict[str, Any]]:
-        """Read the log."""
+        """Read the log, but for lines that are damaged."""
         path = self.folder / LOG
         if not path.is_file():
             return []
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        # a line without its end was cut off by a kill
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        # what follows the last line's end was cut off by a kill
+        records = map(_record, path.read_bytes().split(b"\n")[:-1])
+        return [record for record in records if record is not None]
 
     def rewind_log(self, step: int) -> None:
         """Drop what was logged beyond `step`, which a resumed run logs again."""
@@ -218,14 +246,31 @@ class Run:
             raise TrainingError(f"the log of {self.folder} cannot be written: {error.strerror}") from error
 
 
+def _record(line: bytes) -> dict[str, Any] | None:
+    """Read a line of a log; None if it is damaged."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
+
+
 def _replace(path: Path, data: bytes) -> None:
-    """Write a file so that a kill at any moment leaves the old or the new content under its name."""
+    """Write a file so that a kill at any moment leaves the old or the new content under its name.
+
+    What cannot be written whole is removed, so that it takes no room on a full disk.
+    """
     temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def digest(weights: dict[str, Tensor]) -> str:

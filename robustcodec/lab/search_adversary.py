@@ -69,9 +69,12 @@ _METHODS: Mapping[Attacker, Callable[[int], Method]] = MappingProxyType(
 )
 
 
-def search_attack(attacker: Attacker, dead_zones: DeadZones | None) -> Attack:
-    """Give one of these attacks in the form of `normalised_steps`; all crops have the largest budget of `energy`."""
-    method = _METHODS[attacker]
+def search_attack(attacker: Attacker, steps: int, dead_zones: DeadZones | None) -> Attack:
+    """Give one of these attacks, of so many steps, in the form of `normalised_steps`.
+
+    All crops have the largest budget of `energy`. Of the draws it takes a seed, and none for rounding.
+    """
+    method = _METHODS[attacker](steps)
 
     def attack(
         network: Network,
@@ -92,7 +95,7 @@ def search_attack(attacker: Attacker, dead_zones: DeadZones | None) -> Attack:
             threat = Threat(target, bounded=False)
             generator = torch.Generator().manual_seed(seed)
             problem = Problem(victim, guide, x, threat, float(energy.max()), clean, generator)
-            noise = method(len(draws.rounding)).search(problem, lambda *_: None)
+            noise = method.search(problem, lambda *_: None)
         return (x + noise).clamp(0, 1)
 
     return attack

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import distributed, nn
@@ -21,6 +22,8 @@ class Team:
     """The processes, as one of them sees them. All must call the methods, in the same order."""
 
     part: Part = WHOLE
+    here: int = 1
+    """How many of them run on this machine."""
 
     @property
     def first(self) -> bool:
@@ -62,15 +65,32 @@ ALONE = Team()
 
 @contextmanager
 def joined() -> Iterator[Team]:
-    """Join the processes that were started together; a process that was started alone is its own team."""
+    """Join the processes that were started together; a process that was started alone is its own team.
+
+    Once one has failed, errors of the others say nothing new: they exit with code 1, silently.
+    """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1 or "RANK" not in os.environ:
         yield ALONE
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    store, rank, count = next(distributed.rendezvous("env://"))  # type: ignore[attr-defined]
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=count)
     try:
-        yield Team(Part(distributed.get_rank(), count))
+        yield Team(Part(rank, count), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    except Exception as error:
+        if _another_failed(store):
+            raise SystemExit(1) from error
+        raise
     finally:
         distributed.destroy_process_group()
+
+
+def _another_failed(store: Any) -> bool:
+    """Count this process among those that failed, and tell whether one had before."""
+    try:
+        return int(store.add("failed", 1)) > 1
+    except RuntimeError:  # the store has gone with the process that kept it
+        return True

@@ -11,16 +11,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from robustcodec.errors import TrainingError
+from robustcodec.errors import LimitExceeded, TrainingError
 from robustcodec.graphs import check_size
 from robustcodec.lab import limits
 from robustcodec.lab.architectures import make_network, untrained
 from robustcodec.lab.checkpoints import fill, load_weights, network_of
-from robustcodec.lab.data import Pool, centre_crops, picture_files, read_pictures
+from robustcodec.lab.data import Pool, centre_crops, picture_files, picture_sizes, pool_bytes, read_pictures
 from robustcodec.lab.hardening import loss_of, needs_teacher
 from robustcodec.lab.losses import Loss
+from robustcodec.lab.memory import available_memory, memory_named
 from robustcodec.lab.networks import Network
-from robustcodec.lab.recipe import Recipe, Start
+from robustcodec.lab.precision import Precision, resolved
+from robustcodec.lab.recipe import CROP_UNIT, Recipe, Start
 from robustcodec.lab.runs import Run, Settings, State, cpu_copy, default_device, digest, use_threads
 from robustcodec.lab.team import ALONE, Team
 from robustcodec.lab.training import Report, Stop, fit, seconds_per_step
@@ -60,7 +62,9 @@ def train(
 
     An order for a folder that holds a run must be the one that the run was begun with, and so must the pictures.
     Gives whether the end was reached, which it is not once `stop` says so. Every process of a `team` calls this.
+    Raises TrainingError, and LimitExceeded where the memory does not suffice.
     """
+    run.check_name()
     if order is None and not run.exists:
         raise TrainingError(f"{run.folder} holds no run to resume")
     settings = run.settings() if order is None else _settings(order)
@@ -72,18 +76,20 @@ def train(
 
 def check_order(run: Run, order: Order) -> None:
     """Raise TrainingError if a folder that holds a run was not begun by this order."""
-    _same_settings(run, _settings(order), measured=order.hours is not None)
+    _same_settings(run, _settings(order))
 
 
 def _train(
     run: Run, settings: Settings, order: Order | None, report: Report, announce: Announce, stop: Stop, team: Team
 ) -> bool:
     begins = team.agree(not run.exists)
+    if begins and team.first:
+        run.check_unused()
     if order is not None and not begins:
-        settings = _same_settings(run, settings, measured=order.hours is not None)
+        settings = _same_settings(run, settings)
     _check_pictures(run, settings)
     use_threads(settings.threads)
-    pool, crops = _load_pictures(settings, announce)
+    pool, crops = _load_pictures(settings, announce, team)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.recipe.seed)
         network = make_network(settings.recipe.arch, settings.recipe.channels)
@@ -117,16 +123,21 @@ def _settings(order: Order) -> Settings:
         parent=f"{order.recipe.start} start" if order.init is None else str(order.init.resolve()),
         threads=torch.get_num_threads(),
         teacher=None if order.teacher is None else digest(load_weights(order.teacher)),
+        hours=order.hours,
     )
     return dataclasses.replace(settings, pictures=_digest(settings))
 
 
-def _same_settings(run: Run, asked: Settings, *, measured: bool) -> Settings:
+def _same_settings(run: Run, asked: Settings) -> Settings:
     """Give the settings of the run in the folder if they are those asked for; the machine may be another."""
     settings = run.settings()
-    asked = dataclasses.replace(asked, threads=settings.threads, pictures=settings.pictures)
-    if measured:
-        asked = dataclasses.replace(asked, recipe=dataclasses.replace(asked.recipe, steps=settings.recipe.steps))
+    recipe = asked.recipe
+    # what a machine has settled stays so
+    if asked.hours is not None:
+        recipe = dataclasses.replace(recipe, steps=settings.recipe.steps)
+    if recipe.precision is Precision.AUTO:
+        recipe = dataclasses.replace(recipe, precision=settings.recipe.precision)
+    asked = dataclasses.replace(asked, recipe=recipe, threads=settings.threads, pictures=settings.pictures)
     if asked != settings:
         raise TrainingError(
             f"{run.folder} holds a run with other settings; resume it by naming it alone, or choose another folder"
@@ -157,8 +168,9 @@ def _digest(settings: Settings) -> str:
 def _begin(
     run: Run, settings: Settings, order: Order, network: Network, pool: Pool, announce: Announce, team: Team
 ) -> None:
-    """Set the first weights, turn hours into steps, and write the run's settings and first state."""
-    recipe = settings.recipe
+    """Set the first weights, settle precision and steps, and write the run's settings and first state."""
+    arithmetic = resolved(settings.recipe.precision, default_device())
+    recipe = dataclasses.replace(settings.recipe, precision=arithmetic)
     if needs_teacher(recipe.hardening):
         if order.teacher is None:
             raise TrainingError("stage II learns from the teacher that stage I trains; train that one first")
@@ -201,14 +213,29 @@ def _draw(pool: Pool, count: int, recipe: Recipe, generator: torch.Generator) ->
     return pool.draw(count, recipe.phases[0].crop, generator).cpu()
 
 
-def _load_pictures(settings: Settings, announce: Announce) -> tuple[Pool, Tensor]:
+def _load_pictures(settings: Settings, announce: Announce, team: Team) -> tuple[Pool, Tensor]:
     """Give the training pool and the validation crops; without a validation folder some pictures are held out."""
     files, held_out = split_pictures(settings)
+    crop = max(phase.crop for phase in settings.recipe.phases)
+    if team.first:  # the others may have begun to read
+        _check_memory(files, held_out, crop, team.here)
     announce(f"reading {len(files)} pictures for training, {len(held_out)} for validation")
-    pool = Pool.of(
-        read_pictures(files, announce), max(phase.crop for phase in settings.recipe.phases), default_device()
-    )
-    return pool, _crops(held_out, announce)
+    with memory_named("the pictures take more memory than there is; shrink them, or give fewer"):
+        pool = Pool.of(read_pictures(files, announce, crop), crop, default_device())
+        return pool, _crops(held_out, announce)
+
+
+def _check_memory(files: list[Path], held_out: list[Path], crop: int, processes: int) -> None:
+    """Raise LimitExceeded if the pictures take more memory than the machine has available."""
+    pool = pool_bytes(picture_sizes(files), crop)
+    shown = sum(3 * height * width for height, width in picture_sizes(held_out))
+    # a pool is copied together out of its pictures, and stays while those held out are read
+    needed, available = processes * max(2 * pool, pool + shown), available_memory()
+    if available is not None and needed > available:
+        raise LimitExceeded(
+            f"the pictures take {needed / 1e9:.1f} GB of memory while they are read, and {available / 1e9:.1f} GB are "
+            "available; shrink them, or give fewer"
+        )
 
 
 def validation_crops(settings: Settings, announce: Announce) -> Tensor:
@@ -217,9 +244,11 @@ def validation_crops(settings: Settings, announce: Announce) -> Tensor:
 
 
 def _crops(files: list[Path], announce: Announce) -> Tensor:
-    pictures = read_pictures(files, announce)
-    side = min(min(picture.shape[:2]) for picture in pictures) // 64 * 64
-    return centre_crops(pictures, max(64, min(_VALIDATION_CROP, side)))
+    """Cut out the middles of all pictures that reach the side that half of them reach."""
+    sides = sorted(min(size) for size in picture_sizes(files))
+    reached = sides[len(sides) // 2] if sides else 0
+    side = max(CROP_UNIT, min(_VALIDATION_CROP, reached // CROP_UNIT * CROP_UNIT))
+    return centre_crops(read_pictures(files, announce, side), side)
 
 
 def split_pictures(settings: Settings) -> tuple[list[Path], list[Path]]:

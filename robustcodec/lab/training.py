@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from robustcodec.lab.data import Pool
 from robustcodec.lab.dead_zones import zones_of
 from robustcodec.lab.gradients import gradients_of, use_fast_kernels
 from robustcodec.lab.losses import WHOLE, Batch, Loss, Part, draw_qualities
+from robustcodec.lab.memory import memory_named
 from robustcodec.lab.networks import Network, round_straight_through
 from robustcodec.lab.recipe import Phase, Recipe, Trained
 from robustcodec.lab.runs import Run, State, cpu_copy
@@ -30,6 +32,7 @@ _SAVE_SECONDS = 240.0
 _FRESH_STEPS = 200
 """Warm-up of an optimiser that began anew in the middle of a run, whose moments were not kept."""
 _SEED_STRIDE = 1_000_003
+_NO_MEMORY = "training needs more memory than there is; take smaller batches or crops in the recipe"
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ Stop = Callable[[], bool]
 """Asked after every step whether to stop there."""
 
 
+@memory_named(_NO_MEMORY)
 def fit(
     run: Run,
     recipe: Recipe,
@@ -69,9 +73,12 @@ def fit(
     The network and the pool are on the device that trains. Every `save_every` seconds and at the end the run's state
     on disk is replaced by the latest weights and their average. A state without moments, not at step 0, goes on with
     a fresh optimiser. At the recipe's `candidates` the average is kept. `record` lets a GPU replay its steps as CUDA
-    graphs. Of a `team` the first process alone writes, and says when to stop.
+    graphs. Of a `team` the first process alone writes, and says when to stop. Raises
+    TrainingError for a state that is not the run's or a training that diverges, and LimitExceeded where the memory does
+    not suffice.
     """
     team.check(recipe)
+    _check_state(run.folder, recipe, state, network)
     if not team.first:
         run = _Onlooker(run.folder)
     device = next(network.parameters()).device
@@ -168,6 +175,7 @@ def draw_batch(recipe: Recipe, phase: Phase, step: int, pool: Pool, device: torc
     return Batch(x, quality_step, lagrangian, generator, phase.rounding, strength, part)
 
 
+@memory_named(_NO_MEMORY)
 def seconds_per_step(
     recipe: Recipe,
     network: Network,
@@ -180,7 +188,7 @@ def seconds_per_step(
 ) -> float:
     """Measure a step on a `part` of each batch, with a copy of the network, for `budget` seconds.
 
-    It is averaged over the phases by their shares.
+    It is averaged over the phases by their shares. Raises LimitExceeded where the memory does not suffice.
     """
     device = next(network.parameters()).device
     use_fast_kernels(device)
@@ -268,6 +276,29 @@ def _state(step: int, seconds: float, network: Network, average: Network, optimi
         if parameter in optimiser.state
     }
     return State(step, seconds, cpu_copy(network.state_dict()), cpu_copy(average.state_dict()), moments)
+
+
+def _check_state(folder: Path, recipe: Recipe, state: State, network: Network) -> None:
+    """Refuse a state of another run: beyond the recipe's end, or with other tensors than the network's."""
+    if state.step > recipe.steps:
+        raise TrainingError(
+            f"{folder} holds a state of step {state.step}, but its run has {recipe.steps} steps; begin another run "
+            f"with --init {folder}"
+        )
+    shapes = _shapes(network.state_dict())
+    whole = _shapes(state.weights) == _shapes(state.average) == shapes
+    for name, moments in state.moments.items():
+        own = shapes.get(name)
+        whole = whole and _shapes(moments) == {"step": torch.Size(), "exp_avg": own, "exp_avg_sq": own}
+    if not whole:
+        raise TrainingError(
+            f"the state of {folder} is damaged: its tensors are not those of its network; delete the folder to begin "
+            "again"
+        )
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def _restore(state: State, network: Network, average: Network, optimiser: torch.optim.Adam) -> None:

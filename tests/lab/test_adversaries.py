@@ -130,6 +130,25 @@ def test_whole_attacks_can_be_trained_on(network: Hyper, attacker: Attacker, ste
         assert after.mean() > random.mean() and (after > before).all()
 
 
+@pytest.mark.parametrize(("attacker", "rounds"), [(Attacker.NORMALISED, 3), (Attacker.MA2023, 0)])
+def test_only_steps_along_gradients_draw_what_stands_for_rounding(
+    network: Hyper, attacker: Attacker, rounds: int
+) -> None:
+    """What an attack takes of the generator, in its order; what a search would draw is large, and for nothing."""
+    hardening = Hardening(method=Method.MA2023, psnr_share=0.5, psnr_steps=3, least=1.0, attacker=attacker)
+    given = batch()
+    adversary_of(hardening)(network, given)
+    expected = batch().generator
+    for draw, shape in (
+        (torch.rand, (8,)),
+        (torch.rand, (4,)),
+        (torch.randn, (4, 3, 64, 64)),
+        (torch.rand, (rounds, 4, 12, 4, 4)),
+    ):
+        draw(shape, generator=expected)
+    assert torch.equal(given.generator.get_state(), expected.get_state())
+
+
 def rounded(network: Hyper, x: Tensor, clean: Batch) -> tuple[Tensor, Tensor]:
     """MSE to the clean crops and bits of each crop, from rounded latents."""
     with torch.no_grad():

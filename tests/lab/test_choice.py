@@ -20,6 +20,8 @@ from robustcodec.lab import hardening_recipes as recipes
 from robustcodec.lab.attacks import Attack, Target, Threat, craft
 from robustcodec.lab.attacks.shipped import victim_of
 from robustcodec.lab.choice import Candidate, choose, strong_gain
+from robustcodec.lab.evaluation.crafting import write_pixels
+from robustcodec.lab.evaluation.grid import clean_image
 from robustcodec.lab.export import export_run
 from robustcodec.lab.harden import harden
 from robustcodec.lab.hardening_recipes import Plan, fitted
@@ -94,12 +96,25 @@ def test_held_out_crops_are_spread_and_readable(tmp_path: Path) -> None:
         held_out([small], 1)
 
 
+def test_results_are_kept_under_names_that_fit(tmp_path: Path) -> None:
+    """Of pictures, and of their folder."""
+    folder = tmp_path / ("d" * 255)
+    folder.mkdir()
+    names = [f"{'é' * 125}{number}.png" for number in range(2)]
+    files = [write(folder, name, 64, 64, seed) for seed, name in enumerate([*names, "short.png"])]
+    found = [each.picture for each in held_out(files, 3).load()]
+    assert len({picture.name for picture in found}) == 3 and found[2].name == "short"
+    for picture in found:
+        write_pixels(tmp_path / clean_image(picture), sample(64, 64))
+        write_pixels((tmp_path / clean_image(picture)).with_suffix(".json"), sample(64, 64))
+
+
 def test_numbers_before_and_after_are_kept_in_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(3):
         write(tmp_path / "pictures", f"{seed}.png", 96, 80, seed)
     ((_, recipe),) = fitted(recipes.fast(), "hyper", (8, 12), (1.0, 6.0)).stages()
     assert recipe.hardening is not None
-    phases = tuple(dataclasses.replace(phase, batch=2, crop=64) for phase in recipe.phases)
+    phases = tuple(dataclasses.replace(phase, batch=5, crop=64) for phase in recipe.phases)
     plan = Plan(student=dataclasses.replace(recipe, phases=phases, steps=8, validations=1))
     request = Request(
         run=tmp_path / "run", data=tmp_path / "pictures", validation=None, init=TINY, plan=plan, j_limit=9.0, crops=1
@@ -172,7 +187,7 @@ def test_a_start_that_is_no_bundle_is_exported_to_compare_with(tmp_path: Path) -
     for seed in range(3):
         write(tmp_path / "pictures", f"{seed}.png", 96, 80, seed)
     ((_, recipe),) = fitted(recipes.fast(), "hyper", (8, 12), (4.0, 4.0)).stages()
-    phases = tuple(dataclasses.replace(phase, batch=2, crop=64) for phase in recipe.phases)
+    phases = tuple(dataclasses.replace(phase, batch=5, crop=64) for phase in recipe.phases)
     plan = Plan(student=dataclasses.replace(recipe, phases=phases, steps=1, validations=1))
     first = Request(run=tmp_path / "first", data=tmp_path / "pictures", validation=None, init=TINY, plan=plan, crops=0)
     assert harden(first, lambda _: None) is not None

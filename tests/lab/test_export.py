@@ -74,6 +74,16 @@ def test_code_lengths_of_a_bundle_are_those_of_its_export(exported: Exported, ne
         assert mean == pytest.approx(getattr(exported.code_length, name), rel=1e-5)
 
 
+def test_points_of_large_pictures_are_those_of_their_middles(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = sample(300, 200, 3)
+    monkeypatch.setattr("robustcodec.lab.export._MEASURED_SIDE", 128)
+    assert list(measure_points(exported.bundle, [large])) == list(
+        measure_points(exported.bundle, [np.ascontiguousarray(large[86:214, 36:164])])
+    )
+
+
 def test_the_manifest_tells_what_was_measured(exported: Exported) -> None:
     manifest = exported.bundle.manifest
     assert (manifest.id, manifest.architecture, manifest.sizes) == ("hyper-test", "hyper", (8, 12))

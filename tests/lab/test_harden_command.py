@@ -50,7 +50,10 @@ def quick(plan: Plan, steps: int = 2) -> Plan:
         phases = tuple(dataclasses.replace(phase, batch=min(phase.batch, 3), crop=64) for phase in recipe.phases)
         hardening = recipe.hardening
         if hardening.method is not Method.TEACHER:
-            hardening = dataclasses.replace(hardening, attacker=Attacker.NORMALISED, psnr_steps=4, bpp_steps=4)
+            share = max(hardening.psnr_share, 1 / 3)  # at least one of three crops
+            hardening = dataclasses.replace(
+                hardening, attacker=Attacker.NORMALISED, psnr_share=share, psnr_steps=4, bpp_steps=4
+            )
         small[name] = dataclasses.replace(recipe, phases=phases, steps=steps, hardening=hardening, validations=1)
     return Plan(**small)
 
@@ -112,8 +115,10 @@ def test_attacks_on_the_result_can_be_interrupted(pictures: Path, tmp_path: Path
     done = harden(dataclasses.replace(request, crops=0), quiet)
     assert done is not None and done.choice is None and done.comparisons == ()
     assert done.bundle.manifest.attacks == ()
+    manifest = tmp_path / "run" / "model" / "manifest.json"
+    written = manifest.stat().st_mtime_ns
     assert harden(request, quiet, lambda: True) is None
-    assert (tmp_path / "run" / "model").exists()
+    assert manifest.stat().st_mtime_ns == written  # a model is replaced by one that has all its figures
 
 
 def test_nothing_is_compared_with_another_start(pictures: Path, tmp_path: Path) -> None:
@@ -191,7 +196,7 @@ def test_options_reach_the_stages_that_use_them() -> None:
     assert plan.teacher.steps == plan.student.steps == 7
     assert plan.teacher.seed == plan.student.seed == 3
     assert with_options(recipes.fast()) == recipes.fast()
-    with pytest.raises(TrainingError, match="no stage that is to run uses teacher_smooth"):
+    with pytest.raises(UsageError, match="no stage that is to run uses teacher_smooth"):
         with_options(recipes.fast(), teacher_smooth=0.1)
     with pytest.raises(UsageError, match="no stage 1"):
         _only(recipes.fast(), Stage.FIRST)
@@ -229,7 +234,10 @@ def test_qualities_are_those_of_the_start(pictures: Path, tmp_path: Path) -> Non
     assert qualities_of(tmp_path / "checkpoint.pth") == (4.0, 4.0)
     plan = Plan(student=dataclasses.replace(_student(quick(recipes.fast(), 1)), quality_low=2.0, quality_high=5.0))
     harden(Request(run=tmp_path / "run", data=pictures, validation=None, init=TINY, plan=plan), quiet)
-    assert qualities_of(tmp_path / "run" / "student") == (2.0, 5.0)
+    student = Run(tmp_path / "run" / "student")
+    assert qualities_of(student.folder) == (2.0, 5.0)
+    student.keep_candidate(1, load_weights(TINY))
+    assert qualities_of(student.candidate(1)) == (2.0, 5.0)
     assert qualities_of(tmp_path / "run" / "model") == (2.0, 5.0)
 
 
@@ -266,7 +274,7 @@ def test_the_command_from_pictures_to_a_model(pictures: Path, tmp_path: Path, mo
     def run(*arguments: str) -> Result:
         return CliRunner().invoke(app, ["harden", "--data", "pictures", "--init", "hyper-tiny", *arguments])
 
-    phase = Phase(share=1.0, rate_from=1e-4, rate_to=0.0, batch=2, crop=64)
+    phase = Phase(share=1.0, rate_from=1e-4, rate_to=0.0, batch=3, crop=64)
     plan = Plan(student=dataclasses.replace(_student(quick(recipes.fast(), 2)), phases=(phase,)))
     (tmp_path / "plan.json").write_text(plan.to_json())
     broken = (pictures / "2.png").read_bytes()
@@ -275,7 +283,8 @@ def test_the_command_from_pictures_to_a_model(pictures: Path, tmp_path: Path, mo
     dry = run(*asked, "--dry-run")
     assert dry.exit_code == 0
     assert Plan.from_json(dry.stdout) == with_options(plan, epsilon=1e-3)
-    assert "student: " in dry.stderr and "disk " in dry.stderr and not (tmp_path / "hardened").exists()
+    assert re.search(r"student: .* hours of training, without export, choice and attacks\n", dry.stderr)
+    assert "disk " in dry.stderr and not (tmp_path / "hardened").exists()
     done = run(*asked)
     assert done.exit_code == 0
     assert "wrote hardened/model: model hardened" in done.stderr
@@ -362,7 +371,7 @@ def test_bad_input_is_refused_in_a_sentence(pictures: Path, tmp_path: Path, monk
         return str(done.exception)
 
     assert "empty holds no pictures" in refusal("empty")
-    assert "no picture is at least 64 pixels" in refusal("small")
+    assert "no picture to train on is readable and has 64x64 pixels" in refusal("small")
     assert "other.pth is no network that this release knows" in refusal("pictures", "other.pth", "fast")
     assert "the model in damaged is damaged (lab.safetensors does not match its checksum)" in refusal(
         "pictures", "./damaged", "fast"

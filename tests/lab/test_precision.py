@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from robustcodec.lab.hardening_recipes import fast, paper
-from robustcodec.lab.precision import Precision, in_bfloat16
+from robustcodec.lab.precision import Precision, in_bfloat16, resolved
 from robustcodec.lab.recipe import continued, from_start
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -27,8 +27,11 @@ def test_a_processor_without_its_instructions_is_spared_bfloat16(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert in_bfloat16(Precision.AUTO, CPU) is expected
+    assert resolved(Precision.AUTO, CPU) is (Precision.BFLOAT16 if expected else Precision.FLOAT32)
     assert in_bfloat16(Precision.BFLOAT16, CPU)
     assert not in_bfloat16(Precision.FLOAT32, CPU)
+    for explicit in (Precision.FLOAT32, Precision.BFLOAT16):
+        assert resolved(explicit, CPU) is explicit
 
 
 @pytest.mark.parametrize("supported", [True, False])

@@ -44,6 +44,9 @@ def test_types_come_back_as_they_were() -> None:
         ({"quality_low": 6.0, "quality_high": 1.0}, "quality_high must lie between 6 and 6, not 1"),
         ({"clip": -1.0}, "clip must lie between"),
         ({"phases": [3]}, r"recipe.phases\[0\] must be an object"),
+        ({"clip": 10**400}, "recipe.clip is too large a number"),
+        ({"steps": 10**400}, "recipe.steps is too large a number"),
+        ({"hardening": {"method": "fast", "epsilon": 10**400}}, "recipe.hardening.epsilon is too large a number"),
     ],
 )
 def test_a_wrong_recipe_is_refused_by_name(change: dict[str, object], message: str) -> None:
@@ -53,8 +56,9 @@ def test_a_wrong_recipe_is_refused_by_name(change: dict[str, object], message: s
 
 
 def test_text_that_is_no_json_is_refused() -> None:
-    with pytest.raises(TrainingError, match="not JSON"):
-        Recipe.from_json("{")
+    for text in ("{", "[" * 100_000):
+        with pytest.raises(TrainingError, match="not JSON"):
+            Recipe.from_json(text)
 
 
 def test_the_schedule_meets_its_corners() -> None:

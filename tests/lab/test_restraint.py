@@ -181,6 +181,17 @@ def test_tables_that_know_attacks_ask_less_for_them(network: Hyper, held: Bundle
     assert "dead_zones" not in plain.analysis and "restraint" not in plain.manifest.provenance
 
 
+def test_crops_to_attack_are_as_large_as_the_pictures_they_are_cut_from(
+    network: Hyper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every second picture: those in between do not count."""
+    monkeypatch.setattr("robustcodec.lab.restraint._STEPS", 1)
+    pictures = [sample(100, 100), sample(200, 200), sample(64, 100)]
+    for some, side, count in ((pictures, 64, 2), (pictures[1:], 128, 1)):
+        found = attacked(NetworkVictim(network, 1.0), some, torch.Generator().manual_seed(0))
+        assert [each.shape for each in found] == [(side, side, 3)] * count
+
+
 def test_the_loss_of_fast_codes_as_a_held_encoder_does(network: Hyper, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounding within zones in the distortion; in the rate noise on latents that zones have stretched."""
     monkeypatch.setattr(module, "_WIDTHS", ((1.0, 2.0), (4.0, 0.8)))  # so small a network has no small scales

@@ -1,6 +1,7 @@
 """Several processes train what one trains with the whole batch."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from robustcodec.lab.networks import Hyper
 from robustcodec.lab.recipe import Hardening, Method, Phase, Recipe
 from robustcodec.lab.runs import Run
 from robustcodec.lab.smoothness import smoothness
-from robustcodec.lab.team import ALONE, Team
+from robustcodec.lab.team import ALONE, Team, _another_failed
 from robustcodec.lab.train import Order, train
 from robustcodec.lab.training import draw_batch
 
@@ -94,6 +95,36 @@ def test_two_processes_train_what_one_does(hardening: Hardening | None, tmp_path
     start = torch.cat([tensor.flatten() for tensor in before.weights.values()])
     difference = start - torch.cat([tensor.flatten() for tensor in after.weights.values()])
     assert float(difference.norm() / start.norm()) < 1e-5
+
+
+@pytest.mark.skipif(not distributed.is_available() or not distributed.is_gloo_available(), reason="needs gloo")
+def test_a_failure_of_two_processes_is_said_once(tmp_path: Path, tiny_path: Path) -> None:
+    """One has no folder to write in; the other waits for it."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "0.png").write_bytes(write_picture(Picture(pixels=sample(96, 80, 0)), "PNG"))
+    (tmp_path / "recipe.json").write_text(dataclasses.replace(RECIPE, hardening=None).to_json())
+    (tmp_path / "run").write_bytes(b"")
+    options = ["--data", folder, "--init", tiny_path, "--recipe", tmp_path / "recipe.json", "-o", tmp_path / "run"]
+    command = [sys.executable, "-W", "ignore", "-m", "robustcodec", "train", *map(str, options)]
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun keeps one
+    place = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "WORLD_SIZE": "2",
+    }
+    both = [subprocess.Popen(command, env={**place, "RANK": rank}, stderr=subprocess.PIPE, text=True) for rank in "01"]
+    said = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [1, 1], said
+    assert "cannot be written" in said[0] and len(said[0].splitlines()) == 1
+    assert said[1] == ""
+
+
+def test_the_first_to_fail_speaks() -> None:
+    store = distributed.HashStore()
+    assert [_another_failed(store) for _ in range(3)] == [False, True, True]
 
 
 @pytest.mark.skipif(not distributed.is_available() or not distributed.is_gloo_available(), reason="needs gloo")

@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 import torch
 
-from robustcodec.errors import TrainingError
+from robustcodec.errors import LimitExceeded, TrainingError
 from robustcodec.images import Picture, write_picture
 from robustcodec.lab import runs
-from robustcodec.lab.data import Pool, centre_crops, read_pictures
+from robustcodec.lab.data import Pool, centre_crops, picture_files, picture_sizes, pool_bytes, read_pictures
 from robustcodec.lab.losses import draw_qualities, rate_distortion
 from robustcodec.lab.networks import Hyper
 from robustcodec.lab.precision import Precision
-from robustcodec.lab.recipe import Phase, Recipe, Rounding, Start
+from robustcodec.lab.recipe import Hardening, Method, Phase, Recipe, Rounding, Start
 from robustcodec.lab.runs import Run, Settings, State
-from robustcodec.lab.train import Order, split_pictures, train
+from robustcodec.lab.train import Order, split_pictures, train, validation_crops
 from robustcodec.lab.training import draw_batch, pixels_seen
 from robustcodec.rate import high_rate_step, lagrangian
 
@@ -271,6 +271,14 @@ def test_hours_become_steps_once(pictures: Path, tmp_path: Path, monkeypatch: py
     train(run, order, quiet, quiet)
     assert run.settings().recipe.steps == 20
     assert measured == [1]
+    for other in (dataclasses.replace(order, hours=0.04), dataclasses.replace(order, recipe=recipe(20), hours=None)):
+        with pytest.raises(TrainingError, match="other settings"):
+            train(run, other, quiet, quiet)
+
+
+def test_a_run_of_so_many_steps_is_none_of_so_many_hours(uninterrupted: Run, pictures: Path) -> None:
+    with pytest.raises(TrainingError, match="other settings"):
+        train(uninterrupted, Order(recipe=recipe(), data=pictures, hours=0.01), quiet, quiet)
 
 
 def test_held_out_pictures_are_not_trained_on(uninterrupted: Run) -> None:
@@ -279,11 +287,15 @@ def test_held_out_pictures_are_not_trained_on(uninterrupted: Run) -> None:
     assert not set(training) & set(validation)
 
 
-def test_a_diverged_run_stops_and_keeps_its_state(pictures: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "hardening", [None, Hardening(method=Method.FAST, bpp_share=0.5, bpp_steps=1, dead_zones=True)]
+)
+def test_a_diverged_run_stops_and_keeps_its_state(hardening: Hardening | None, pictures: Path, tmp_path: Path) -> None:
     wild = Recipe(
         steps=60,
         channels=(8, 12),
-        phases=(Phase(share=1.0, rate_from=1e12, rate_to=1e12, batch=1, crop=64),),
+        phases=(Phase(share=1.0, rate_from=1e15, rate_to=1e15, batch=2, crop=64),),
+        hardening=hardening,
     )
     run = Run(tmp_path / "wild")
     with pytest.raises(TrainingError, match="diverged"):
@@ -301,6 +313,106 @@ def test_a_damaged_state_is_refused(pictures: Path, tmp_path: Path) -> None:
         train(run, None, quiet, quiet)
 
 
+def altered(run: Run, folder: Path, **changes: object) -> Run:
+    """Copy a run, with changes to its state."""
+    shutil.copytree(run.folder, folder)
+    copy = Run(folder)
+    state = copy.load()
+    assert state is not None
+    copy.save(dataclasses.replace(state, **changes))  # type: ignore[arg-type]
+    return copy
+
+
+def test_a_state_of_another_network_is_refused(uninterrupted: Run, tmp_path: Path) -> None:
+    state = uninterrupted.load()
+    assert state is not None
+    name, tensor = next(iter(state.weights.items()))
+    short = {other: tensor for other, tensor in state.weights.items() if other != name}
+    moments = state.moments["g_a.0.weight"]
+    changes: list[dict[str, object]] = [
+        {"weights": short},
+        {"average": {**short, name: tensor[:1]}},
+        {"moments": {**state.moments, "g_a.0.weight": {**moments, "exp_avg": moments["exp_avg"][:1]}}},
+        {"moments": {**state.moments, "g_a.0.weight": {"exp_avg": moments["exp_avg"]}}},
+        {"moments": {"g_a.9.weight": moments}},
+    ]
+    for index, change in enumerate(changes):
+        run = altered(uninterrupted, tmp_path / str(index), **change)
+        with pytest.raises(TrainingError, match="damaged: its tensors are not those of its network"):
+            train(run, None, quiet, quiet)
+
+
+def test_a_state_beyond_the_run_is_refused(uninterrupted: Run, tmp_path: Path) -> None:
+    run = altered(uninterrupted, tmp_path / "run", step=STEPS + 5)
+    with pytest.raises(TrainingError, match=f"state of step {STEPS + 5}, but its run has {STEPS} steps"):
+        train(run, None, quiet, quiet)
+    for change in ({"step": -1}, {"seconds": float("nan")}):
+        with pytest.raises(TrainingError, match="damaged"):
+            altered(uninterrupted, tmp_path / str(change), **change).load()
+
+
+def test_a_trained_state_without_settings_is_not_overwritten(
+    uninterrupted: Run, pictures: Path, tmp_path: Path
+) -> None:
+    run = altered(uninterrupted, tmp_path / "run")
+    (run.folder / "run.json").unlink()
+    with pytest.raises(TrainingError, match=rf"holds a state of step {STEPS} but no run\.json"):
+        train(run, Order(recipe=recipe(), data=pictures), quiet, quiet)
+    assert digest(run) == digest(uninterrupted)
+
+
+def test_damaged_lines_of_a_log_are_left_out(uninterrupted: Run, tmp_path: Path) -> None:
+    run = altered(uninterrupted, tmp_path / "run")
+    log = run.folder / "log.jsonl"
+    damaged = [b"garbage", b"\0" * 40, b"[1]", b"{}", b'{"step": "1"}', b"\xff\xfe", b"", b"[" * 100_000]
+    log.write_bytes(b"\n".join(damaged) + b"\n" + log.read_bytes() + b'{"step": 3')
+    assert run.records() == uninterrupted.records()
+    assert train(run, None, quiet, quiet)
+    assert log.read_bytes() == (uninterrupted.folder / "log.jsonl").read_bytes()
+
+
+def test_a_name_that_weights_cannot_be_read_from_is_refused(pictures: Path, tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/run\xff"))
+    with pytest.raises(TrainingError, match="is not UTF-8"):
+        train(Run(folder), Order(recipe=recipe(1), data=pictures), quiet, quiet)
+    assert not folder.exists()
+
+
+def test_the_arithmetic_of_a_run_is_settled_when_it_begins(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, order = Run(tmp_path / "run"), Order(recipe=recipe(1), data=pictures)
+    for supported in (True, False):  # begun on one machine, repeated on another
+        monkeypatch.setattr("robustcodec.lab.precision._has_bfloat16", lambda _, supported=supported: supported)
+        assert train(run, order, quiet, quiet)
+        assert run.settings().recipe.precision is Precision.BFLOAT16
+    other = dataclasses.replace(order, recipe=dataclasses.replace(order.recipe, precision=Precision.FLOAT32))
+    with pytest.raises(TrainingError, match="other settings"):
+        train(run, other, quiet, quiet)
+
+
+@pytest.mark.parametrize("hours", [None, 1.0])
+def test_too_little_memory_to_train_is_said_in_a_line(
+    hours: float | None, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def starve(*_: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+
+    monkeypatch.setattr("robustcodec.lab.training.draw_batch", starve)
+    order = Order(recipe=dataclasses.replace(recipe(1), start=Start.CONVENTIONAL), data=pictures, hours=hours)
+    with pytest.raises(LimitExceeded, match="smaller batches or crops"):
+        train(Run(tmp_path / "run"), order, quiet, quiet)
+
+
+def test_pictures_that_do_not_fit_into_memory_are_not_read(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("robustcodec.lab.train.available_memory", lambda: 10_000)
+    monkeypatch.setattr("robustcodec.lab.train.read_pictures", None)
+    with pytest.raises(LimitExceeded, match=r"take 0\.0 GB of memory while they are read, and 0\.0 GB are available"):
+        train(Run(tmp_path / "run"), Order(recipe=recipe(1), data=pictures), quiet, quiet)
+
+
 def test_a_state_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A write that fails half-way leaves the old content under the name."""
     path = tmp_path / "state"
@@ -313,6 +425,9 @@ def test_a_state_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(OSError, match="No space"):
         runs._replace(path, b"new")
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(TrainingError, match="No space left on device; the one before it is whole"):
+        Run(tmp_path).save(State(1, 1.0, {}, {}, {}))
 
 
 def test_pictures_that_cannot_be_read_are_named_counted_and_left_out(pictures: Path, tmp_path: Path) -> None:
@@ -329,6 +444,59 @@ def test_pictures_that_cannot_be_read_are_named_counted_and_left_out(pictures: P
     ]
     with pytest.raises(TrainingError, match=f"none of 1 pictures can be read; {re.escape(str(cut))}: the PNG"):
         read_pictures([cut], quiet)
+
+
+def test_small_pictures_are_counted_and_one_is_named(pictures: Path, tmp_path: Path) -> None:
+    for name, side in (("a", 40), ("b", 95)):
+        pixels = np.zeros((side, 120, 3), np.uint8)
+        (tmp_path / f"{name}.png").write_bytes(write_picture(Picture(pixels=pixels), "PNG"))
+    said: list[str] = []
+    files = [pictures / "0.png", tmp_path / "a.png", tmp_path / "b.png"]
+    assert [picture.shape for picture in read_pictures(files, said.append, 96)] == [(96, 112, 3)]
+    assert said == [f"left out 2 of 3 pictures, which are smaller than 96x96, such as {tmp_path / 'a.png'}"]
+    assert read_pictures(files[1:], quiet, 96) == []
+    with pytest.raises(TrainingError, match="no picture is at least 96 pixels wide and high"):
+        Pool.of(read_pictures(files[1:], quiet, 96), 96, torch.device("cpu"))
+
+
+def test_pictures_that_are_too_large_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, side in (("a", 40), ("b", 64)):
+        picture = Picture(pixels=np.zeros((side, side, 3), np.uint8))
+        (tmp_path / f"{name}.png").write_bytes(write_picture(picture, "PNG"))
+    monkeypatch.setattr("robustcodec.lab.data._MAX_PIXELS", 2000)
+    said: list[str] = []
+    (kept,) = read_pictures(picture_files(tmp_path), said.append)
+    assert kept.shape == (40, 40, 3)
+    assert said[0].startswith(f"left out {tmp_path / 'b.png'}: it has 64 x 64 pixels")
+    assert said[1] == "left out 1 of 2 pictures"
+
+
+def test_one_small_picture_does_not_make_all_validation_crops_small(uninterrupted: Run, tmp_path: Path) -> None:
+    for index, size in enumerate([(140, 150), (70, 90), (130, 300)]):
+        data = write_picture(Picture(pixels=np.zeros((*size, 3), np.uint8)), "PNG")
+        (tmp_path / f"{index}.png").write_bytes(data)
+    said: list[str] = []
+    settings = dataclasses.replace(uninterrupted.settings(), validation=str(tmp_path))
+    assert validation_crops(settings, said.append).shape == (2, 3, 128, 128)
+    assert said == [f"left out 1 of 3 pictures, which are smaller than 128x128, such as {tmp_path / '1.png'}"]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WebP", "AVIF", "TIFF", "PPM"])
+@pytest.mark.parametrize("head", [8, 1 << 16])
+def test_sizes_come_from_headers(kind: str, head: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robustcodec.lab.data._HEAD", head)
+    noise = np.random.default_rng(0).integers(0, 256, (300, 200, 3), np.uint8)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.write_bytes(write_picture(Picture(pixels=noise), kind, 90))
+    cut.write_bytes(b"\x89PNG")
+    assert picture_sizes([cut, whole, tmp_path / "missing"]) == [(300, 200)]
+
+
+def test_the_bytes_of_a_pool_are_known_from_sizes() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (701, 100, 3), np.uint8)
+    pictures = [noise, noise[:90], noise[:60]]
+    pool = Pool.of(pictures, 64, torch.device("cpu"))
+    assert pool_bytes([picture.shape[:2] for picture in pictures], 64) == pool.pixels.numel()
 
 
 def test_crops_are_exact_pixels_of_their_picture() -> None:

@@ -4,8 +4,7 @@ It trusts no method: noise is rounded to whole levels within the budget here, an
 codes every picture before it may leave.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from robustcodec.bundle import Bundle
 from robustcodec.codec import Codec
-from robustcodec.errors import LimitExceeded, UsageError
+from robustcodec.errors import UsageError
 from robustcodec.images import Picture
 from robustcodec.lab.attacks.budget import LEVELS, to_levels
 from robustcodec.lab.attacks.methods import METHODS
@@ -23,6 +22,7 @@ from robustcodec.lab.attacks.problem import Problem
 from robustcodec.lab.attacks.shipped import victim_of
 from robustcodec.lab.attacks.threat import Attack
 from robustcodec.lab.attacks.victim import Rough, Victim, code, decibels, unrounded
+from robustcodec.lab.memory import memory_named
 from robustcodec.lab.precision import in_bfloat16
 from robustcodec.lab.runs import default_device
 from robustcodec.metrics import Pixels, bits_per_pixel, psnr
@@ -74,7 +74,7 @@ def craft(
     where the memory does not suffice.
     """
     check(attack, pictures)
-    with _memory_named():
+    with memory_named("attacking needs more memory than there is; cut or shrink the pictures"):
         return _craft(source, pictures, attack, quality, report, device or default_device())
 
 
@@ -177,13 +177,3 @@ def _gradient_stats(problem: Problem) -> list[GradientStats]:
     flat = gradient.flatten(1)
     zero, broken = (flat == 0).float().mean(1), (~flat.isfinite()).float().mean(1)
     return [GradientStats(float(z), float(b)) for z, b in zip(zero, broken, strict=True)]
-
-
-@contextmanager
-def _memory_named() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:  # torch has no class of its own for the processor's memory
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-            raise
-        raise LimitExceeded("attacking needs more memory than there is; cut or shrink the pictures") from error
