@@ -121,7 +121,7 @@ def passes_per_step(hardening: Hardening, batch: int) -> float:
     each = STEPS_PER_ROUND if hardening.attacker is Attacker.CROSSING else 1
     attacking = each * (psnr * hardening.psnr_steps + bpp * hardening.bpp_steps)
     # a cut has a quarter of a crop's area
-    cuts = round(hardening.local_share * batch) * (hardening.local_steps + 1) / 4
+    cuts = hardening.cuts(batch) * (hardening.local_steps + 1) / 4
     terms = (hardening.smooth > 0) * ((hardening.smooth_bpp > 0) + (hardening.smooth_latents > 0))
     others = SMOOTH_TERM * terms + STABILITY * (hardening.stability > 0) + TEACHER * needs_teacher(hardening)
     return batch * (1 + others) + attacking + cuts

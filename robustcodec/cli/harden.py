@@ -96,8 +96,8 @@ def harden(
     if data is None:
         return _go_on(context, run, Console(quiet=quiet, json=False))
 
-    from robustcodec.lab.checkpoints import load_weights
-    from robustcodec.lab.harden import estimate, find_weights, in_units, network_in, qualities_of
+    from robustcodec.lab.checkpoints import find_weights, load_weights
+    from robustcodec.lab.harden import estimate, in_units, network_in, qualities_of
     from robustcodec.lab.hardening_recipes import fitted, with_options
 
     console = Console(quiet=quiet, json=False)

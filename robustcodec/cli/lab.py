@@ -74,7 +74,7 @@ def train(
     if run is None:
         raise UsageError("a run needs a folder; name it with -o")
 
-    from robustcodec.lab.harden import find_weights
+    from robustcodec.lab.checkpoints import find_weights
     from robustcodec.lab.progress import Reporter
     from robustcodec.lab.runs import Run
     from robustcodec.lab.team import joined

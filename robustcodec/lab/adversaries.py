@@ -107,7 +107,7 @@ def local_attack(network: Network, batch: Batch, hardening: Hardening) -> Cuts:
     """
     here = batch.x.shape[0]
     total = here * batch.part.count
-    count = round(hardening.local_share * total)
+    count = hardening.cuts(total)
     chosen = _uniform(batch, total).argsort()[:count] - here * batch.part.index
     budget = _LOCAL_LEAST * (hardening.local_most / _LOCAL_LEAST) ** _uniform(batch, count)
     height, width = (side // 4 for side in batch.x.shape[2:])

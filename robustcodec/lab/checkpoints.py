@@ -1,5 +1,6 @@
 """Weights from elsewhere: a run, a bundle, or a CompressAI checkpoint in any of the wrappings found in the wild."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from robustcodec.bundle import MANIFEST, Bundle, damage_named, floats, open_bundle
-from robustcodec.errors import ModelDamaged, TrainingError
+from robustcodec.bundle import MANIFEST, Bundle, damage_named, find, floats, open_bundle
+from robustcodec.errors import ModelDamaged, ModelNotFound, TrainingError, UsageError
 from robustcodec.graphs import UNLIMITED, parameters, with_limits
 from robustcodec.lab.architectures import untrained
 from robustcodec.lab.entropy_models import FactorizedPrior
@@ -35,6 +36,24 @@ _CONSTANTS = (
 """How the names of what CompressAI stores beside its parameters end; an export makes all of it anew."""
 
 Announce = Callable[[str], None]
+
+
+def find_weights(name: str | None, arch: str | None = None, variant: str | None = None) -> Path:
+    """Where weights to begin with are: an installed model's id or fingerprint, a path, or the ordinary hyper model.
+
+    Without a name an architecture or a variant asks for another model. Raises UsageError, ModelError.
+    """
+    if name is None:
+        return find(architecture=arch, variant=variant or "base").path
+    if arch or variant:
+        raise UsageError("weights to harden are named by --init or by --arch and --variant; give one of the two")
+    if os.sep not in name:
+        try:
+            return find(name).path
+        except ModelNotFound:
+            if not Path(name).exists():
+                raise
+    return Path(name)
 
 
 def load_weights(source: Path) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ RUN/measured   attacked pictures and figures of the start and of the result, as 
 """
 
 import dataclasses
-import os
 import re
 import sys
 import tempfile
@@ -20,11 +19,11 @@ from torch import Tensor
 
 from robustcodec import bundle
 from robustcodec.bundle import ANALYSIS, ENTROPY, LAB, MANIFEST, SYNTHESIS, Bundle, manifest_document, write_bundle
-from robustcodec.errors import ModelNotFound, OutputError, TrainingError, UsageError
+from robustcodec.errors import OutputError, TrainingError, UsageError
 from robustcodec.graphs import check_size
 from robustcodec.lab.checkpoints import load_weights, network_of
 from robustcodec.lab.choice import Choice, choose, strong_gain
-from robustcodec.lab.data import Pool, picture_files, picture_sizes, read_pictures, reduced
+from robustcodec.lab.data import Pool, picture_files, picture_sizes, pool_bytes, read_pictures
 from robustcodec.lab.evaluation.grid import Event
 from robustcodec.lab.evaluation.subjects import Group
 from robustcodec.lab.export import Chosen, Point, calibration_files, export, export_run
@@ -41,14 +40,10 @@ from robustcodec.lab.training import Report, Stop, reported_quality, seconds_per
 MODEL, MEASURED = "model", "measured"
 """Names of the bundle and of the measurements inside a run of `harden`."""
 
-_TEACHERS_COPY = "teacher.safetensors"
-"""Name of what a run keeps of its teacher (see `runs`)."""
-
 _VARIANTS = {Method.TEACHER: "teacher", Method.MA2023: "ma2023"}
 _UNMEASURED = "compare with nothing: give the whole command with --measure none"
 _MEASURED_ATTACK_STEPS = (1, 3)
 _MEASURED_CROPS = 2
-_SAMPLED_PICTURES = 8
 
 
 class _Stopped(Exception):
@@ -298,24 +293,6 @@ def _start(request: Request, training: Sequence[Path], group: Group, announce: A
     ).bundle
 
 
-def find_weights(name: str | None, arch: str | None = None, variant: str | None = None) -> Path:
-    """Where the weights to harden are: an installed model's id or fingerprint, a path, or the ordinary hyper model.
-
-    Without a name an architecture or a variant asks for another model. Raises UsageError, ModelError.
-    """
-    if name is None:
-        return bundle.find(architecture=arch, variant=variant or "base").path
-    if arch or variant:
-        raise UsageError("weights to harden are named by --init or by --arch and --variant; give one of the two")
-    if os.sep not in name:
-        try:
-            return bundle.find(name).path
-        except ModelNotFound:
-            if not Path(name).exists():
-                raise
-    return Path(name)
-
-
 def qualities_of(source: Path) -> tuple[float, float]:
     """The qualities that weights were trained for: what their run or bundle says, else quality 4 alone.
 
@@ -366,7 +343,9 @@ def estimate(request: Request, announce: Announce) -> Estimate:
     disk = size
     for _, recipe in stages:
         disk += size * (8 + len(recipe.candidates()) + needs_teacher(recipe.hardening))
-    return Estimate(hours=hours, disk=disk, memory=_peak() + _pictures_in_memory(picture_files(request.data), announce))
+    crop = max(phase.crop for _, recipe in stages for phase in recipe.phases)
+    pictures = 2 * pool_bytes(picture_sizes(picture_files(request.data)), crop)  # gathered, then copied together
+    return Estimate(hours=hours, disk=disk, memory=_peak() + pictures)
 
 
 def _seconds(recipe: Recipe, weights: dict[str, Tensor], source: Path) -> float:
@@ -401,13 +380,6 @@ def _seconds(recipe: Recipe, weights: dict[str, Tensor], source: Path) -> float:
     return first + max(0.0, second - first) / (more - few) * (mean - few)
 
 
-def _pictures_in_memory(files: Sequence[Path], announce: Announce) -> int:
-    """Bytes that the pictures take while they are gathered, from a few of them."""
-    some = files[:: max(1, len(files) // _SAMPLED_PICTURES)]
-    held = sum(version.nbytes for picture in read_pictures(some, announce) for version in reduced(picture))
-    return 2 * held * len(files) // len(some)
-
-
 def _peak() -> int:
     """Bytes of memory that this process has had at most; 0 where the system does not say."""
     if sys.platform == "win32":
@@ -424,7 +396,7 @@ def _teacher(run: Path) -> Path:
     kept = student.settings().teacher if student.exists else None
     if not teacher.exists and kept is not None:
         student.teacher(kept)  # says what is wrong with a copy that is damaged
-        return student.folder / _TEACHERS_COPY
+        return student.teacher_file
     state = teacher.load() if teacher.exists else None
     if state is None or state.step < teacher.settings().recipe.steps:
         raise TrainingError(f"stage II learns from {teacher.folder}, which is not done; run --stage 1 or both first")

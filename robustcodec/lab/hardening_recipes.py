@@ -183,7 +183,7 @@ def _check_shares(stage: str, hardening: Hardening, batch: int) -> None:
 
     def empty(batch: int) -> list[str]:
         psnr, bpp = hardening.attacks(batch)
-        counts = {"psnr_share": psnr, "bpp_share": bpp, "local_share": round(hardening.local_share * batch)}
+        counts = {"psnr_share": psnr, "bpp_share": bpp, "local_share": hardening.cuts(batch)}
         return [share for share, count in counts.items() if getattr(hardening, share) and not count]
 
     lacking = empty(batch)

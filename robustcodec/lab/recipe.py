@@ -191,6 +191,10 @@ class Hardening:
         psnr = round(self.psnr_share * batch)
         return psnr, min(round(self.bpp_share * batch), batch - psnr)
 
+    def cuts(self, batch: int) -> int:
+        """Give how many crops of a batch small cuts are attacked of."""
+        return round(self.local_share * batch)
+
 
 _WEIGHTS = ("teacher_smooth", "rate", "smooth", "smooth_bpp", "smooth_latents", "attacked", "stability", "local")
 _ATTACKING = (Method.DISTILLED, Method.MA2023, Method.FAST)

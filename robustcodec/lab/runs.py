@@ -83,6 +83,11 @@ class Run:
         """Whether settings have been written here."""
         return (self.folder / _SETTINGS).is_file()
 
+    @property
+    def teacher_file(self) -> Path:
+        """Where the weights to learn from are kept."""
+        return self.folder / _TEACHER
+
     def check_name(self) -> None:
         """Raise TrainingError for a name that safetensors cannot open files below."""
         try:
@@ -192,13 +197,13 @@ class Run:
         """Keep a copy of the weights to learn from, so that the run needs nothing outside its folder to go on."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _replace(self.folder / _TEACHER, save({name: tensor.contiguous() for name, tensor in weights.items()}))
+            _replace(self.teacher_file, save({name: tensor.contiguous() for name, tensor in weights.items()}))
         except OSError as error:
             raise TrainingError(f"the teacher cannot be kept in {self.folder}: {error.strerror}") from error
 
     def teacher(self, expected: str | None) -> dict[str, Tensor]:
         """Read the weights to learn from, whose digest is in the settings."""
-        path = self.folder / _TEACHER
+        path = self.teacher_file
         try:
             weights = load_file(path)
         except (OSError, SafetensorError) as error:

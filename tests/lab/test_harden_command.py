@@ -23,9 +23,9 @@ from robustcodec.cli.harden import HardeningMethod, Stage, _only, _plan
 from robustcodec.errors import ModelNotFound, OutputError, RobustcodecError, TrainingError, UsageError
 from robustcodec.images import Picture, write_picture
 from robustcodec.lab import hardening_recipes as recipes
-from robustcodec.lab.checkpoints import load_weights, network_of
+from robustcodec.lab.checkpoints import find_weights, load_weights, network_of
 from robustcodec.lab.evaluation.crafting import write_pixels
-from robustcodec.lab.harden import estimate, find_weights, harden, qualities_of
+from robustcodec.lab.harden import estimate, harden, qualities_of
 from robustcodec.lab.hardening_recipes import Plan, fitted, with_options
 from robustcodec.lab.hardening_request import Request
 from robustcodec.lab.networks import LIMIT, round_straight_through
