@@ -1,7 +1,8 @@
 """Projected steps on the normalised gradient whose length adapts to each picture, after APGD (Croce and Hein 2020).
 
-Where the threat's bound is violated a step reduces the violation, elsewhere it raises the score: a switching
-subgradient method (Polyak 1967), which needs no weight between the two.
+Each step goes where the score rises, plus as much as it takes along what the threat bounds: one multiplier for each end
+of the bound, which grows while that end is overstepped and falls while there is room (dual ascent, Arrow, Hurwicz and
+Uzawa 1958). Both gradients meet at the latents and go through the analysis together, so that a step costs one pass.
 """
 
 from dataclasses import dataclass
@@ -10,33 +11,41 @@ import torch
 from torch import Tensor
 
 from robustcodec.lab.attacks.budget import fit_l2
-from robustcodec.lab.attacks.problem import Best, Problem, Report, Watch, switch
-from robustcodec.lab.attacks.projected import Norm, ascend, direction
-from robustcodec.lab.attacks.victim import Coded, Figures
+from robustcodec.lab.attacks.problem import Best, Problem, Report, Watch
+from robustcodec.lab.attacks.projected import Norm, direction
+from robustcodec.lab.attacks.threat import Target
+from robustcodec.lab.attacks.victim import Coded
 from robustcodec.lab.networks import Quantiser
 
 _MOMENTUM = 0.25
 _FIRST_PERIOD, _SHORTER, _LAST_PERIOD = 0.22, 0.03, 0.06
 """Shares of all steps between two looks at the step length: the first, what each loses, and the last."""
+_EDGE = 0.8
+"""Share of a bound beyond which multipliers grow."""
+_GROWTH, _PROMPT = {Target.PSNR: 0.03, Target.BPP: 0.1}, {Target.PSNR: 0.3, Target.BPP: 0.1}
+"""What overstepping an end by one bound adds to its multiplier for good, and for this step."""
+_FAR = 4.0
+"""Bounds; what lies farther out counts as this far."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptive:
-    """Ascend from given noise, as `quantise` shows the codec."""
+    """Ascend from given noise, as `quantise` shows the codec, and `rate_quantise` its rate."""
 
     steps: int
     quantise: Quantiser
-    stride: float = 0.5
+    rate_quantise: Quantiser
+    stride: float
     """Length of the first steps in radii of the budget."""
-    back: float = 0.125
-    """The same of those that reduce a violation; both are halved together."""
 
     def search(self, problem: Problem, noise: Tensor, report: Report) -> Best:
         """Give the best noise."""
-        walk = _Walk(Watch(problem, self.quantise), noise, self.stride * problem.epsilon**0.5, self.back / self.stride)
+        walk = _Walk(Watch(problem, self.quantise, self.rate_quantise), noise, self.stride * problem.epsilon**0.5)
         look_at, period = _first(self.steps), _first(self.steps)
         for step in range(1, self.steps + 1):
-            figures, gradient = ascend(problem, walk.noise, self.quantise, walk.aim)
+            noise = walk.noise.detach().requires_grad_()
+            figures = problem.sketch(noise, self.quantise, self.rate_quantise)
+            (gradient,) = torch.autograd.grad(figures.latents, noise, walk.aim(figures))
             walk.judge(figures)
             report(step, problem.score(figures).detach())
             if step == look_at:
@@ -44,7 +53,7 @@ class Adaptive:
                 period = max(period - max(1, round(_SHORTER * self.steps)), max(1, round(_LAST_PERIOD * self.steps)))
                 look_at += period
             walk.advance(gradient)
-        walk.judge(problem.sketch(walk.noise, self.quantise))
+        walk.judge(problem.sketch(walk.noise, self.quantise, self.rate_quantise))
         walk.watch.settle()
         return walk.watch.best
 
@@ -60,24 +69,38 @@ class _Walk:
     watch: Watch
     noise: Tensor
     first_length: float
-    back: float
-    """Length of a step that reduces a violation, as a share of one that raises the score."""
 
     def __post_init__(self) -> None:
         self.length = torch.full((self.noise.shape[0],), self.first_length, device=self.noise.device)
         self.before = self.noise
-        self.violates = torch.zeros_like(self.length, dtype=torch.bool)
-        self.improved = torch.zeros_like(self.violates)
+        self.improved = torch.zeros_like(self.length, dtype=torch.bool)
+        self.below = torch.zeros_like(self.length)
+        """Multipliers (B,) of the bound's two ends."""
+        self.above = torch.zeros_like(self.length)
 
-    def aim(self, figures: Figures) -> Tensor:
-        """What the gradient is taken of."""
-        excess = self.watch.seen.excess(figures)
-        return switch(excess > 0, lambda: -excess, lambda: self.watch.seen.score(figures))
+    def aim(self, figures: Coded) -> Tensor:
+        """Give the direction in which the latents (B, C, h, w) ought to move."""
+        seen = self.watch.seen
+        (upwards,) = torch.autograd.grad(seen.score(figures).sum(), figures.latents, retain_graph=True)
+        if not seen.threat.bounded:
+            return upwards
+        deviation = seen.deviation(figures)
+        pull = self._pull(deviation.detach().clamp(-_FAR, _FAR), seen.threat.target)
+        if not bool(pull.any()):
+            return _unit(upwards)
+        (outwards,) = torch.autograd.grad(deviation.sum(), figures.latents, retain_graph=True)
+        return _unit(upwards) + pull.reshape(-1, 1, 1, 1) * _unit(outwards)
+
+    def _pull(self, deviation: Tensor, target: Target) -> Tensor:
+        """Give how much a step has to add (B,) to what is bounded, and note how far each end is."""
+        under, over = -_EDGE - deviation, deviation - _EDGE
+        self.below = (self.below + _GROWTH[target] * under).clamp(min=0)
+        self.above = (self.above + _GROWTH[target] * over).clamp(min=0)
+        return self.below - self.above + _PROMPT[target] * (under.clamp(min=0) - over.clamp(min=0))
 
     @torch.no_grad()
     def judge(self, figures: Coded) -> None:
         """Note how good the present noise is."""
-        self.violates = self.watch.seen.excess(figures) > 0
         self.improved |= self.watch.offer(self.noise, figures)
 
     def adapt(self) -> None:
@@ -92,8 +115,12 @@ class _Walk:
     def advance(self, gradient: Tensor) -> None:
         """Step along the gradient, with momentum, inside the budget."""
         problem = self.watch.real
-        length = torch.where(self.violates, self.back * self.length, self.length)
-        step = length.reshape(-1, 1, 1, 1) * direction(gradient, Norm.L2)
+        step = self.length.reshape(-1, 1, 1, 1) * direction(gradient, Norm.L2)
         reached = fit_l2(self.noise + step, problem.x, problem.epsilon)
         moved = self.noise + (1 - _MOMENTUM) * (reached - self.noise) + _MOMENTUM * (self.noise - self.before)
         self.before, self.noise = self.noise, fit_l2(moved, problem.x, problem.epsilon)
+
+
+def _unit(gradient: Tensor) -> Tensor:
+    length = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True)
+    return gradient / length.clamp(min=1e-30)

@@ -21,19 +21,19 @@ from robustcodec.lab.attacks.threat import BPP_BAND, PSNR_BAND, Target
 from robustcodec.lab.attacks.victim import Figures
 from robustcodec.lab.networks import round_straight_through
 
-STEPS_PER_ROUND = 6
+STEPS_PER_ROUND = 7
 """What a round costs, in passes forward and backward through the whole codec."""
 
 _PROBES = 4
 """Random signs behind each estimate; it is smoothed over neighbours, and more found nothing stronger."""
 _PROBE_LENGTH = 1e-3
-_BEYOND = 0.03
+_BEYOND = 0.025
 """How far behind a threshold latents are put, in steps: rounding the picture to levels takes back less."""
-_PULLS = 8
+_PULLS = 12
 """Steps through the analysis for each choice of latents."""
 _NEARLY_ALL = 0.995
 _FOLLOW = 0.25
-_FIRST_SHARE = 0.75
+_FIRST_SHARE = 0.45
 """Of the budget, to be spent by the sum of costs at first: what is overspent is lost again when noise is shortened."""
 _BISECTIONS = 12
 _LARGEST_MULTIPLIER = 30.0
@@ -78,7 +78,8 @@ def cross(problem: Problem, base: Tensor, best: Best, rounds: int, report: Repor
     samples = problem.x[0].numel()
     left = (problem.epsilon - energy(base)).clamp(min=0) * samples
     share = torch.full_like(left, _FIRST_SHARE)
-    unforeseen = torch.zeros_like(left)
+    with torch.no_grad():
+        unforeseen = _bounded(problem, problem.code(base, round_straight_through))
     noise = base
     paid: tuple[_Prices | None, _Prices | None] = (None, None)
     for index in range(rounds):
@@ -86,10 +87,11 @@ def cross(problem: Problem, base: Tensor, best: Best, rounds: int, report: Repor
             symbols = _rounded(problem, problem.victim.analyse(problem.x + noise))
         up, down = (_damped(new, old) for new, old in zip(_prices(problem, start, symbols), paid, strict=True))
         paid = (up, down)
-        chosen, towards, foreseen = _choose(up, down, start, share * left, _allowance(problem) - unforeseen)
+        chosen, towards, foreseen = _choose(up, down, start, share * left, _allowances(problem), unforeseen)
         noise = _solve(problem, base, start, chosen, towards)
         # many crossings together do not cost the sum of each one's: learn the ratio
-        share = share * (_NEARLY_ALL * problem.epsilon / energy(noise)).clamp(0.5, 1.5)
+        spent = energy(noise) - energy(base)
+        share = share * ((_NEARLY_ALL * problem.epsilon - energy(base)) / spent.clamp(min=1e-12)).clamp(0.5, 1.5)
         # whole levels at once: rounding them later would take some crossings back
         fitted = to_levels(noise, problem.x, problem.epsilon) / LEVELS - problem.x
         with torch.no_grad():
@@ -145,13 +147,16 @@ def _damped(new: _Prices, old: _Prices | None) -> _Prices:
     return _Prices(new.gain, torch.lerp(old.bounded, new.bounded, _FOLLOW))
 
 
-def _allowance(problem: Problem) -> Tensor:
-    """How far the bounded figure may grow (B,), in the unit of its prices; infinite if the threat bounds nothing."""
+def _allowances(problem: Problem) -> tuple[Tensor, Tensor]:
+    """How far the bounded figure may fall and rise (B,), in the unit of its prices; infinite if nothing is bounded."""
     if not problem.threat.bounded:
-        return torch.full_like(problem.clean.bpp, torch.inf)
+        free = torch.full_like(problem.clean.bpp, torch.inf)
+        return free, free
     if problem.threat.target is Target.PSNR:
-        return _SAFE * BPP_BAND * problem.clean.bpp * _pixels(problem)
-    return (10 ** (_SAFE * PSNR_BAND / 10) - 1) * problem.clean.mse * problem.x[0].numel()
+        either = _SAFE * BPP_BAND * problem.clean.bpp * _pixels(problem)
+        return either, either
+    error, most = problem.clean.mse * problem.x[0].numel(), 10 ** (_SAFE * PSNR_BAND / 10)
+    return (1 - 1 / most) * error, (most - 1) * error
 
 
 def _bounded(problem: Problem, figures: Figures) -> Tensor:
@@ -166,11 +171,17 @@ def _pixels(problem: Problem) -> int:
 
 
 def _choose(
-    up: _Prices, down: _Prices, start: _Start, budget: Tensor, allowance: Tensor
+    up: _Prices,
+    down: _Prices,
+    start: _Start,
+    budget: Tensor,
+    allowances: tuple[Tensor, Tensor],
+    unforeseen: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Fill the knapsack: which latents cross (a mask), where to (+1 or -1), and how much the bounded figure grows.
 
-    The bound enters as a multiplier on its prices, the smallest that keeps it, found by bisection.
+    The bound enters as a multiplier on its prices, found by bisection: the smallest that keeps the bound, positive
+    where the figure would rise too far, `unforeseen` (B,) added, and negative where it would fall too far.
     """
     plus = torch.ones_like(up.gain)
     costs = torch.stack([start.cost(plus), start.cost(-plus)]).flatten(2)
@@ -188,13 +199,15 @@ def _choose(
 
     scale = gains.abs().mean((0, 2)) / growths.abs().mean((0, 2)).clamp(min=1e-30)
     low, high = torch.zeros_like(budget), _LARGEST_MULTIPLIER * scale
-    chosen, which, growth = fill(low)
-    high = torch.where(growth <= allowance, 0.0, high)
+    growth = fill(low)[2] + unforeseen
+    side = torch.where(growth < 0, -1.0, 1.0)
+    allowed = torch.where(growth < 0, *allowances)
+    high = torch.where(side * growth <= allowed, 0.0, high)
     for _ in range(_BISECTIONS if bool((high > 0).any()) else 0):
         middle = (low + high) / 2
-        holds = fill(middle)[2] <= allowance
+        holds = side * (fill(side * middle)[2] + unforeseen) <= allowed
         low, high = torch.where(holds, low, middle), torch.where(holds, middle, high)
-    chosen, which, growth = fill(high)
+    chosen, which, growth = fill(side * high)
     shape = up.gain.shape
     return chosen.reshape(shape), 1.0 - 2.0 * which.reshape(shape), growth
 

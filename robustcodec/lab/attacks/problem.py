@@ -14,7 +14,7 @@ from robustcodec.lab.networks import Quantiser, round_straight_through
 Report = Callable[[int, Tensor], None]
 """Called after each step with its number, from 1, and the scores (B,) there, or the last within the budget."""
 
-_MARGIN = 0.9
+MARGIN = 0.9
 """Share of a bound that searches use: real files differ a little from estimates."""
 
 _WINDOW = 10
@@ -40,23 +40,25 @@ class Problem:
         """Code the pictures with noise (B, 3, H, W)."""
         return code(self.victim, self.x + noise, self.x, quantise)
 
-    def sketch(self, noise: Tensor, quantise: Quantiser) -> Coded:
-        """Code the pictures with noise (B, 3, H, W) by the guide."""
-        return code(self.guide, self.x + noise, self.x, quantise)
+    def sketch(self, noise: Tensor, quantise: Quantiser, rate_quantise: Quantiser | None = None) -> Coded:
+        """Code the pictures with noise (B, 3, H, W) by the guide; the rate through `rate_quantise` if there is one."""
+        return code(self.guide, self.x + noise, self.x, quantise, rate_quantise)
 
     def score(self, figures: Figures) -> Tensor:
         """What the attacker maximises (B,): MSE(x, x_hat*) in units of epsilon, or bits per pixel."""
         return figures.mse / self.epsilon if self.threat.target is Target.PSNR else figures.bpp
 
+    def deviation(self, figures: Figures) -> Tensor:
+        """How far the figure that the threat bounds has grown (B,), bits or error, in units of the bound."""
+        if self.threat.target is Target.PSNR:
+            return (figures.bpp / self.clean.bpp - 1) / BPP_BAND
+        return (decibels(self.clean.mse) - decibels(figures.mse)) / PSNR_BAND
+
     def excess(self, figures: Figures) -> Tensor:
         """How far figures lie beyond the threat's bound (B,), in units of the bound; 0 where it holds."""
         if not self.threat.bounded:
             return torch.zeros(self.x.shape[0], device=self.x.device)
-        if self.threat.target is Target.PSNR:
-            distance = (figures.bpp / self.clean.bpp - 1).abs() / BPP_BAND
-        else:
-            distance = (decibels(figures.mse) - decibels(self.clean.mse)).abs() / PSNR_BAND
-        return (distance - _MARGIN).clamp(min=0)
+        return (self.deviation(figures).abs() - MARGIN).clamp(min=0)
 
     def random_direction(self) -> Tensor:
         """Gaussian noise (B, 3, H, W) of unit energy."""
@@ -109,6 +111,7 @@ class Watch:
 
     real: Problem
     quantise: Quantiser
+    rate_quantise: Quantiser | None = None
     seen: Problem = field(init=False)
     """The problem with the clean figures that the smooth codec's are to be compared with."""
     best: Best = field(init=False)
@@ -122,7 +125,7 @@ class Watch:
     def __post_init__(self) -> None:
         self.best = Best.none(self.real.x)
         with torch.no_grad():
-            self._plain = self.real.sketch(torch.zeros_like(self.real.x), self.quantise)
+            self._plain = self.real.sketch(torch.zeros_like(self.real.x), self.quantise, self.rate_quantise)
         self._open()
         self._compare(self.real.clean)
 
@@ -163,7 +166,7 @@ class Watch:
         if bool(self.window.excess.isinf().all()):
             return real.clean
         if real.guide is real.victim:  # which has analysed it already
-            return Coded(real.victim, self._latents, real.x, round_straight_through)
+            return Coded(real.victim, self._latents, real.x, round_straight_through, round_straight_through)
         return real.code(self.window.noise, round_straight_through)
 
     def _open(self) -> None:

@@ -21,15 +21,16 @@ from robustcodec.lab.attacks.threat import Target
 from robustcodec.lab.attacks.victim import unrounded
 from robustcodec.lab.networks import round_straight_through, softly_rounded
 
-_GRADIENT_SHARE = {Target.PSNR: 0.6, Target.BPP: 0.7}
+_GRADIENT_SHARE = {Target.PSNR: 0.5, Target.BPP: 0.85}
 """Of the steps; crossings take the rest in equal parts."""
-_BASES = {Target.PSNR: (0.0, 1.0), Target.BPP: (0.7,)}
+_BASES = {Target.PSNR: (0.0, 0.5), Target.BPP: (0.9,)}
 """Lengths of what gradients found, as shares, to begin crossings with: what served best on each target."""
-_STRIDE = {Target.PSNR: (3.0, 0.24), Target.BPP: (0.5, 0.5)}
-"""Lengths of the first gradient steps, and of those that mend the bound, in radii of the budget. On PSNR steps far out
-of the budget, projected back, turn the noise towards where the codec amplifies most, as power iteration does."""
+_STRIDE = {Target.PSNR: 3.0, Target.BPP: 0.5}
+"""Lengths of the first gradient steps in radii of the budget. On PSNR steps far out of the budget, projected back, turn
+the noise towards where the codec amplifies most, as power iteration does."""
 _QUANTISE = {Target.PSNR: unrounded, Target.BPP: softly_rounded}
-"""What gradients see instead of rounding."""
+"""What gradients see instead of rounding. Their rate is always softly rounded: without rounding it would count what
+never becomes a symbol, and hold another bound than the codec's."""
 _START = 0.01
 """Length of the first noise on PSNR in radii of the budget; the rate, and restarts, begin on the budget's edge."""
 
@@ -71,9 +72,10 @@ class Strong:
 
     def _once(self, problem: Problem, best: Best, start: Tensor, steps: int, report: Report) -> None:
         target = problem.threat.target
-        stride, back = _STRIDE[target]
         climbing = max(1, round(_GRADIENT_SHARE[target] * steps))
-        climb = Adaptive(steps=climbing, quantise=_QUANTISE[target], stride=stride, back=back)
+        climb = Adaptive(
+            steps=climbing, quantise=_QUANTISE[target], rate_quantise=softly_rounded, stride=_STRIDE[target]
+        )
         start = climb.search(problem, start, report).noise
         self._offer(problem, best, start)
         bases = _BASES[target]

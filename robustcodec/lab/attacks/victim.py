@@ -146,6 +146,8 @@ class Coded:
     latents: Tensor
     clean: Tensor
     quantise: Quantiser
+    rate_quantise: Quantiser
+    """What the rate sees of the latents, where it is not what the picture is made of."""
 
     @cached_property
     def symbols(self) -> Tensor:
@@ -160,7 +162,9 @@ class Coded:
     @cached_property
     def bpp(self) -> Tensor:
         """Bits per pixel (B,)."""
-        return self.victim.bits(self.latents, self.symbols, self.quantise) / self.clean[0, 0].numel()
+        same = self.rate_quantise is self.quantise
+        symbols = self.symbols if same else self.victim.quantise(self.latents, self.rate_quantise)
+        return self.victim.bits(self.latents, symbols, self.rate_quantise) / self.clean[0, 0].numel()
 
     @cached_property
     def mse(self) -> Tensor:
@@ -178,6 +182,15 @@ def decibels(mse: Tensor) -> Tensor:
     return -10 * mse.log10()
 
 
-def code(victim: Victim, adversarial: Tensor, clean: Tensor, quantise: Quantiser = round_straight_through) -> Coded:
-    """Code pictures (B, 3, H, W); with the default quantiser the figures are those of the real codec's estimate."""
-    return Coded(victim, victim.analyse(adversarial), clean, quantise)
+def code(
+    victim: Victim,
+    adversarial: Tensor,
+    clean: Tensor,
+    quantise: Quantiser = round_straight_through,
+    rate_quantise: Quantiser | None = None,
+) -> Coded:
+    """Code pictures (B, 3, H, W); with the default quantiser the figures are those of the real codec's estimate.
+
+    The rate goes through `rate_quantise` if there is one.
+    """
+    return Coded(victim, victim.analyse(adversarial), clean, quantise, rate_quantise or quantise)
