@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from robustcodec.api import Model, decode, encode, load, load_for
     from robustcodec.pillow import register_pillow
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0.dev1"
 
 __all__ = [
     "BitsPerPixel",

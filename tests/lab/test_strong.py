@@ -19,7 +19,7 @@ STEP = 0.13
 
 
 class Linear:
-    """x_hat = W x, with latents so fine that rounding them is nothing."""
+    """x_hat = W x, with latents so fine that rounding them is nothing, and nothing is rounded."""
 
     FINE = 1e7
 
@@ -30,7 +30,7 @@ class Linear:
         return x * self.FINE
 
     def quantise(self, latents: Tensor, quantise: Quantiser) -> Tensor:
-        return quantise(latents)
+        return latents
 
     def zero_bins(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros(()), torch.full((), 0.5)
@@ -82,6 +82,16 @@ class BlockDct:
 
     def bits(self, latents: Tensor, symbols: Tensor, quantise: Quantiser) -> Tensor:
         return torch.log2(1 + symbols.square()).sum((1, 2, 3))
+
+
+class Dark(BlockDct):
+    """Makes pictures darker, so that what is black stays black whatever noise it gets."""
+
+    def synthesise(self, symbols: Tensor, height: int, width: int) -> Tensor:
+        return super().synthesise(symbols, height, width) - 0.1
+
+    def bits(self, latents: Tensor, symbols: Tensor, quantise: Quantiser) -> Tensor:
+        return super().bits(latents, symbols, quantise) + 100
 
 
 def problem_of(victim: Victim, x: Tensor, threat: Threat) -> Problem:
@@ -149,6 +159,33 @@ def test_crossings_keep_a_bound_at_both_ends() -> None:
     assert torch.allclose(ahead.sum((1, 2, 3)), grown, atol=1e-3)
     assert float(((start.cost(towards)) * chosen).sum((1, 2, 3)).max()) <= 20
     assert float((grown + unforeseen).min()) >= -6 and float((grown + unforeseen).max()) <= 12
+
+
+@pytest.mark.parametrize("target", Target)
+def test_a_picture_beside_it_changes_nothing_in_any_stage(target: Target) -> None:
+    """Not even one that its codec keeps without any error, whose PSNR is infinite."""
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    black = torch.zeros_like(x)
+    found = []
+    scores: list[Tensor] = []
+    for beside in (black, 1 - x):
+        problem = problem_of(Dark(STEP), torch.cat([x, beside]), Threat(target))
+        problem.generator.manual_seed(7)
+        found.append(Strong(steps=60).search(problem, lambda step, score: scores.append(score)))
+    assert torch.cat(scores).isfinite().all()
+    assert torch.equal(found[0][0], found[1][0])
+    assert float(energy(found[0])[0]) > 0.5 * EPSILON
+
+
+def test_an_attack_on_the_rate_keeps_the_bound() -> None:
+    x = (0.5 + 0.2 * torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(2))).round(decimals=2)
+    victim = BlockDct(STEP)
+    problem = problem_of(victim, x, Threat(Target.BPP))
+    noise = Strong(steps=100).search(problem, silent)
+    with torch.no_grad():
+        figures = code(victim, to_levels(noise, x, EPSILON) / 255, x)
+    assert abs(float(decibels(figures.mse) - decibels(problem.clean.mse))) <= 1
+    assert float(figures.bpp) > 1.05 * float(problem.clean.bpp)
 
 
 def test_restarts_take_the_steps_that_are_counted_whatever_they_begin_with() -> None:

@@ -1,7 +1,7 @@
 """Projected steps on the normalised gradient whose length adapts to each picture, after APGD (Croce and Hein 2020).
 
 Each step goes where the score rises, plus as much as it takes along what the threat bounds: one multiplier for each end
-of the bound, which grows while that end is overstepped and falls while there is room (dual ascent, Arrow, Hurwicz and
+of the bound, which grows beyond 0.8 of that end and falls within (dual ascent, Arrow, Hurwicz and
 Uzawa 1958). Both gradients meet at the latents and go through the analysis together, so that a step costs one pass.
 """
 
@@ -23,7 +23,7 @@ _FIRST_PERIOD, _SHORTER, _LAST_PERIOD = 0.22, 0.03, 0.06
 _EDGE = 0.8
 """Share of a bound beyond which multipliers grow."""
 _GROWTH, _PROMPT = {Target.PSNR: 0.03, Target.BPP: 0.1}, {Target.PSNR: 0.3, Target.BPP: 0.1}
-"""What overstepping an end by one bound adds to its multiplier for good, and for this step."""
+"""What overstepping an end by one bound adds to its multiplier, and beside it to this step alone."""
 _FAR = 4.0
 """Bounds; what lies farther out counts as this far."""
 
@@ -81,14 +81,15 @@ class _Walk:
     def aim(self, figures: Coded) -> Tensor:
         """Give the direction in which the latents (B, C, h, w) ought to move."""
         seen = self.watch.seen
-        (upwards,) = torch.autograd.grad(seen.score(figures).sum(), figures.latents, retain_graph=True)
-        if not seen.threat.bounded:
+        bounded = seen.threat.bounded
+        (upwards,) = torch.autograd.grad(seen.score(figures).sum(), figures.latents, retain_graph=bounded)
+        if not bounded:
             return upwards
         deviation = seen.deviation(figures)
         pull = self._pull(deviation.detach().clamp(-_FAR, _FAR), seen.threat.target)
         if not bool(pull.any()):
             return _unit(upwards)
-        (outwards,) = torch.autograd.grad(deviation.sum(), figures.latents, retain_graph=True)
+        (outwards,) = torch.autograd.grad(deviation.sum(), figures.latents)
         return _unit(upwards) + pull.reshape(-1, 1, 1, 1) * _unit(outwards)
 
     def _pull(self, deviation: Tensor, target: Target) -> Tensor:
@@ -105,6 +106,7 @@ class _Walk:
 
     def adapt(self) -> None:
         """Halve the step of each picture whose best has not become better, and let it go on from there."""
+        self.improved |= self.watch.settle()
         stalled = ~self.improved
         self.length = torch.where(stalled, self.length / 2, self.length)
         back = stalled.reshape(-1, 1, 1, 1)
@@ -122,5 +124,5 @@ class _Walk:
 
 
 def _unit(gradient: Tensor) -> Tensor:
-    length = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True)
-    return gradient / length.clamp(min=1e-30)
+    length = gradient.flatten(1).square().sum(1).sqrt().clamp(min=1e-30)
+    return gradient / length.reshape(-1, 1, 1, 1)

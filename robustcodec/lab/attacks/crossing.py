@@ -18,7 +18,7 @@ from torch import Tensor
 from robustcodec.lab.attacks.budget import LEVELS, energy, to_levels
 from robustcodec.lab.attacks.problem import Best, Problem, Report
 from robustcodec.lab.attacks.threat import BPP_BAND, PSNR_BAND, Target
-from robustcodec.lab.attacks.victim import Figures
+from robustcodec.lab.attacks.victim import Figures, code_latents
 from robustcodec.lab.networks import round_straight_through
 
 STEPS_PER_ROUND = 7
@@ -33,8 +33,9 @@ _PULLS = 12
 """Steps through the analysis for each choice of latents."""
 _NEARLY_ALL = 0.995
 _FOLLOW = 0.25
-_FIRST_SHARE = 0.45
-"""Of the budget, to be spent by the sum of costs at first: what is overspent is lost again when noise is shortened."""
+_FIRST_SHARE, _ONLY_SHARE = 0.45, 0.75
+"""Of the budget, to be spent by the sum of costs in the first of several rounds, and in an only one: what is overspent
+is lost again when noise is shortened, what is left over is for later rounds."""
 _BISECTIONS = 12
 _LARGEST_MULTIPLIER = 30.0
 _SAFE = 0.8
@@ -74,12 +75,14 @@ class _Prices:
 
 def cross(problem: Problem, base: Tensor, best: Best, rounds: int, report: Report) -> None:
     """Spend what `base` (B, 3, H, W) leaves of the budget on crossings, and offer what is found to `best`."""
+    if not rounds:
+        return
     start = _look(problem, base)
     samples = problem.x[0].numel()
     left = (problem.epsilon - energy(base)).clamp(min=0) * samples
-    share = torch.full_like(left, _FIRST_SHARE)
+    share = torch.full_like(left, _FIRST_SHARE if rounds > 1 else _ONLY_SHARE)
     with torch.no_grad():
-        unforeseen = _bounded(problem, problem.code(base, round_straight_through))
+        unforeseen = _bounded(problem, code_latents(problem.victim, start.latents, problem.x))
     noise = base
     paid: tuple[_Prices | None, _Prices | None] = (None, None)
     for index in range(rounds):
@@ -160,7 +163,9 @@ def _allowances(problem: Problem) -> tuple[Tensor, Tensor]:
 
 
 def _bounded(problem: Problem, figures: Figures) -> Tensor:
-    """How far the bounded figure has grown (B,), in the unit of its prices."""
+    """How far the bounded figure has grown (B,), in the unit of its prices; 0 if nothing is bounded."""
+    if not problem.threat.bounded:
+        return torch.zeros(problem.x.shape[0], device=problem.x.device)
     if problem.threat.target is Target.PSNR:
         return (figures.bpp - problem.clean.bpp) * _pixels(problem)
     return (figures.mse - problem.clean.mse) * problem.x[0].numel()

@@ -8,14 +8,16 @@ from torch import Tensor
 
 from robustcodec.lab.attacks.budget import energy
 from robustcodec.lab.attacks.threat import BPP_BAND, PSNR_BAND, Target, Threat
-from robustcodec.lab.attacks.victim import Coded, Figures, Known, Victim, code, decibels
+from robustcodec.lab.attacks.victim import Coded, Figures, Known, Victim, code, code_latents, decibels
 from robustcodec.lab.networks import Quantiser, round_straight_through
 
 Report = Callable[[int, Tensor], None]
 """Called after each step with its number, from 1, and the scores (B,) there, or the last within the budget."""
 
-MARGIN = 0.9
+_MARGIN = 0.9
 """Share of a bound that searches use: real files differ a little from estimates."""
+
+_LEAST_ERROR = 1e-12
 
 _WINDOW = 10
 """Steps on the smooth codec between two looks at the real one."""
@@ -52,13 +54,15 @@ class Problem:
         """How far the figure that the threat bounds has grown (B,), bits or error, in units of the bound."""
         if self.threat.target is Target.PSNR:
             return (figures.bpp / self.clean.bpp - 1) / BPP_BAND
-        return (decibels(self.clean.mse) - decibels(figures.mse)) / PSNR_BAND
+        # a codec may make no error at all of a flat picture
+        before, after = (mse.clamp(min=_LEAST_ERROR) for mse in (self.clean.mse, figures.mse))
+        return (decibels(before) - decibels(after)) / PSNR_BAND
 
     def excess(self, figures: Figures) -> Tensor:
         """How far figures lie beyond the threat's bound (B,), in units of the bound; 0 where it holds."""
         if not self.threat.bounded:
             return torch.zeros(self.x.shape[0], device=self.x.device)
-        return (self.deviation(figures).abs() - MARGIN).clamp(min=0)
+        return (self.deviation(figures).abs() - _MARGIN).clamp(min=0)
 
     def random_direction(self) -> Tensor:
         """Gaussian noise (B, 3, H, W) of unit energy."""
@@ -166,7 +170,7 @@ class Watch:
         if bool(self.window.excess.isinf().all()):
             return real.clean
         if real.guide is real.victim:  # which has analysed it already
-            return Coded(real.victim, self._latents, real.x, round_straight_through, round_straight_through)
+            return code_latents(real.victim, self._latents, real.x)
         return real.code(self.window.noise, round_straight_through)
 
     def _open(self) -> None:
@@ -177,5 +181,5 @@ class Watch:
     def _compare(self, real: Figures) -> None:
         """Hold the smooth codec's figures of the window's best against the real ones."""
         clean = self.real.clean
-        bpp, mse = (clean.bpp * self._bpp / real.bpp, clean.mse * self._mse / real.mse.clamp(min=1e-12))
+        bpp, mse = (clean.bpp * self._bpp / real.bpp, clean.mse * self._mse / real.mse.clamp(min=_LEAST_ERROR))
         self.seen = replace(self.real, clean=Known(bpp, mse))

@@ -4,7 +4,6 @@ Each picture's noise stays inside the budget all the time; the best step is kept
 no bound on the other figure: the referee shortens what they find until it holds.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -13,8 +12,7 @@ from torch import Tensor
 
 from robustcodec.lab.attacks.budget import energy, fit_l2, fit_linf
 from robustcodec.lab.attacks.problem import Best, Problem, Report
-from robustcodec.lab.attacks.victim import Coded, Figures, unrounded
-from robustcodec.lab.networks import Quantiser
+from robustcodec.lab.attacks.victim import unrounded
 
 
 class Norm(StrEnum):
@@ -44,8 +42,7 @@ class Projected:
             noise = fit(0.5 * radius * problem.random_direction(), problem.x, problem.epsilon)
         best = Best.none(problem.x)
         for step in range(1, self.steps + 1):
-            figures, gradient = ascend(problem, noise, unrounded, problem.score)
-            score = problem.score(figures).detach()
+            score, gradient = _ascend(problem, noise)
             best.offer(noise, score, torch.zeros_like(score))
             report(step, score)
             noise = fit(noise + self.stride * radius * direction(gradient, self.norm), problem.x, problem.epsilon)
@@ -55,14 +52,12 @@ class Projected:
         return best.noise
 
 
-def ascend(
-    problem: Problem, noise: Tensor, quantise: Quantiser, aim: Callable[[Figures], Tensor]
-) -> tuple[Coded, Tensor]:
-    """Code the pictures with noise; give the figures and the gradient of `aim` with respect to noise."""
+def _ascend(problem: Problem, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the score (B,) of pictures with noise (B, 3, H, W), and its gradient."""
     noise = noise.detach().requires_grad_()
-    figures = problem.sketch(noise, quantise)
-    (gradient,) = torch.autograd.grad(aim(figures).sum(), noise)
-    return figures, gradient
+    score = problem.score(problem.sketch(noise, unrounded))
+    (gradient,) = torch.autograd.grad(score.sum(), noise)
+    return score.detach(), gradient
 
 
 def direction(gradient: Tensor, norm: Norm) -> Tensor:

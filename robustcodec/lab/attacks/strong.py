@@ -1,7 +1,7 @@
 """The strongest attack there is here: adaptive steps on the smooth codec, then crossings on the rounded one.
 
 Gradients find the directions that the transforms amplify; crossings find what rounding does to small moves. Which of
-the two wins depends on the codec, so crossings begin at what gradients found, on PSNR at the clean picture, too, and
+the two wins depends on the codec, so crossings begin at a part of what gradients found, on PSNR at nothing, too, and
 the best picture of all stages is kept.
 """
 
@@ -22,7 +22,7 @@ from robustcodec.lab.attacks.victim import unrounded
 from robustcodec.lab.networks import round_straight_through, softly_rounded
 
 _GRADIENT_SHARE = {Target.PSNR: 0.5, Target.BPP: 0.85}
-"""Of the steps; crossings take the rest in equal parts."""
+"""Of the steps, about; crossings take the rest in equal parts."""
 _BASES = {Target.PSNR: (0.0, 0.5), Target.BPP: (0.9,)}
 """Lengths of what gradients found, as shares, to begin crossings with: what served best on each target."""
 _STRIDE = {Target.PSNR: 3.0, Target.BPP: 0.5}
@@ -72,16 +72,22 @@ class Strong:
 
     def _once(self, problem: Problem, best: Best, start: Tensor, steps: int, report: Report) -> None:
         target = problem.threat.target
-        climbing = max(1, round(_GRADIENT_SHARE[target] * steps))
+        bases = _BASES[target]
+        rounds = _rounds(target, steps)
+        climbing = steps - rounds * len(bases) * STEPS_PER_ROUND
         climb = Adaptive(
             steps=climbing, quantise=_QUANTISE[target], rate_quantise=softly_rounded, stride=_STRIDE[target]
         )
         start = climb.search(problem, start, report).noise
         self._offer(problem, best, start)
-        bases = _BASES[target]
-        rounds = (steps - climbing) // len(bases) // STEPS_PER_ROUND
         for index, base in enumerate(bases):
             cross(problem, base * start, best, rounds, _after(climbing + index * rounds * STEPS_PER_ROUND, report))
+
+
+def _rounds(target: Target, steps: int) -> int:
+    """Give the rounds of crossings from each base: what is not for gradients, but one where that is at most half."""
+    one = len(_BASES[target]) * STEPS_PER_ROUND
+    return max(int((1 - _GRADIENT_SHARE[target]) * steps) // one, int(steps >= 2 * one))
 
 
 def _after(done: int, report: Report) -> Report:

@@ -147,7 +147,7 @@ class Coded:
     clean: Tensor
     quantise: Quantiser
     rate_quantise: Quantiser
-    """What the rate sees of the latents, where it is not what the picture is made of."""
+    """What the rate sees of the latents; as a rule what the picture is made of."""
 
     @cached_property
     def symbols(self) -> Tensor:
@@ -194,3 +194,8 @@ def code(
     The rate goes through `rate_quantise` if there is one.
     """
     return Coded(victim, victim.analyse(adversarial), clean, quantise, rate_quantise or quantise)
+
+
+def code_latents(victim: Victim, latents: Tensor, clean: Tensor) -> Coded:
+    """Code latents (B, C, h, w), in units of their step, as the real codec does."""
+    return Coded(victim, latents, clean, round_straight_through, round_straight_through)
