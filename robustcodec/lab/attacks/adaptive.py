@@ -1,8 +1,8 @@
 """Projected steps on the normalised gradient whose length adapts to each picture, after APGD (Croce and Hein 2020).
 
 Each step goes where the score rises, plus as much as it takes along what the threat bounds: one multiplier for each end
-of the bound, which grows beyond 0.8 of that end and falls within (dual ascent, Arrow, Hurwicz and
-Uzawa 1958). Both gradients meet at the latents and go through the analysis together, so that a step costs one pass.
+of the bound, which grows beyond 0.8 of that end and falls within (dual ascent, Arrow, Hurwicz and Uzawa 1958). Both
+gradients meet at the latents and go through the analysis together, so that a step costs one pass.
 """
 
 from dataclasses import dataclass
@@ -88,9 +88,9 @@ class _Walk:
         deviation = seen.deviation(figures)
         pull = self._pull(deviation.detach().clamp(-_FAR, _FAR), seen.threat.target)
         if not bool(pull.any()):
-            return _unit(upwards)
+            return direction(upwards, Norm.L2)
         (outwards,) = torch.autograd.grad(deviation.sum(), figures.latents)
-        return _unit(upwards) + pull.reshape(-1, 1, 1, 1) * _unit(outwards)
+        return direction(upwards, Norm.L2) + pull.reshape(-1, 1, 1, 1) * direction(outwards, Norm.L2)
 
     def _pull(self, deviation: Tensor, target: Target) -> Tensor:
         """Give how much a step has to add (B,) to what is bounded, and note how far each end is."""
@@ -121,8 +121,3 @@ class _Walk:
         reached = fit_l2(self.noise + step, problem.x, problem.epsilon)
         moved = self.noise + (1 - _MOMENTUM) * (reached - self.noise) + _MOMENTUM * (self.noise - self.before)
         self.before, self.noise = self.noise, fit_l2(moved, problem.x, problem.epsilon)
-
-
-def _unit(gradient: Tensor) -> Tensor:
-    length = gradient.flatten(1).square().sum(1).sqrt().clamp(min=1e-30)
-    return gradient / length.reshape(-1, 1, 1, 1)
