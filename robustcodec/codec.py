@@ -26,6 +26,7 @@ from robustcodec.container import (
     read_header,
     unpack,
 )
+from robustcodec.dither import key_of, seed_of
 from robustcodec.errors import CorruptFile, LimitExceeded, ModelError, UsageError
 from robustcodec.images import Picture
 from robustcodec.layout import (
@@ -246,9 +247,10 @@ class Codec:
         pixels = transformed(picture.pixels, transform)
         height, width = pixels.shape[:2]
         rows = strip_rows(width, height)
-        strips = _Strips(self._architecture, pixels, rows or height, keep=not once)
+        seed = seed_of(pixels) if self._architecture.dithered.tables else b""
+        strips = _Strips(self._architecture, pixels, rows or height, seed, keep=not once)
         alpha = None if picture.alpha is None else encode_alpha(picture.alpha)
-        return _Prepared(picture, rows, strips if rows else tuple(strips), alpha, transform)
+        return _Prepared(picture, rows, strips if rows else tuple(strips), alpha, transform, seed)
 
     def _code(self, prepared: "_Prepared", step: int, effort: int = 0) -> Written:
         """Code a picture's latents at a step; keep those of a single strip, to be shown."""
@@ -259,6 +261,7 @@ class Codec:
             prepared.strip_rows,
             step=step,
             fingerprint=self.bundle.fingerprint,
+            seed=prepared.seed,
         )
         kept: list[Int32] = []
         largest, expected = 0, 0.0
@@ -287,7 +290,8 @@ class Codec:
     def _read_strip(self, data: bytes, index: int, header: Header) -> Content:
         """Read what a strip holds: latents, or pixels of a payload that needs no model."""
         if header.payload is Payload.NETWORK:
-            return read_strip(self._architecture, data, *latents_of_strip(header, index), header.step)
+            key = key_of(header.seed, index)
+            return read_strip(self._architecture, data, *latents_of_strip(header, index), header.step, key)
         read = read_classical if header.payload is Payload.CLASSICAL else read_lossless
         return read(data, len(header.rows_of_strip(index)), header.coded_width, channels(header))
 
@@ -321,6 +325,7 @@ class _Prepared:
     strips: Iterable[Strip]
     alpha: bytes | None = None
     transform: int = 0
+    seed: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -351,19 +356,21 @@ class _Strips:
     architecture: Architecture
     pixels: Pixels
     rows: int
+    seed: bytes
     keep: bool
     _kept: dict[int, tuple[Float32, Int32]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Strip]:
         height = self.pixels.shape[0]
-        for top in range(0, height, self.rows):
+        for index, top in enumerate(range(0, height, self.rows)):
+            key = key_of(self.seed, index)
             if top in self._kept:
                 y, z = self._kept[top]
-                conditions = self.architecture.conditions(z, *y.shape[1:])
+                conditions = self.architecture.conditions(z, y.shape[1], y.shape[2], key)
                 yield Strip(y, z, conditions, self.architecture.dead_zones)
                 continue
             y = analyse(self.architecture, self.pixels, top, min(top + self.rows, height))
-            strip = prepare_strip(self.architecture, y)
+            strip = prepare_strip(self.architecture, y, key)
             if self.keep:
                 self._kept[top] = strip.y, strip.z
             yield strip

@@ -5,13 +5,14 @@ Little endian; CRC is CRC-32 as in zlib and PNG; varint is LEB128, at most 4 byt
     offset  bytes  field         range
     0       4      magic         8B 52 42 0A
     4       1      version       high nibble: major, 1; low nibble: minor, 0 to 15
-    5       1      flags         bits 0-1 payload, 2 grey, 3 alpha, 4 ICC, 5 EXIF or XMP; 6-7 zero
+    5       1      flags         bits 0-1 payload, 2 grey, 3 alpha, 4 ICC, 5 EXIF or XMP, 6 dither; 7 zero
     6       1      transform     bits 0-2 mirror columns, mirror rows, transpose; 3-7 zero
     7       2      strip units   strip height in units of 64 coded rows; 0: one strip
     9       1-4    width - 1     varint, of the reader's picture
     .       1-4    height - 1    varint, of the reader's picture
     .       2      step R        8 to 65535 (network), 0 (other payloads)
     .       8      fingerprint   of the bundle (network), zeros (other payloads)
+    .       0 or 8 seed          of the dither, if flag 6 is set
     .       4      header CRC    of all bytes before it
 
 Then one or more chunks up to the end of the file, in ascending order of type:
@@ -32,11 +33,12 @@ from dataclasses import dataclass
 from enum import IntEnum, IntFlag, unique
 from itertools import pairwise
 
+from robustcodec.dither import SEED_BYTES
 from robustcodec.errors import CorruptFile, LimitExceeded, NotRobustcodec, UnsupportedVersion
 
 MAGIC = b"\x8bRB\n"
 MAJOR_VERSION = 1
-MAX_HEADER_BYTES = 31  # this many bytes from the start of a file are always enough for `read_header`
+MAX_HEADER_BYTES = 39  # this many bytes from the start of a file are always enough for `read_header`
 MAX_SIDE = 2**28  # pixels; what a varint of 4 bytes can say
 MAX_CHUNK_BYTES = 2**28 - 1
 STRIP_UNIT = 64  # coded rows
@@ -48,7 +50,8 @@ MAY_SKIP = 0x40  # bit of the type byte, and part of the type: readers ignore su
 # What text-mode transfers make of the magic: LF to CR LF, 7 bits, UTF-8 with and without replacement.
 _MANGLED_MAGIC = (b"\x8bRB\r", b"\x0bRB\n", b"\xc2\x8bRB\n", b"\xef\xbf\xbdRB\n")
 _FIXED_START = 9  # bytes before the first varint
-_FIXED_END = 14  # bytes after the second varint
+_FIXED_END = 14  # bytes after the second varint, without a seed
+_BEFORE_SEED = 10  # of which before the seed
 _CRC_BYTES = 4
 _NUM_SINGLE_TYPES = 66  # ICC, alpha and the 64 types that may be skipped occur at most once each
 
@@ -64,12 +67,13 @@ class Payload(IntEnum):
 
 @unique
 class Flag(IntFlag):
-    """Bits 2 to 5 of the flags."""
+    """Bits 2 to 6 of the flags."""
 
     GREY = 0x04
     ALPHA = 0x08
     ICC = 0x10
     METADATA = 0x20
+    DITHER = 0x40
 
 
 @unique
@@ -120,7 +124,8 @@ class Header:
     bit 2 is. `strip_rows` (a multiple of 64, 0 for one strip) cuts the coded picture; as 0 is the only way
     to say "one strip", it is below the coded height; a strip of the network payload that has more than 64 rows
     has at most 2^24 pixels. `step` (8 to 65535) and `fingerprint` (8 bytes) belong
-    to the network payload and are zero for the others. `minor` is the minor version of the format.
+    to the network payload and are zero for the others. `seed` (8 bytes) is that of the dither, empty if there is none.
+    `minor` is the minor version of the format.
     """
 
     width: int
@@ -134,6 +139,7 @@ class Header:
     strip_rows: int = 0
     step: int = 0
     fingerprint: bytes = bytes(8)
+    seed: bytes = b""
     minor: int = 0
 
     def __post_init__(self) -> None:
@@ -146,11 +152,13 @@ class Header:
             raise ValueError(f"minor version {self.minor} is outside 0..15")
         if len(self.fingerprint) != 8:
             raise ValueError(f"a fingerprint of {len(self.fingerprint)} bytes instead of 8")
+        if len(self.seed) not in (0, SEED_BYTES):
+            raise ValueError(f"a seed of {len(self.seed)} bytes instead of {SEED_BYTES}")
         if self.payload is Payload.NETWORK:
             if not MIN_STEP <= self.step <= MAX_STEP:
                 raise ValueError(f"step {self.step} is outside {MIN_STEP}..{MAX_STEP}")
-        elif self.step != 0 or self.fingerprint != bytes(8):
-            raise ValueError(f"a {self.payload.name.lower()} payload has a step or a fingerprint")
+        elif self.step != 0 or self.fingerprint != bytes(8) or self.seed:
+            raise ValueError(f"a {self.payload.name.lower()} payload has a step, a fingerprint or a seed")
         if self.strip_rows % STRIP_UNIT or not 0 <= self.strip_rows <= 0xFFFF * STRIP_UNIT:
             raise ValueError(f"strip height {self.strip_rows} is not a multiple of {STRIP_UNIT} in 16 bits")
         if self.strip_rows >= self.coded_height:
@@ -289,12 +297,13 @@ def read_header(data: bytes, limits: Limits = DEFAULT_LIMITS) -> tuple[Header, i
     flags, transform, strip_units = struct.unpack_from("<BBH", data, len(MAGIC) + 1)
     width_less_1, offset = read_varint(data, _FIXED_START)
     height_less_1, offset = read_varint(data, offset)
-    end = offset + _FIXED_END
+    end = offset + _FIXED_END + SEED_BYTES * bool(flags & Flag.DITHER)
     _need(data, end)
-    step, fingerprint, crc = struct.unpack_from("<H8sI", data, offset)
+    step, fingerprint = struct.unpack_from("<H8s", data, offset)
+    seed, crc = data[offset + _BEFORE_SEED : end - _CRC_BYTES], int.from_bytes(data[end - _CRC_BYTES : end], "little")
     if crc != zlib.crc32(data[: end - _CRC_BYTES]):
         raise _damaged("the checksum of the header is wrong")
-    if flags >> 6 or transform >> 3:
+    if flags >> 7 or transform >> 3:
         raise _damaged("reserved bits of the header are set")
     try:
         header = Header(
@@ -309,6 +318,7 @@ def read_header(data: bytes, limits: Limits = DEFAULT_LIMITS) -> tuple[Header, i
             strip_rows=strip_units * STRIP_UNIT,
             step=step,
             fingerprint=fingerprint,
+            seed=bytes(seed),
             minor=minor,
         )
     except ValueError as error:
@@ -400,6 +410,7 @@ def _header_bytes(header: Header) -> bytes:
         | header.alpha * Flag.ALPHA
         | header.icc * Flag.ICC
         | header.metadata * Flag.METADATA
+        | bool(header.seed) * Flag.DITHER
     )
     start = struct.pack(
         "<4sBBBH",
@@ -410,7 +421,7 @@ def _header_bytes(header: Header) -> bytes:
         header.strip_rows // STRIP_UNIT,
     )
     sides = _varint_bytes(header.width - 1) + _varint_bytes(header.height - 1)
-    body = start + sides + struct.pack("<H8s", header.step, header.fingerprint)
+    body = start + sides + struct.pack("<H8s", header.step, header.fingerprint) + header.seed
     return body + zlib.crc32(body).to_bytes(_CRC_BYTES, "little")
 
 

@@ -39,7 +39,13 @@ def transformed(pixels: Pixels, transform: int) -> Pixels:
 
 
 def header_of(
-    picture: Picture, payload: Payload, transform: int, strip_rows: int, step: int = 0, fingerprint: bytes = bytes(8)
+    picture: Picture,
+    payload: Payload,
+    transform: int,
+    strip_rows: int,
+    step: int = 0,
+    fingerprint: bytes = bytes(8),
+    seed: bytes = b"",
 ) -> Header:
     """Make the header of a file that is to hold a picture."""
     return Header(
@@ -54,6 +60,7 @@ def header_of(
         strip_rows=strip_rows,
         step=step,
         fingerprint=fingerprint,
+        seed=seed,
     )
 
 

@@ -14,6 +14,7 @@ from threadpoolctl import ThreadpoolController
 from robustcodec.architectures import Architecture, open_architecture
 from robustcodec.codec import Codec
 from robustcodec.container import split_strip, unpack
+from robustcodec.dither import key_of
 from robustcodec.entropy import decode_group, ideal_bits, make_decoder
 from robustcodec.images import Picture
 from robustcodec.metrics import Pixels, bits_per_pixel, ms_ssim, mse, psnr, worst_block
@@ -155,16 +156,19 @@ def _lengths(architecture: Architecture, data: bytes) -> Iterator[tuple[int, flo
     for index, strip in enumerate(file.payload):
         _, message = split_strip(strip)
         height = -(-len(file.header.rows_of_strip(index)) // STRIDE)
-        yield len(message), *_ideal(architecture, message, height, width, file.header.step)
+        key = key_of(file.header.seed, index)
+        yield len(message), *_ideal(architecture, message, height, width, file.header.step, key)
 
 
-def _ideal(architecture: Architecture, message: bytes, height: int, width: int, step: int) -> tuple[float, float]:
+def _ideal(
+    architecture: Architecture, message: bytes, height: int, width: int, step: int, key: bytes
+) -> tuple[float, float]:
     """Ideal code lengths in bits of a strip's y and z, from its message; y is `height` x `width`."""
     decoder = make_decoder(message)
     index = architecture.side_index(height, width)
     z = decode_group(decoder, index, architecture.z_tables)
     z_bits = float(ideal_bits(z, index, architecture.z_tables).sum())
-    schedule = architecture.conditions(z, height, width).schedule(step)
+    schedule = architecture.conditions(z, height, width, key).schedule(step)
     y_bits = 0.0
     try:
         group = next(schedule)

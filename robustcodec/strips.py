@@ -39,10 +39,14 @@ class Coded(NamedTuple):
     expected: float
 
 
-def prepare_strip(architecture: Architecture, y: Float32) -> Strip:
-    """Give latents what coding them takes, whatever the step. Raises ImageError if they are not finite."""
+def prepare_strip(architecture: Architecture, y: Float32, key: bytes = b"") -> Strip:
+    """Give latents what coding them takes, whatever the step; `key` dithers them.
+
+    Raises ImageError if they are not finite.
+    """
     z = architecture.side_information(y)
-    return Strip(y, z, architecture.conditions(z, *y.shape[1:]), architecture.dead_zones)
+    height, width = y.shape[1:]
+    return Strip(y, z, architecture.conditions(z, height, width, key), architecture.dead_zones)
 
 
 def code_strip(architecture: Architecture, strip: Strip, step: int) -> Coded:
@@ -63,13 +67,15 @@ def code_strip(architecture: Architecture, strip: Strip, step: int) -> Coded:
     return Coded(join_strip(_checksum(strip.z, latents), encoder.finish()), latents.y_hat, expected)
 
 
-def read_strip(architecture: Architecture, data: bytes, height: int, width: int, step: int) -> Int32:
+def read_strip(architecture: Architecture, data: bytes, height: int, width: int, step: int, key: bytes = b"") -> Int32:
     """Decode a strip to latents (M, height, width) in units of 1/1024. Raises CorruptFile."""
+    if bool(key) != (architecture.dithered.tables > 0):
+        raise CorruptFile("the file is damaged: it has a seed and its model does not dither, or the other way round")
     crc, message = split_strip(data)
     decoder = make_decoder(message)
     z = decode_group(decoder, architecture.side_index(height, width), architecture.z_tables)
     latents = walk(
-        architecture.conditions(z, height, width).schedule(step),
+        architecture.conditions(z, height, width, key).schedule(step),
         lambda group: decode_group(decoder, group.table, architecture.y_tables),
     )
     decoder.finish()
@@ -80,15 +86,20 @@ def read_strip(architecture: Architecture, data: bytes, height: int, width: int,
 
 def quantised(y: Float32, group: Group, step: int, dead_zones: Float32) -> Int32:
     """Round the latents of a group to symbols, to zero within the dead zone of their table."""
-    values = y[group.positions]
-    if group.mean.ndim:
-        values = values - group.mean / np.float32(STEP_UNIT)
-    symbols = values * np.float32(STEP_UNIT / step)
+    symbols = in_steps(y, group, step)
     symbols[np.abs(symbols) < dead_zones[group.table]] = 0
     np.rint(symbols, out=symbols)
     # beyond the largest value a latent is cut off: only hostile pictures come near it
     clamped: Int32 = np.clip(symbols, -LARGEST_VALUE, LARGEST_VALUE, out=symbols).astype(np.int32)
     return clamped
+
+
+def in_steps(y: Float32, group: Group, step: int) -> Float32:
+    """Give how far the latents of a group are from their means, in steps."""
+    values = y[group.positions]
+    if group.mean.ndim:
+        values = values - group.mean / np.float32(STEP_UNIT)
+    return values * np.float32(STEP_UNIT / step)
 
 
 def walk(schedule: Schedule, code: Callable[[Group], Int32]) -> Latents:

@@ -3,6 +3,7 @@
 It reads a bundle's arrays with nothing but JSON and struct, and is meant for small pictures.
 """
 
+import hashlib
 import json
 import struct
 import zlib
@@ -38,7 +39,8 @@ def decode_latents(data: bytes, bundle: Path) -> list[Strip]:
     if transform & 4:
         width, height = height, width
     step = struct.unpack_from("<H", data, offset)[0]
-    offset += 14
+    seed = data[offset + 10 : offset + 18] if data[5] & 0x40 else b""
+    offset += 14 + len(seed)
     assert struct.unpack("<I", data[offset - 4 : offset])[0] == zlib.crc32(data[: offset - 4])
     strips = []
     top = 0
@@ -52,7 +54,8 @@ def decode_latents(data: bytes, bundle: Path) -> list[Strip]:
         if kind == 0x10:
             rows = min(64 * units or height, height - top)
             top += rows
-            strips.append(decode_strip(content, -(-rows // 16), -(-width // 16), step, model))
+            key = seed and seed + struct.pack("<I", len(strips))
+            strips.append(decode_strip(content, -(-rows // 16), -(-width // 16), step, model, key))
     assert top == height and offset == len(data)
     return strips
 
@@ -69,7 +72,7 @@ def decode_side(coder: "RangeDecoder", height: int, width: int, model: dict[str,
     return z, z_hat
 
 
-def decode_hyper(content: bytes, height: int, width: int, step: int, model: dict[str, Any]) -> Strip:
+def decode_hyper(content: bytes, height: int, width: int, step: int, model: dict[str, Any], key: bytes) -> Strip:
     coder = RangeDecoder(content[4:])
     z, scales = decode_side(coder, height, width, model)
     scales = transposed_layer(scales, model, "h_s.0")
@@ -79,10 +82,35 @@ def decode_hyper(content: bytes, height: int, width: int, step: int, model: dict
         [[sum(t * 1024 >= limit * step for limit in limits) for t in row[:width]] for row in plane[:height]]
         for plane, limits in zip(scales, model["thresholds"], strict=True)
     ]
-    y = decode_group(coder, index, tables(model, "y"))
+    chosen = offsets(key, len(index), height, width)
+    grid = [[[0] * width for _ in range(height)] for _ in index]
+    places = [(c, i, j) for c in range(len(index)) for i in range(height) for j in range(width)]
+    for c, i, j in places:
+        index[c][i][j], grid[c][i][j] = dithered(index[c][i][j], chosen[c][i][j], key, step, model)
+    y = decode_group(coder, index, latent_tables(key, model))
     coded = b"".join(struct.pack("<h", value) for planes in (z, y) for value in flat(planes))
     assert struct.unpack_from("<I", content)[0] == zlib.crc32(coded)
-    return Strip(z, y, index, [[[value * step for value in row] for row in plane] for plane in y])
+    y_hat = [[[0] * width for _ in range(height)] for _ in y]
+    for c, i, j in places:
+        y_hat[c][i][j] = y[c][i][j] * step + grid[c][i][j]
+    return Strip(z, y, index, y_hat)
+
+
+def offsets(key: bytes, channels: int, height: int, width: int) -> Planes:
+    """The number of each latent's offset."""
+    drawn = hashlib.shake_128(key).digest(channels * height * width)
+    return nested([byte % 8 for byte in drawn], [channels, height, width])
+
+
+def dithered(scale: int, k: int, key: bytes, step: int, model: dict[str, Any]) -> tuple[int, int]:
+    """The table of a latent of this scale, and what is added to it in units of 1/1024."""
+    if not key or not 0 <= scale - model["dither.first"][0] < len(model["dither.lengths"]) // 8:
+        return scale, 0
+    return len(model["y.lengths"]) + 8 * (scale - model["dither.first"][0]) + k, (2 * k - 7) * step // 16
+
+
+def latent_tables(key: bytes, model: dict[str, Any]) -> list[tuple[int, list[int]]]:
+    return tables(model, "y") + (tables(model, "dither") if key else [])
 
 
 CONTEXT = [
@@ -101,7 +129,7 @@ CONTEXT = [
 ]
 
 
-def decode_cheng(content: bytes, height: int, width: int, step: int, model: dict[str, Any]) -> Strip:
+def decode_cheng(content: bytes, height: int, width: int, step: int, model: dict[str, Any], key: bytes = b"") -> Strip:
     coder = RangeDecoder(content[4:])
     z, side = decode_side(coder, height, width, model)
     side = rounded(last_layer(side, model, "h_s.0"), model, "h_s.0", leaky=True)
@@ -110,6 +138,7 @@ def decode_cheng(content: bytes, height: int, width: int, step: int, model: dict
     side = shuffled(rounded(last_layer(side, model, "h_s.6"), model, "h_s.6", leaky=True))
     side = rounded(last_layer(side, model, "h_s.8"), model, "h_s.8", leaky=False)
     channels = range(len(model["thresholds"]))
+    chosen = offsets(key, len(channels), height, width)
     y, index, y_hat = ([[[0] * width for _ in range(height)] for _ in channels] for _ in range(3))
     for front in range(width + 3 * height):
         places = [(row, front - 3 * row) for row in range(height) if 0 <= front - 3 * row < width]
@@ -125,10 +154,13 @@ def decode_cheng(content: bytes, height: int, width: int, step: int, model: dict
             scales = dense(values, model, "entropy_parameters.4.scales", leaky=None)
             means.append(dense(values, model, "entropy_parameters.4.means", leaky=False, largest=1 << 25))
             for channel, t, limits in zip(channels, scales, model["thresholds"], strict=True):
-                index[channel][row][column] = sum(t * 1024 >= limit * step for limit in limits)
+                scale = sum(t * 1024 >= limit * step for limit in limits)
+                table, more = dithered(scale, chosen[channel][row][column], key, step, model)
+                index[channel][row][column] = table
+                means[-1][channel] += more
         if places:
             symbols = decode_group(
-                coder, [[[index[channel][r][c] for r, c in places]] for channel in channels], tables(model, "y")
+                coder, [[[index[channel][r][c] for r, c in places]] for channel in channels], latent_tables(key, model)
             )
         for channel in channels:
             for at, (row, column) in enumerate(places):

@@ -1,9 +1,10 @@
 """Make what tests compare with, and compare with it: `python -m tests.regenerate bundle ARCH`, `golden` or `check`.
 
 `bundle ARCH` trains tests/data/tiny/ARCH-tiny, which needs the lab; `golden` writes the files of tests/data/golden
-and of tests/data/golden-cheng with these bundles. Both are committed and change only with a version of the format:
-files written long ago must decode for ever. `check` decodes the golden files and fails unless the latents are those
-expected, and the pixels within a level of those expected: it needs the runtime alone, for emulators and other machines.
+and of tests/data/golden-cheng with these bundles, and those of tests/data/golden-dithered with one made of them. All
+are committed and change only with a version of the format: files written long ago must decode for ever.
+`check` decodes the golden files and fails unless the latents are those expected, and the pixels within a level of
+those expected: it needs the runtime alone, for emulators and other machines.
 """
 
 import hashlib
@@ -17,13 +18,15 @@ from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load
 
 from robustcodec import codec as codec_module
-from robustcodec.architectures import Group
-from robustcodec.bundle import open_bundle
+from robustcodec.architectures import Conditions, Group
+from robustcodec.bundle import ENTROPY, PARTS, Bundle, manifest_document, open_bundle, write_bundle
 from robustcodec.codec import Codec
 from robustcodec.container import pack, split_strip, unpack
-from robustcodec.entropy import decode_group, make_decoder
+from robustcodec.dither import OFFSETS, key_of
+from robustcodec.entropy import Table, TableSet, decode_group, make_decoder
 from robustcodec.images import Picture, read_picture, write_picture
 from robustcodec.layout import latents_of_strip
 from robustcodec.rate import Quality
@@ -34,6 +37,7 @@ TINY = DATA / "tiny" / "hyper-tiny"
 CHENG = DATA / "tiny" / "cheng-tiny"
 GOLDEN = DATA / "golden"
 GOLDEN_CHENG = DATA / "golden-cheng"
+GOLDEN_DITHERED = DATA / "golden-dithered"
 PLAIN = DATA / "plain"
 EXPECTED = "expected.json"
 
@@ -160,14 +164,45 @@ def cheng_files(codec: Codec) -> dict[str, bytes]:
     return files
 
 
+def dithered(folder: Path, model: Path = TINY) -> Bundle:
+    """Write a model that dithers its middle scales, with tables that are not fitted to anything."""
+    source = open_bundle(model)
+    parts = {name: load((model / name).read_bytes()) for name in PARTS}
+    arrays = parts[ENTROPY]
+    own = TableSet.from_arrays(*(arrays[f"y.{part}"] for part in ("frequencies", "lengths", "minimums")))
+    first, end = 24, 40
+    rolled = [
+        Table(each.minimum, np.append(np.roll(each.frequencies[:-1], k - 3), each.frequencies[-1]))
+        for each in own.tables[first:end]
+        for k in range(OFFSETS)
+    ]
+    arrays |= {f"dither.{name}": array for name, array in TableSet(tuple(rolled)).to_arrays().items()}
+    arrays["dither.first"] = np.array([first], np.int32)
+    return write_bundle(folder, {**manifest_document(source.manifest), "id": folder.name}, parts)
+
+
+def dithered_files(codec: Codec) -> dict[str, bytes]:
+    """Encode what the golden files of a model that dithers hold: strips, escapes, a picture stored turned."""
+    files = {"dithered-odd": codec.encode(Picture(pixels=sample(21, 50, 1)), Quality(2.5), transform=5).data}
+    with mock.patch.multiple(codec_module, STRIP_ABOVE=1, STRIP_ROWS=64):
+        files["dithered-strips"] = codec.encode(Picture(pixels=sample(150, 40, 4)), Quality(3)).data
+    noise = np.random.default_rng(1).integers(0, 256, (32, 48, 3)).astype(np.uint8)
+    files["dithered-escapes"] = _hostile(codec, Picture(pixels=noise))
+    return files
+
+
 def _hostile(codec: Codec, picture: Picture) -> bytes:
     """Code latents that no table foresees, of z and of y, up to those that are cut off, at the finest step."""
     prepared = codec._prepare(picture)
     y, z = prepared.strips[0].y.copy(), prepared.strips[0].z.copy()
     y[:6, 0, 0] = 300, -300, 250, -90, 40, -33
     z[:3, 0, 0] = 40, -1000, 32767
-    strip = replace(prepared.strips[0], y=y, z=z, conditions=codec._architecture.conditions(z, *y.shape[1:]))
+    strip = replace(prepared.strips[0], y=y, z=z, conditions=_conditions(codec, prepared.seed, z, y))
     return codec._code(replace(prepared, strips=(strip,)), 8).data
+
+
+def _conditions(codec: Codec, seed: bytes, z: NDArray[np.int32], y: NDArray[np.float32]) -> Conditions:
+    return codec._architecture.conditions(z, y.shape[1], y.shape[2], key_of(seed, 0))
 
 
 def latents(codec: Codec, data: bytes) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int32]]]:
@@ -184,7 +219,8 @@ def latents(codec: Codec, data: bytes) -> tuple[list[NDArray[np.int32]], list[ND
             symbols[group.positions] = decode_group(decoder, group.table, architecture.y_tables)
             return symbols[group.positions]
 
-        walk(architecture.conditions(z[-1], *size).schedule(file.header.step), note)
+        conditions = architecture.conditions(z[-1], *size, key_of(file.header.seed, index))
+        walk(conditions.schedule(file.header.step), note)
     return z, y
 
 
@@ -198,7 +234,8 @@ def write_golden(folder: Path, model: Path = TINY) -> None:
     codec = Codec(open_bundle(model), threads=1)
     folder.mkdir(parents=True, exist_ok=True)
     expected = {}
-    for name, data in (cheng_files if model == CHENG else golden_files)(codec).items():
+    makers = {GOLDEN.name: golden_files, GOLDEN_CHENG.name: cheng_files, GOLDEN_DITHERED.name: dithered_files}
+    for name, data in makers[folder.name](codec).items():
         z, y = latents(codec, data)
         (folder / f"{name}.rbc").write_bytes(data)
         shown = replace(codec.decode(data), icc=None, exif=None, xmp=None)
@@ -234,7 +271,11 @@ if __name__ == "__main__":
     elif sys.argv[1:] == ["golden"]:
         write_golden(GOLDEN)
         write_golden(GOLDEN_CHENG, CHENG)
+        with tempfile.TemporaryDirectory() as scratch:
+            write_golden(GOLDEN_DITHERED, dithered(Path(scratch) / "hyper-dithered").path)
     elif sys.argv[1:] == ["check"]:
-        sys.exit("\n".join(check(GOLDEN) + check(GOLDEN_CHENG, CHENG)) or None)
+        with tempfile.TemporaryDirectory() as scratch:
+            model = dithered(Path(scratch) / "hyper-dithered").path
+            sys.exit("\n".join(check(GOLDEN) + check(GOLDEN_CHENG, CHENG) + check(GOLDEN_DITHERED, model)) or None)
     else:
         sys.exit(__doc__)

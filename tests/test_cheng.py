@@ -59,6 +59,10 @@ class Part:
         return self.entropy.y_tables
 
     @property
+    def dithered(self) -> Any:
+        return self.entropy.dithered
+
+    @property
     def dead_zones(self) -> Any:
         return np.full(len(self.y_tables), 0.5, np.float32)
 
@@ -66,8 +70,8 @@ class Part:
         shape = (len(self.z_tables), -(-height // 4), -(-width // 4))
         return np.broadcast_to(np.arange(shape[0], dtype=np.uint8)[:, None, None], shape)
 
-    def conditions(self, z: NDArray[np.int32], height: int, width: int) -> cheng.ChengConditions:
-        return self.entropy.conditions(z, height, width)
+    def conditions(self, z: NDArray[np.int32], height: int, width: int, key: bytes = b"") -> cheng.ChengConditions:
+        return self.entropy.conditions(z, height, width, key)
 
 
 def arrays_of(bundle: Bundle) -> Arrays:

@@ -78,10 +78,11 @@ def raw_header(
     sides: str = "00 00",
     step: int = 1024,
     fingerprint: bytes = FINGERPRINT,
+    seed: bytes = b"",
 ) -> bytes:
     """A header with a right checksum, whatever its fields say."""
     body = bytes([0x8B, 0x52, 0x42, 0x0A, version, flags, transform]) + strip_units.to_bytes(2, "little")
-    body += bytes.fromhex(sides) + step.to_bytes(2, "little") + fingerprint
+    body += bytes.fromhex(sides) + step.to_bytes(2, "little") + fingerprint + seed
     return body + crc(body)
 
 
@@ -104,10 +105,10 @@ def varint_end(data: bytes, offset: int) -> int:
 def repaired(data: bytes) -> bytes:
     """The file with all checksums made right, as far as its framing can be followed."""
     fixed = bytearray(data)
-    end = varint_end(data, varint_end(data, 9)) + 14
+    end = first = varint_end(data, varint_end(data, 9)) + 14 + 8 * bool(data[5:6] and data[5] & 0x40)
     while end <= len(fixed):
         start = end
-        if start == varint_end(data, varint_end(data, 9)) + 14:
+        if start == first:
             fixed[start - 4 : start] = crc(bytes(fixed[: start - 4]))
         body = varint_end(data, start + 1)
         length = sum((byte & 0x7F) << 7 * i for i, byte in enumerate(data[start + 1 : body]))
@@ -159,6 +160,7 @@ def files(draw: st.DrawFn) -> File:
         strip_rows=strip_rows,
         step=draw(st.integers(8, 65535)) if is_network else 0,
         fingerprint=draw(st.binary(min_size=8, max_size=8)) if is_network else bytes(8),
+        seed=draw(st.binary(min_size=8, max_size=8)) if is_network and draw(st.booleans()) else b"",
         minor=minor,
     )
     kind = {0: ChunkType.STRIP, 1: ChunkType.CLASSICAL, 2: ChunkType.LOSSLESS}[payload]
@@ -208,6 +210,14 @@ def test_golden_header_and_strip() -> None:
     assert unpack(data).sections == {"header": 27, "strip": 15}
 
 
+def test_header_with_a_seed() -> None:
+    header, end = read_header(raw_header(flags=0x40, seed=b"01234567"))
+    assert (header.seed, end) == (b"01234567", 33)
+    assert header == network(width=1, height=1, seed=b"01234567")
+    with pytest.raises(ValueError, match="a seed of 7 bytes"):
+        network(seed=b"0123456")
+
+
 def test_smallest_file() -> None:
     file = unpack(SMALLEST)
     assert (file.header.width, file.header.height, len(SMALLEST)) == (1, 1, 35)
@@ -241,16 +251,19 @@ def test_overhead_of_an_ordinary_picture() -> None:
         assert len(data) - message_bytes == overhead
 
 
-def test_header_is_at_most_31_bytes() -> None:
+def test_header_is_at_most_39_bytes() -> None:
+    roomy = Limits(max_pixels=2**60)
     header = classical(width=2**28, height=2**28, strip_rows=0xFFFF * 64)
     data = pack(header, [Chunk(ChunkType.CLASSICAL, bytes(4))] * header.num_strips)
-    roomy = Limits(max_pixels=2**60)
-    assert read_header(data[:MAX_HEADER_BYTES], roomy) == (header, MAX_HEADER_BYTES)
+    assert read_header(data[:31], roomy) == (header, 31)
+    longest = raw_header(flags=0x40, sides="ffffff7f ffffff7f", strip_units=1, seed=bytes(8))
+    seeded = network(width=2**28, height=2**28, strip_rows=64, seed=bytes(8))
+    assert read_header(longest, roomy) == (seeded, MAX_HEADER_BYTES)
 
 
 def test_numbers_on_disk_are_pinned() -> None:
     assert {p.name: p.value for p in Payload} == {"NETWORK": 0, "CLASSICAL": 1, "LOSSLESS": 2}
-    assert {f.name: f.value for f in Flag} == {"GREY": 4, "ALPHA": 8, "ICC": 16, "METADATA": 32}
+    assert {f.name: f.value for f in Flag} == {"GREY": 4, "ALPHA": 8, "ICC": 16, "METADATA": 32, "DITHER": 64}
     assert {c.name: c.value for c in ChunkType} == {
         "ICC": 1,
         "STRIP": 16,
@@ -371,8 +384,13 @@ CORRUPT = {
     "version 0": (raw_header(version=0x0F) + LAST_STRIP, "no format version 0.15"),
     "header checksum": (HEADER_768x512[:-1] + b"\0" + STRIP_HELLO, "checksum of the header"),
     "chunk checksum": (SMALLEST[:-1] + b"\0", r"checksum of chunk 0 \(strip\)"),
-    "reserved flag": (raw_header(flags=0x40) + LAST_STRIP, "reserved bits"),
-    "other reserved flag": (raw_header(flags=0x80) + LAST_STRIP, "reserved bits"),
+    "reserved flag": (raw_header(flags=0x80) + LAST_STRIP, "reserved bits"),
+    "flag of a seed that is not there": (raw_header(flags=0x40) + LAST_STRIP, "checksum of the header"),
+    "seed without its flag": (raw_header(seed=bytes(8)) + LAST_STRIP, "checksum of the header"),
+    "seed of classical": (
+        raw_header(flags=0x41, step=0, fingerprint=bytes(8), seed=bytes(8)) + raw_chunk(0x91, b"x"),
+        "a fingerprint or a seed",
+    ),
     "reserved transform": (raw_header(transform=8) + LAST_STRIP, "reserved bits"),
     "payload 3": (raw_header(flags=3) + LAST_STRIP, "3 is not a valid Payload"),
     "long width": (raw_header(sides="8000 00") + LAST_STRIP, "at byte 9 is longer than it needs"),
@@ -384,7 +402,7 @@ CORRUPT = {
         raw_header(flags=2, fingerprint=bytes(8)) + raw_chunk(0x92, b"x"),
         "lossless payload has a step",
     ),
-    "fingerprint of classical": (raw_header(flags=1, step=0) + raw_chunk(0x91, b"x"), "or a fingerprint"),
+    "fingerprint of classical": (raw_header(flags=1, step=0) + raw_chunk(0x91, b"x"), "a fingerprint or a seed"),
     "strip as high as the picture": (
         raw_header(strip_units=1, sides="00 3f") + LAST_STRIP,
         "strips of 64 rows in 64 coded rows",
@@ -654,7 +672,7 @@ def test_page_has_the_numbers_of_the_module() -> None:
 def test_page_and_module_have_the_same_header_table() -> None:
     page = {field.replace("−", "-"): (offset, size) for offset, size, field, _ in rows("offset")}
     assert container.__doc__ is not None
-    pattern = re.compile(r"^ {4}(\d|\.) +([\d-]+) +(.+?) {2,}\S", re.MULTILINE)
+    pattern = re.compile(r"^ {4}(\d|\.) +(0 or 8|[\d-]+) +(.+?) {2,}\S", re.MULTILINE)
     module = {
         field: (offset.replace(".", "…"), size.replace("-", " to "))
         for offset, size, field in pattern.findall(container.__doc__)

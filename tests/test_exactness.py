@@ -10,7 +10,9 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ import pytest
 import reference
 import regenerate
 from numpy.typing import NDArray
-from regenerate import CHENG, GOLDEN, GOLDEN_CHENG, TINY, digest, latents
+from regenerate import CHENG, GOLDEN, GOLDEN_CHENG, GOLDEN_DITHERED, TINY, digest, latents
 
 from robustcodec import codec as codec_module
 from robustcodec.architectures.hyper import EntropyParameters, layer_specs
@@ -28,6 +30,7 @@ from robustcodec.architectures.hyperprior import MAX_INPUT
 from robustcodec.bundle import ENTROPY, Bundle, manifest_document, open_bundle, write_bundle
 from robustcodec.codec import Codec
 from robustcodec.container import unpack
+from robustcodec.dither import key_of
 from robustcodec.entropy import coder as coder_module
 from robustcodec.errors import ModelDamaged
 from robustcodec.exact import bound
@@ -36,7 +39,8 @@ from robustcodec.rate import Quality
 from robustcodec.strips import Strip, code_strip
 
 ROOT = Path(__file__).parent.parent
-NAMES = sorted(path.stem for folder in (GOLDEN, GOLDEN_CHENG) for path in folder.glob("*.rbc"))
+FOLDERS = (GOLDEN, GOLDEN_CHENG, GOLDEN_DITHERED)
+NAMES = sorted(path.stem for folder in FOLDERS for path in folder.glob("*.rbc"))
 Sample = Callable[..., NDArray[np.uint8]]
 
 try:
@@ -66,24 +70,31 @@ def read(name: str) -> bytes:
 
 
 def golden_folder(name: str) -> Path:
-    return GOLDEN_CHENG if name.startswith("cheng-") else GOLDEN
+    return next(folder for folder in FOLDERS if (folder / f"{name}.rbc").exists())
+
+
+@cache
+def dithered_model() -> Path:
+    return regenerate.dithered(Path(tempfile.mkdtemp()) / "hyper-dithered").path
 
 
 def codec_of(name: str) -> Codec:
-    return Codec(open_bundle(CHENG if name.startswith("cheng-") else TINY), threads=1)
+    path = {GOLDEN: TINY, GOLDEN_CHENG: CHENG}.get(golden_folder(name)) or dithered_model()
+    return Codec(open_bundle(path), threads=1)
 
 
 # --- golden files -------------------------------------------------------------------------------------------
 
 
 def test_golden_files_decode_to_the_same_for_ever(coder: str) -> None:
-    assert len(NAMES) == 16
+    assert len(NAMES) == 19
     assert regenerate.check(GOLDEN) == []
     assert regenerate.check(GOLDEN_CHENG, CHENG) == []
+    assert regenerate.check(GOLDEN_DITHERED, dithered_model()) == []
 
 
 def test_golden_files_are_small_and_all_there() -> None:
-    assert {path.stem for folder in (GOLDEN, GOLDEN_CHENG) for path in folder.glob("*.png")} == set(NAMES)
+    assert {path.stem for folder in FOLDERS for path in folder.glob("*.png")} == set(NAMES)
     assert sum(path.stat().st_size for path in regenerate.DATA.rglob("*") if path.is_file()) < 500_000
 
 
@@ -104,7 +115,7 @@ def test_latents_have_only_one_file(name: str, coder: str) -> None:
     file = unpack(data)
     for index, (strip, z) in enumerate(zip(file.payload, latents(codec, data)[0], strict=True)):
         y_hat = codec._read_strip(strip, index, file.header)
-        conditions = codec._architecture.conditions(z, *y_hat.shape[1:])
+        conditions = codec._architecture.conditions(z, *y_hat.shape[1:], key_of(file.header.seed, index))
         y_real = (y_hat / 1024).astype(np.float32)
         coded = Strip(y_real, z, conditions, codec._architecture.dead_zones)
         assert code_strip(codec._architecture, coded, file.header.step)[0] == strip
@@ -132,7 +143,8 @@ def test_the_generator_writes_the_golden_files(tmp_path: Path) -> None:
     """All but the analysis is exact, and that can turn a rounding on another machine."""
     regenerate.write_golden(tmp_path / GOLDEN.name)
     regenerate.write_golden(tmp_path / GOLDEN_CHENG.name, CHENG)
-    for folder in (GOLDEN, GOLDEN_CHENG):
+    regenerate.write_golden(tmp_path / GOLDEN_DITHERED.name, dithered_model())
+    for folder in FOLDERS:
         assert {path.name for path in (tmp_path / folder.name).iterdir()} == {path.name for path in folder.iterdir()}
     for name in NAMES:
         codec, kept = codec_of(name), golden_folder(name)

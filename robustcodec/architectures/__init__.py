@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustcodec.bundle import Bundle
+from robustcodec.dither import DitheredScales
 from robustcodec.entropy import TableSet
 from robustcodec.errors import ModelError
 
@@ -69,6 +70,10 @@ class Architecture(Protocol):
     """Latents around a tile that its pixels depend on."""
     z_tables: TableSet
     y_tables: TableSet
+    scale_tables: TableSet
+    """Of y's tables those for rounding without dither, one for each scale: the first of them."""
+    dithered: DitheredScales
+    """Which scales are dithered in the model's files, none if it does not dither."""
 
     @property
     def dead_zones(self) -> Float32:
@@ -86,8 +91,8 @@ class Architecture(Protocol):
     def side_index(self, height: int, width: int) -> NDArray[np.integer[Any]]:
         """Give the table index of each of z's symbols for y of this height and width; its shape is z's."""
 
-    def conditions(self, z: Int32, height: int, width: int) -> Conditions:
-        """Give what z's symbols say about y (M, height, width)."""
+    def conditions(self, z: Int32, height: int, width: int, key: bytes = b"") -> Conditions:
+        """Give what z's symbols say about y (M, height, width), and how a strip's key dithers it."""
 
     def synthesise(self, y_hat: Float32) -> Float32:
         """Give x_hat (3, 16h, 16w), neither clipped nor sure to be finite."""

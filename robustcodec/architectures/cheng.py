@@ -11,6 +11,7 @@ the context that the encoder saw.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from robustcodec.architectures import Group, Int32, Latents, Schedule
 from robustcodec.architectures.hyperprior import (
     MAX_INPUT,
+    Dither,
     Hyperprior,
     IntegerParameters,
     in_windows,
@@ -116,9 +118,9 @@ class EntropyParameters(IntegerParameters):
             values = apply_at(layer, values)
         return apply_at(self._scales, values), apply_at(self._means, values)
 
-    def conditions(self, z: Int32, height: int, width: int) -> "ChengConditions":
-        """Give what z's symbols say about y (M, height, width)."""
-        return ChengConditions(self, z, height, width)
+    def conditions(self, z: Int32, height: int, width: int, key: bytes = b"") -> "ChengConditions":
+        """Give what z's symbols, and a strip's key, say about y (M, height, width)."""
+        return ChengConditions(self, z, height, width, self.dither(key, height, width))
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +131,7 @@ class ChengConditions:
     z: Int32
     height: int
     width: int
+    dither: Dither | None = None
 
     @cached_property
     def side(self) -> NDArray[np.int16]:
@@ -153,7 +156,11 @@ class ChengConditions:
             side = self.side[rows, columns].astype(np.float64)
             scales, means = self.entropy.gaussians(side, context.around(front))
             positions = (slice(None), rows, columns)
-            coded = yield Group(positions, index_at(scales, limits).T, means.T.astype(np.int32))
+            tables: NDArray[np.integer[Any]] = index_at(scales, limits).T
+            if self.dither is not None:
+                tables, more = self.dither.applied(positions, tables, step)
+                means += more.T
+            coded = yield Group(positions, tables, means.T.astype(np.int32))
             values = np.clip(coded.T * np.float64(step) + means, -LARGEST_Y, LARGEST_Y)
             context.add(front, values)
             symbols[positions] = coded
@@ -180,6 +187,6 @@ class Cheng(Hyperprior):
         sizes = self._n, self.channels
         return Synthesis(checked(self.name, sizes, self._bundle.synthesis, ["synthesis"]), self._threads)
 
-    def conditions(self, z: Int32, height: int, width: int) -> ChengConditions:
-        """Give what z's symbols say about y (M, height, width)."""
-        return self.entropy.conditions(z, height, width)
+    def conditions(self, z: Int32, height: int, width: int, key: bytes = b"") -> ChengConditions:
+        """Give what z's symbols, and a strip's key, say about y (M, height, width)."""
+        return self.entropy.conditions(z, height, width, key)

@@ -7,6 +7,7 @@ x -> analysis -> y -> |.| -> hyper analysis -> z -> round -> integer hyper synth
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from robustcodec.architectures import Group, Int32, Latents, Schedule
 from robustcodec.architectures.hyperprior import (
     HYPER_STRIDE,
     MAX_INPUT,
+    Dither,
     Hyperprior,
     IntegerParameters,
     in_windows,
@@ -56,9 +58,9 @@ class EntropyParameters(IntegerParameters):
             values = apply(layer, values)
         return values[:, :height, :width]
 
-    def conditions(self, z: Int32, height: int, width: int) -> "HyperConditions":
-        """Give what z's symbols say about y (M, height, width)."""
-        return HyperConditions(self, z, height, width)
+    def conditions(self, z: Int32, height: int, width: int, key: bytes = b"") -> "HyperConditions":
+        """Give what z's symbols, and a strip's key, say about y (M, height, width)."""
+        return HyperConditions(self, z, height, width, self.dither(key, height, width))
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +71,7 @@ class HyperConditions:
     z: Int32
     height: int
     width: int
+    dither: Dither | None = None
 
     @cached_property
     def scales(self) -> Float64:
@@ -76,12 +79,18 @@ class HyperConditions:
         return self.entropy.scales(self.z, self.height, self.width)
 
     def schedule(self, step: int) -> Schedule:
-        """Walk y in one group with means of zero."""
-        symbols = yield Group(..., self._tables(step), np.zeros((), np.int32))
-        return Latents(symbols * np.int32(step), (symbols.astype(np.int16),))
+        """Walk y in one group with means of zero, or those of its dither."""
+        tables: NDArray[np.integer[Any]] = self._levels(step)
+        means = np.zeros((), np.int32)
+        if self.dither is not None:
+            tables, means = self.dither.applied(..., tables, step)
+        symbols = yield Group(..., tables, means)
+        y_hat = symbols * np.int32(step)
+        y_hat += means
+        return Latents(y_hat, (symbols.astype(np.int16),))
 
-    def _tables(self, step: int) -> NDArray[np.uint8]:
-        """Give the table index of each latent; scales of a large strip are computed again for each step, in parts."""
+    def _levels(self, step: int) -> NDArray[np.uint8]:
+        """Give the number of each latent's scale; those of a large strip are computed again for each step, in parts."""
         thresholds = self.entropy.thresholds
         if max(self.z.shape[1:]) <= _WINDOW:
             return scale_index(self.scales, thresholds, step)
@@ -106,6 +115,6 @@ class Hyper(Hyperprior):
         self.entropy = EntropyParameters(bundle.entropy, *sizes_of(bundle, self.name))
         super().__init__(bundle, threads, self.entropy)
 
-    def conditions(self, z: Int32, height: int, width: int) -> HyperConditions:
-        """Give what z's symbols say about y (M, height, width)."""
-        return self.entropy.conditions(z, height, width)
+    def conditions(self, z: Int32, height: int, width: int, key: bytes = b"") -> HyperConditions:
+        """Give what z's symbols, and a strip's key, say about y (M, height, width)."""
+        return self.entropy.conditions(z, height, width, key)

@@ -5,6 +5,7 @@ x -> analysis -> y -> hyper analysis -> z -> round -> integers that say what y i
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -12,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustcodec import networks
-from robustcodec.architectures import Float32, Int32
+from robustcodec.architectures import Float32, Int32, Positions
 from robustcodec.bundle import Bundle
+from robustcodec.dither import OFFSETS, DitheredScales, offsets
 from robustcodec.entropy import LARGEST_VALUE, TableSet
 from robustcodec.errors import ImageError, ModelDamaged
 from robustcodec.exact import Float64, IntegerLayer, LayerSpec, check_thresholds, layers_from_arrays
@@ -29,14 +31,31 @@ MAX_MEDIAN = 1 << 20
 MAX_INPUT = LARGEST_VALUE * STEP_UNIT + MAX_MEDIAN
 """Largest magnitude that enters the integer hyper synthesis."""
 
+DITHER = "dither"
+"""Prefix of the tables of dithered latents, eight of each scale from that of number `first` on."""
+
 DEAD_ZONES = "dead_zones"
-"""Array beside those of the analysis: uint16, a magnitude for each of y's tables in 1/1024 of a step."""
+"""Array beside those of the analysis: uint16, a magnitude for each of y's scales in 1/1024 of a step."""
 
 _ANALYSED = 512
 """Columns of y, 8192 pixels, that the hyper analysis is given at once; only wide pictures have more."""
 
 _ANALYSIS_HALO = 8
 """Latents around them that their z depends on, a multiple of HYPER_STRIDE."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dither:
+    """The dither of one strip: `chosen` are the numbers of the offsets of y (M, h, w)."""
+
+    dithered: DitheredScales
+    chosen: NDArray[np.uint8]
+
+    def applied(
+        self, positions: Positions, levels: NDArray[np.integer[Any]], step: int
+    ) -> tuple[NDArray[np.uint16], Int32]:
+        """Give the tables of latents with these scales, and what offsets add to their means, at a step R."""
+        return self.dithered.applied(levels, self.chosen[positions], step)
 
 
 class IntegerParameters:
@@ -46,11 +65,14 @@ class IntegerParameters:
     """
 
     def __init__(self, arrays: Mapping[str, NDArray[np.generic]], n: int, m: int, specs: Sequence[LayerSpec]) -> None:
-        self.y_tables = _tables(arrays, "y")
+        self.scale_tables = _tables(arrays, "y")
         self.z_tables = _tables(arrays, "z")
+        self.dithered = _dithered(arrays, len(self.scale_tables))
+        parts = ("frequencies", "lengths", "minimums")
         expected = {
             *(f"{spec.name}.{part}" for spec in specs for part in ("weight", "bias", "shift")),
-            *(f"{latents}.{part}" for latents in "yz" for part in ("frequencies", "lengths", "minimums")),
+            *(f"{latents}.{part}" for latents in "yz" for part in parts),
+            *(f"{DITHER}.{part}" for part in (*parts, "first") if self.dithered.tables),
             "thresholds",
             "medians",
         }
@@ -60,11 +82,20 @@ class IntegerParameters:
         if len(self.z_tables) != n:
             raise ModelDamaged(f"it has {len(self.z_tables)} tables for the {n} channels of z")
         self.layers: tuple[IntegerLayer, ...] = layers_from_arrays(specs, arrays)
-        self.thresholds = check_thresholds(arrays["thresholds"], m, len(self.y_tables) - 1)
+        self.thresholds = check_thresholds(arrays["thresholds"], m, len(self.scale_tables) - 1)
         medians = arrays["medians"]
         if medians.dtype != np.int32 or medians.shape != (n,) or np.abs(medians.astype(np.int64)).max() > MAX_MEDIAN:
             raise ModelDamaged(f"its medians must be {n} integers of 32 bits within ±{MAX_MEDIAN}")
         self.medians: Int32 = medians.astype(np.int32)
+
+        more = _tables(arrays, DITHER) if self.dithered.tables else ()
+        self.y_tables = TableSet((*self.scale_tables, *more))
+
+    def dither(self, key: bytes, height: int, width: int) -> Dither | None:
+        """Give what a strip's key makes of the quantiser of y (M, height, width)."""
+        if not key:
+            return None
+        return Dither(self.dithered, offsets(key, (len(self.thresholds), height, width)))
 
     def z_hat(self, z: Int32) -> Float64:
         """Give what z's symbols stand for, in units of 1/1024."""
@@ -107,12 +138,15 @@ class Hyperprior:
         self._n, self.channels = sizes_of(bundle, self.name)
         self._medians = entropy.medians
         self.z_tables = entropy.z_tables
+        self.scale_tables = entropy.scale_tables
         self.y_tables = entropy.y_tables
+        self.dithered = entropy.dithered
 
     @cached_property
     def dead_zones(self) -> Float32:
-        """Half widths (tables of y,), in quantisation steps."""
-        return dead_zones_in(self._bundle.analysis, len(self.y_tables))
+        """Half widths (tables of y,), in quantisation steps; what is dithered has none."""
+        zones = dead_zones_in(self._bundle.analysis, len(self.scale_tables))
+        return np.append(zones, np.full(len(self.y_tables) - zones.size, 0.5, np.float32))
 
     @cached_property
     def _encoder(self) -> networks.Networks:
@@ -185,6 +219,17 @@ def dead_zones_in(analysis: Mapping[str, NDArray[np.generic]], tables: int) -> F
     if zones.dtype != np.uint16 or zones.shape != (tables,) or zones.astype(np.uint16).min() < STEP_UNIT // 2:
         raise ModelDamaged(f"its dead zones must be {tables} integers of 16 bits, none below {STEP_UNIT // 2}")
     return zones.astype(np.float32) / np.float32(STEP_UNIT)
+
+
+def _dithered(arrays: Mapping[str, NDArray[np.generic]], scales: int) -> DitheredScales:
+    """Give the scales that have tables for each offset; none without such tables."""
+    first, lengths = arrays.get(f"{DITHER}.first"), arrays.get(f"{DITHER}.lengths")
+    if first is None or lengths is None:
+        return DitheredScales(scales, 0, 0)
+    if first.dtype != np.int32 or first.shape != (1,) or lengths.ndim != 1 or lengths.size % OFFSETS:
+        raise ModelDamaged(f"its tables of dithered latents must be {OFFSETS} for each scale from a first one on")
+    begin = int(first.astype(np.int64)[0])
+    return DitheredScales(scales, begin, begin + lengths.size // OFFSETS)
 
 
 def _tables(arrays: Mapping[str, NDArray[np.generic]], latents: str) -> TableSet:

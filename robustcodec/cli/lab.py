@@ -112,6 +112,9 @@ def export(
         Path | None,
         typer.Option(metavar="DIR", help="Pictures to calibrate and measure on [default: those of the run]."),
     ] = None,
+    validation: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Pictures to measure on instead of those of --data.")
+    ] = None,
     id: Annotated[str | None, typer.Option("--id", help="Id of the model [default: the folder's name].")] = None,
     variant: Annotated[
         str | None, typer.Option(help="Variant: base, teacher, robust, ma2023 or your own [default: base].")
@@ -127,8 +130,8 @@ def export(
         bool | None,
         typer.Option(
             "--restrain/--no-restrain",
-            help="Give the encoder dead zones, and the tables a share of attacked latents, so that attacks on the rate "
-            "gain less [default: as the run's recipe says].",
+            help="Give the quantiser dither and dead zones, and the tables a share of attacked latents, so that "
+            "attacks gain less [default: as the run's recipe says].",
         ),
     ] = None,
     quiet: options.Quiet = False,
@@ -143,8 +146,12 @@ def export(
     require_lab()
     if to not in (None, "compressai"):
         raise UsageError(f"--to can be compressai, not {to}")
-    if to is not None and any(option is not None for option in (data, id, variant, restrain)):
-        raise UsageError("a state dict for CompressAI takes no --data, --id, --variant or --restrain; leave them out")
+    if to is not None and any(option is not None for option in (data, validation, id, variant, restrain)):
+        raise UsageError(
+            "a state dict for CompressAI takes no --data, --validation, --id, --variant or --restrain; leave them out"
+        )
+    if validation is not None and data is None:
+        raise UsageError("--validation goes with --data: a run has its own")
     if to is None and quality is not None:
         raise UsageError("a model serves all qualities: --quality is for --to compressai alone")
 
@@ -161,7 +168,16 @@ def export(
         console.note(f"wrote {output}")
         return
     restraint = None if restrain is None else FULL if restrain else NONE
-    exported = export_run(source, output, id or output.name, variant or "base", data, console.note, restraint=restraint)
+    exported = export_run(
+        source,
+        output,
+        id or output.name,
+        variant or "base",
+        data,
+        console.note,
+        validation=validation,
+        restraint=restraint,
+    )
     lengths = exported.code_length
     console.note(
         f"code length at quality 4, in bits per pixel: {lengths.real:.4f} by the network in real numbers, "

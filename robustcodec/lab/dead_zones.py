@@ -1,7 +1,8 @@
 """Dead zones of the quantiser: which latents an encoder makes zero though they would round to a symbol.
 
 Where a table expects hardly anything but zeros, a symbol costs ten bits and more, and the picture is hardly better for
-it. Photographs have few such symbols; an attack on the rate brings many, by moving latents just past one half.
+it. Photographs have few such symbols; an attack on the rate brings many, by moving latents just past one half. What is
+dithered has no zone: see `robustcodec.dither`.
 """
 
 import math
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robustcodec.dither import DitheredScales
 from robustcodec.lab.entropy_models import SCALE_MIN, SCALES, lower_bound
 from robustcodec.lab.networks import DeadZones
 from robustcodec.lab.recipe import Hardening
@@ -25,13 +27,25 @@ def dead_zones() -> NDArray[np.float32]:
     return np.array([next((width for bound, width in _WIDTHS if scale < bound), 0.5) for scale in SCALES], np.float32)
 
 
+DITHERED = DitheredScales(len(SCALES), 9, 40)
+"""From 0.33 to 15 steps. Chosen on cid22-val: dither from 0.29 on costs hyper-robust 0.0 % of J, from 0.18 on 0.6 %, of
+all scales 12 %; hardly any latent has a larger scale, and tables grow with it."""
+
+UNDITHERED = DitheredScales(len(SCALES), 0, 0)
+
+
 def zones_of(hardening: Hardening | None) -> DeadZones | None:
-    """Give the zones that a run trains with, if any."""
-    return by_scale(dead_zones()) if hardening is not None and hardening.dead_zones else None
+    """Give the zones, and the dither, that a run trains with, if any."""
+    if hardening is None:
+        return None
+    widths = dead_zones() if hardening.dead_zones else np.full(len(SCALES), 0.5, np.float32)
+    return by_scale(widths, DITHERED if hardening.dither else UNDITHERED)
 
 
-def by_scale(widths: NDArray[np.float32]) -> DeadZones | None:
+def by_scale(widths: NDArray[np.float32], dithered: DitheredScales = UNDITHERED) -> DeadZones | None:
     """Give zones of such half widths as a function of scales; None if they are what rounds to zero anyway."""
+    widths = widths.copy()
+    widths[dithered.first : dithered.end] = 0
     if (widths == 0.5).all():
         return None
 

@@ -1,6 +1,7 @@
 """From a trained network to a bundle: real numbers to exact integers, with the proof, the tables and the points."""
 
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,9 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustcodec.architectures import Conditions, Group
-from robustcodec.architectures.hyperprior import DEAD_ZONES, MAX_MEDIAN, dead_zones_in
-from robustcodec.bundle import ANALYSIS, ENTROPY, LAB, SYNTHESIS, Bundle, RatePoint, write_bundle
+from robustcodec.architectures.hyperprior import DEAD_ZONES, DITHER, MAX_MEDIAN, dead_zones_in
+from robustcodec.bundle import (
+    ANALYSIS,
+    ENTROPY,
+    LAB,
+    MANIFEST,
+    SYNTHESIS,
+    Bundle,
+    RatePoint,
+    open_bundle,
+    write_bundle,
+)
 from robustcodec.codec import Codec
+from robustcodec.dither import OFFSETS, DitheredScales
 from robustcodec.entropy import LARGEST_VALUE, Table, TableSet, gaussian_tables, ideal_bits, quantise
 from robustcodec.errors import TrainingError
 from robustcodec.exact import MAX_THRESHOLD, layers_to_arrays
@@ -35,7 +47,7 @@ from robustcodec.lab.train import split_pictures
 from robustcodec.lab.training import pixels_seen
 from robustcodec.metrics import bits_per_pixel, psnr
 from robustcodec.rate import STEP_UNIT, Quality, high_rate_step, lagrangian, score
-from robustcodec.strips import quantised, walk
+from robustcodec.strips import in_steps, quantised, walk
 
 Pixels = NDArray[np.uint8]
 Counts = NDArray[np.float64]
@@ -57,7 +69,7 @@ _CALIBRATION_PICTURES = 80
 
 @dataclass(frozen=True)
 class CodeLength:
-    """Bits per pixel of the calibration pictures at quality 4, latents alone, under different probabilities."""
+    """Bits per pixel of the calibration pictures at quality 4, latents alone, not dithered, under probabilities."""
 
     real: float
     """The trained network's own, in float32 (CompressAI's estimate, without its floor)."""
@@ -127,17 +139,19 @@ def export(
         analysis[DEAD_ZONES] = (dead_zones() * STEP_UNIT).astype(np.uint16)
     parameters = integers.parameters(gaussian, network.n, network.m)
     zones = dead_zones_in(analysis, len(SCALES))
-    counts: Counts = _count(parameters, latents, zones).astype(np.float64)
-    tables = _fitted_tables(gaussian_tables(SCALES), counts)
+    dithered = restraint.dithered
+    counts = _count(parameters, latents, zones)
+    tables = _fitted_tables(gaussian_tables(SCALES), counts, dithered)
     if restraint.attacked_share:
         announce("counting latents of attacked pictures")
         cpu = torch.device("cpu")
-        victim = NetworkVictim(network, 1.0, TablePrice(tables, cpu), by_scale(zones))
+        price = TablePrice(tables, cpu, dithered)
+        victim = NetworkVictim(network, 1.0, price, by_scale(zones, dithered))
         hostile = attacked(victim, calibration, torch.Generator().manual_seed(0))
         more = _count(parameters, [_latents(network, picture) for picture in hostile], zones)
-        counts += restraint.attacked_share * (more * (counts.sum() / more.sum()) - counts)
-        tables = _fitted_tables(gaussian_tables(SCALES), counts)
-    entropy = {**gaussian, **_prefixed("y", tables.to_arrays())}
+        counts = counts.mixed(more, restraint.attacked_share)
+        tables = _fitted_tables(gaussian_tables(SCALES), counts, dithered)
+    entropy = {**gaussian, **_table_arrays(tables, dithered)}
     lengths = _code_lengths(network, latents, gaussian, entropy, zones)
     rates = tuple(
         RatePoint(float(quality), lagrangian(quality), round(STEP_UNIT * high_rate_step(quality)))
@@ -171,12 +185,14 @@ def export_run(
     data: Path | None,
     announce: Callable[[str], None],
     chosen: Chosen | None = None,
+    validation: Path | None = None,
     restraint: Restraint | None = None,
 ) -> Exported:
     """Export a run, a bundle or a checkpoint. Pictures: those of `data`, or those that the run names.
 
-    Of a run the last weights are taken, or those that were `chosen`. Without a `restraint` it is what the run's recipe
-    says, and none for weights of no run.
+    With `validation` its pictures are measured, and those of `data` are for calibration alone. Of a run the last
+    weights are taken, or those that were `chosen`. Without a `restraint` it is what the run's recipe says, and none for
+    weights of no run. A bundle keeps its provenance.
     """
     run = Run(source)
     provenance: dict[str, Any] = {"source": source.name}
@@ -199,10 +215,16 @@ def export_run(
             provenance["teacher"] = settings.teacher
     else:
         weights = load_weights(source)
+        if (source / MANIFEST).is_file():
+            bundle = open_bundle(source)
+            provenance = {**bundle.manifest.provenance, "exported_from": bundle.fingerprint.hex()}
+            provenance.pop("restraint", None)
     if data is not None:
-        training = validation = picture_files(data)
+        training = measured = picture_files(data)
+        if validation is not None:
+            measured = picture_files(validation)
     elif run.exists:
-        training, validation = split_pictures(settings)
+        training, measured = split_pictures(settings)
         provenance["pictures"] = len(training)
     else:
         raise TrainingError(f"{source} names no pictures to calibrate on; give some with --data")
@@ -213,7 +235,7 @@ def export_run(
         variant=variant,
         provenance=provenance,
         calibration=read_pictures(calibration_files(training), announce),
-        validation=read_pictures(validation, announce),
+        validation=read_pictures(measured, announce),
         announce=announce,
         restraint=restraint or NONE,
     )
@@ -381,19 +403,45 @@ def _double(prior: FactorizedPrior) -> FactorizedPrior:
     return copy.double()
 
 
-def _count(parameters: Parameters, latents: Sequence[_Latents], dead_zones: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Count magnitudes of y's symbols by table, over all qualities: (tables, largest counted + 2), the rest last."""
-    largest = int(parameters.y_tables.escapes.max())
-    counts = np.zeros((len(parameters.y_tables), largest + 2), np.int64)
+@dataclass(frozen=True, eq=False)
+class _Counts:
+    """How often magnitudes of y occurred, by scale: (scales, largest counted + 2), the rest last.
+
+    `symbols` counts those of symbols, `eighths` those of latents before rounding, in units of a step's eighth.
+    """
+
+    symbols: Counts
+    eighths: Counts
+
+    def mixed(self, others: "_Counts", share: float) -> "_Counts":
+        """Give others a share, however many they are."""
+
+        def mix(own: Counts, more: Counts) -> Counts:
+            mixed: Counts = own + share * (more * (own.sum() / more.sum()) - own)
+            return mixed
+
+        return _Counts(mix(self.symbols, others.symbols), mix(self.eighths, others.eighths))
+
+
+def _count(parameters: Parameters, latents: Sequence[_Latents], dead_zones: NDArray[np.float32]) -> _Counts:
+    """Count magnitudes of y by scale, over all qualities."""
+    largest = int(parameters.scale_tables.escapes.max())
+    rows = len(parameters.scale_tables)
+    symbols, eighths = np.zeros((rows, largest + 2)), np.zeros((rows, OFFSETS * largest + 2))
     for each in latents:
         conditions = _conditions(parameters, each)
         for quality in QUALITIES:
             step = round(STEP_UNIT * high_rate_step(quality))
-            symbols, index = _coded(conditions, each.y.numpy(), step, dead_zones)
-            values = np.minimum(np.abs(symbols), largest + 1).astype(np.int64)
-            flat = index.astype(np.int64) * (largest + 2) + values
-            counts += np.bincount(flat, minlength=counts.size).reshape(counts.shape)
-    return counts
+            coded = _coded(conditions, each.y.numpy(), step, dead_zones)
+            symbols += _histogram(coded.index, np.abs(coded.symbols), *symbols.shape)
+            eighths += _histogram(coded.index, np.rint(OFFSETS * np.abs(coded.values)), *eighths.shape)
+    return _Counts(symbols, eighths)
+
+
+def _histogram(index: NDArray[Any], values: NDArray[Any], rows: int, width: int) -> NDArray[np.int64]:
+    """Count whole values from 0 on by row (rows, width), what is too large last."""
+    place = index.astype(np.int64) * width + np.minimum(values, width - 1).astype(np.int64)
+    return np.bincount(place, minlength=rows * width).reshape(rows, width)
 
 
 def _conditions(parameters: Parameters, latents: _Latents) -> Conditions:
@@ -401,38 +449,74 @@ def _conditions(parameters: Parameters, latents: _Latents) -> Conditions:
     return parameters.conditions(symbols, *latents.y.shape[1:])
 
 
-def _coded(
-    conditions: Conditions, y: NDArray[np.float32], step: int, dead_zones: NDArray[np.float32]
-) -> tuple[NDArray[np.int32], NDArray[np.integer[Any]]]:
-    """Walk latents as the codec does: give all symbols and the index of each one's table, in the order of coding."""
-    groups: list[tuple[NDArray[np.int32], NDArray[np.integer[Any]]]] = []
+@dataclass(frozen=True, eq=False)
+class _Coded:
+    """All latents in the order of coding: symbols, the number of each one's scale, and values in steps."""
+
+    symbols: NDArray[np.int32]
+    index: NDArray[np.integer[Any]]
+    values: NDArray[np.float32]
+
+
+def _coded(conditions: Conditions, y: NDArray[np.float32], step: int, dead_zones: NDArray[np.float32]) -> _Coded:
+    """Walk latents as the codec does, without dither."""
+    groups: list[_Coded] = []
 
     def note(group: Group) -> NDArray[np.int32]:
         symbols = quantised(y, group, step, dead_zones)
-        groups.append((symbols.ravel(), group.table.ravel()))
+        groups.append(_Coded(symbols.ravel(), group.table.ravel(), in_steps(y, group, step).ravel()))
         return symbols
 
     walk(conditions.schedule(step), note)
-    symbols, index = zip(*groups, strict=True)
-    return np.concatenate(symbols), np.concatenate(index)
+    return _Coded(
+        np.concatenate([group.symbols for group in groups]),
+        np.concatenate([group.index for group in groups]),
+        np.concatenate([group.values for group in groups]),
+    )
 
 
-def _fitted_tables(gaussian: TableSet, counts: Counts) -> TableSet:
-    """Symmetric tables in proportion to what was counted, with a share of the Gaussian in each.
+def _fitted_tables(gaussian: TableSet, counts: _Counts, dithered: DitheredScales) -> TableSet:
+    """Tables in proportion to what was counted, with a share of the Gaussian in each, and then those of offsets.
 
-    The latents of pictures are not Gaussian given their scale: they are more peaked, with heavier tails.
+    The latents of pictures are not Gaussian given their scale: they are more peaked, with heavier tails. Those for
+    rounding without dither are symmetric.
     """
     tables = []
-    for table, magnitudes in zip(gaussian, counts, strict=True):
+    for table, magnitudes in zip(gaussian, counts.symbols, strict=True):
         prior = table.frequencies / table.frequencies.sum()
         reach = table.escape // 2
-        within = magnitudes[: reach + 1].astype(np.float64)
-        escaped = magnitudes[reach + 1 :].sum()
-        halves = np.concatenate([within[:0:-1] / 2, within[:1], within[1:] / 2, [escaped]])
-        # a table that was hardly ever used keeps the Gaussian's shape
-        weight = _PRIOR_SHARE * max(halves.sum(), 1.0) + 256.0
-        tables.append(Table(table.minimum, quantise(halves + weight * prior)))
+        tables.append(Table(table.minimum, quantise(_fitted(magnitudes, reach, prior))))
+    for level in range(dithered.first, dithered.end):
+        reach = gaussian[level].escape // 2
+        fine = (reach + 1) * OFFSETS
+        edges = (np.arange(-fine, fine + 2) - 0.5) / OFFSETS / (SCALES[level] * math.sqrt(2))
+        within = np.diff([math.erf(edge) for edge in edges]) / 2
+        mass = _fitted(counts.eighths[level], fine, np.append(within, max(1 - within.sum(), 0)))
+        for offset in range(OFFSETS):
+            # of symbol q the eighths from 8 q + offset - 7 to 8 q + offset
+            first = OFFSETS + offset - (OFFSETS - 1)
+            inside = mass[first : first + OFFSETS * (2 * reach + 1)].reshape(-1, OFFSETS).sum(1)
+            tables.append(Table(-reach, quantise(np.append(inside, mass.sum() - inside.sum()))))
     return TableSet(tuple(tables))
+
+
+def _fitted(magnitudes: Counts, reach: int, prior: NDArray[np.float64]) -> Counts:
+    """Give weights of -reach..reach and of all that is beyond, by counts of magnitudes and a prior of that shape."""
+    within, beyond = magnitudes[: reach + 1], magnitudes[reach + 1 :].sum()
+    halves = np.concatenate([within[:0:-1] / 2, within[:1], within[1:] / 2, [beyond]])
+    # a table that was hardly ever used keeps the Gaussian's shape
+    weight = _PRIOR_SHARE * max(halves.sum(), 1.0) + 256.0
+    weights: Counts = halves + weight * prior
+    return weights
+
+
+def _table_arrays(tables: TableSet, dithered: DitheredScales) -> Arrays:
+    """Give the arrays of fitted tables as a bundle has them."""
+    arrays = _prefixed("y", TableSet(tables.tables[: dithered.scales]).to_arrays())
+    if not dithered.tables:
+        return arrays
+    more = TableSet(tables.tables[dithered.scales :]).to_arrays()
+    return {**arrays, **_prefixed(DITHER, {**more, "first": np.array([dithered.first], np.int32)})}
 
 
 @torch.no_grad()
@@ -459,7 +543,8 @@ def _code_lengths(
         means, scales = network.gaussians(z_hat, y_hat)
         coded, real = y_hat - means, scales.clamp(min=SCALE_MIN)
         nearest = np.searchsorted(log_middles, np.log(real.numpy()), side="right")
-        y_symbols, index = _coded(_conditions(exact, each), each.y.numpy(), STEP_UNIT, dead_zones)
+        by_integers = _coded(_conditions(exact, each), each.y.numpy(), STEP_UNIT, dead_zones)
+        y_symbols, index = by_integers.symbols, by_integers.index
         totals += [
             float(gaussian_bits(coded, real).sum() + network.entropy_bottleneck.bits(z_hat).sum()),
             float(ideal_bits(coded.round().numpy().astype(np.int32), nearest, exact.y_tables).sum() + z_exact),

@@ -28,6 +28,7 @@ FAST = Hardening(
     local_share=0.5,
     gain_quantile=0.8,
     dead_zones=True,
+    dither=True,
     attacked_share=0.1,
 )
 """What `fast` hardens against; `benchmarks/hardening.py` holds it against other ideas."""

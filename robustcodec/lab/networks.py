@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustcodec.dither import OFFSETS
 from robustcodec.errors import TrainingError
 from robustcodec.graphs import UNLIMITED
 from robustcodec.lab.entropy_models import FactorizedPrior, Price, escaped, gaussian_bits, gaussian_price, lower_bound
@@ -64,20 +65,44 @@ its first hardened versions with 5.
 """
 
 DeadZones = Callable[[Tensor], Tensor]
-"""Gives for scales, in units of the step, the magnitude below which an encoder makes a latent zero."""
+"""Gives for scales, in units of the step, the magnitude below which an encoder makes a latent zero.
+
+It is 0 where latents are dithered: what becomes of one is nothing that its value tells."""
 
 
 def outside(values: Tensor, reach: Tensor, quantise: Quantiser) -> Tensor:
-    """Quantise values, zero within the dead zones of half width `reach` and of one shape with it.
+    """Quantise values (B, ...), zero within the dead zones of half width `reach`, one for all or of their shape.
 
-    What stands for rounding without being flat sees zones stretched to what rounding makes zero anyway.
+    What stands for rounding without being flat sees zones stretched to what rounding makes zero anyway. Dithered values
+    are rounded on grids of their own; on average that leaves them as they are, and so does the soft curve.
     """
-    magnitude = values.abs()
+    magnitude, dithered = values.abs(), reach == 0
     if quantise is round_straight_through:
-        return values + (torch.where(magnitude < reach, 0, values.round()) - values).detach()
+        grid = dither_offsets(values)
+        rounded = torch.where(dithered, (values - grid).round() + grid, values.round())
+        return values + (torch.where(magnitude < reach, 0, rounded) - values).detach()
+    reach = torch.where(dithered, 0.5, reach)
     beyond = torch.minimum(0.5 + (magnitude - reach) * (reach + 0.5), magnitude)
-    stretched = torch.where(magnitude < reach, magnitude / (2 * reach), beyond)
-    return quantise(torch.copysign(stretched, values))
+    stretched = torch.copysign(torch.where(magnitude < reach, magnitude / (2 * reach), beyond), values)
+    quantised = quantise(stretched)
+    return torch.where(dithered, values, quantised) if quantise is softly_rounded else quantised
+
+
+@torch.no_grad()
+def dither_offsets(values: Tensor) -> Tensor:
+    """Draw an offset of the codec's dither for each of values (B, ...), in steps, by a hash of all of its picture.
+
+    As in the codec another picture has other offsets, the same picture the same; but they are not the codec's own,
+    whose hash is of pixels.
+    """
+    bits = values.detach().float().contiguous().view(torch.int32).reshape(values.shape[0], -1).long()
+    places = torch.arange(bits.shape[1], device=values.device)
+    # the end of MurmurHash3 and SplitMix64's step; products wrap
+    mixed = places * -0x61C8864680B583EB + (bits * (2 * places + 1)).sum(1, keepdim=True)
+    for factor in (-0xAE502812AA7333, -0x3B314601E57A13AD):
+        mixed = (mixed ^ (mixed >> 33)) * factor
+    number = (mixed >> 40) & (OFFSETS - 1)
+    return ((2 * number - (OFFSETS - 1)) / (2 * OFFSETS)).to(values.dtype).reshape(values.shape)
 
 
 @dataclass(frozen=True)

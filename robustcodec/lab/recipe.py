@@ -153,6 +153,8 @@ class Hardening:
     of some training crops. None sets no limits, and leaves those that there are."""
     dead_zones: bool = False
     """Train with dead zones (see `dead_zones`), and give them to the encoder of the exported model."""
+    dither: bool = False
+    """Train with dither (see `dead_zones.DITHERED`), and give the exported model the tables for it."""
     attacked_share: float = 0.0
     """Share of attacked latents in what the exported model's tables are counted on."""
 

@@ -131,7 +131,7 @@ def test_numbers_before_and_after_are_kept_in_the_manifest(tmp_path: Path, monke
     again = export_run(source, tmp_path / "again", "again", "robust", request.data, lambda _: None, restraint=FULL)
     assert again.bundle.manifest.parts["analysis.safetensors"] == manifest.parts["analysis.safetensors"]
 
-    assert manifest.provenance["restraint"] == {"dead_zones": True, "attacked_share": 0.1}
+    assert manifest.provenance["restraint"] == {"dead_zones": True, "dither": True, "attacked_share": 0.1}
     for weights in (run.folder, run.candidate(4)):
         assert victim_of(weights, 4.0, torch.device("cpu")).dead_zones is not None
     assert victim_of(TINY, 4.0, torch.device("cpu")).dead_zones is None

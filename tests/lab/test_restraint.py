@@ -166,15 +166,15 @@ def test_the_rate_of_a_held_encoder_has_the_gradient_of_differences(network: Hyp
 
 
 def test_tables_that_know_attacks_ask_less_for_them(network: Hyper, held: Bundle, tmp_path: Path) -> None:
-    zones_alone = exported(network, tmp_path / "zones", Restraint(dead_zones=True))
+    zones_alone = exported(network, tmp_path / "zones", Restraint(dead_zones=True, dither=True))
     again = exported(network, tmp_path / "again", FULL)
-    assert again.manifest.provenance["restraint"] == {"dead_zones": True, "attacked_share": 0.1}
+    assert again.manifest.provenance["restraint"] == {"dead_zones": True, "dither": True, "attacked_share": 0.1}
     assert {name: (array == held.entropy[name]).all() for name, array in again.entropy.items()} == dict.fromkeys(
         held.entropy, True
     )
     hostile = attacked(victim_of(zones_alone, 4.0, CPU), PICTURES, torch.Generator().manual_seed(9))
     # nearly all that tables are counted on: files of this size do not tell a tenth
-    knowing = exported(network, tmp_path / "knowing", Restraint(dead_zones=True, attacked_share=0.9))
+    knowing = exported(network, tmp_path / "knowing", Restraint(dead_zones=True, dither=True, attacked_share=0.9))
     sizes = [sum(len(Codec(each).encode(Picture(pixels=x)).data) for x in hostile) for each in (knowing, zones_alone)]
     assert sizes[0] < sizes[1]
     plain = exported(network, tmp_path / "plain", NONE)

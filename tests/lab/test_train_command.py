@@ -102,6 +102,7 @@ def test_a_stopper_keeps_the_first_signal_for_who_asks() -> None:
         (("export", "x", "-o", "x.pth", "--to", "compressai", "--data", "."), 2, "takes no --data, --id, --variant or"),
         (("export", "x", "-o", "x.pth", "--to", "compressai", "--id", "y"), 2, "takes no --data, --id, --variant or"),
         (("export", "x", "-o", "x.pth", "--to", "compressai", "--restrain"), 2, "--variant or --restrain"),
+        (("export", "x", "-o", "y", "--validation", "z"), 2, "--validation goes with --data"),
         (("export", "x", "-o", "model", "-q", "3"), 2, "--quality is for --to compressai alone"),
     ],
 )

@@ -27,7 +27,7 @@ _robustcodec() {
         decode) words="" options="--output --format --quality --max-side --model --json --recursive --overwrite --threads --jobs --shard --max-pixels --max-memory --region --salvage --quiet --help" ;;
         encode) words="" options="--output --quality --target-bpp --target-size --target-psnr --model --arch --variant --psnr --effort --min-psnr --max-bpp --on-violation --guard-rungs --strip --strip-all --dry-run --json --recursive --overwrite --threads --jobs --shard --max-pixels --max-memory --quiet --verbose --help" ;;
         evaluate) words="" options="--output --data --models --arch --variant --attacks --steps --epsilon --restarts --seed --precision --surrogate --crop --quality --match --shard --reference --report --recheck --threads --quiet --help" ;;
-        export) words="" options="--output --data --id --variant --to --quality --restrain --no-restrain --quiet --help" ;;
+        export) words="" options="--output --data --validation --id --variant --to --quality --restrain --no-restrain --quiet --help" ;;
         harden) words="" options="--data --output --validation --init --arch --variant --recipe --method --stage --epsilon --teacher-smooth --rate --smooth --hours --steps --seed --j-limit --measure --dry-run --quiet --help" ;;
         info) words="" options="--verbose --json --max-pixels --help" ;;
         models) words="add contract list remove verify" options="--help" ;;

@@ -24,7 +24,10 @@ class Victim(Protocol):
         """Give what latents become by a quantiser, their symbols: if it rounds, what the codec makes of them."""
 
     def zero_bins(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the middles of what becomes zero, and its half widths: of the latents' shape, or one for all."""
+        """Give the middles of what becomes zero, and its half widths: of the latents' shape, or one for all.
+
+        The half width is 0 where latents are dithered.
+        """
 
     def synthesise(self, symbols: Tensor, height: int, width: int) -> Tensor:
         """Give the picture (B, 3, height, width) of symbols (or of anything near them), not clipped."""
@@ -36,7 +39,7 @@ class Victim(Protocol):
 def within_zones(
     network: Network, latents: Tensor, step: Tensor, quantise: Quantiser, dead_zones: DeadZones | None
 ) -> Tensor:
-    """Quantise latents as an encoder with dead zones; the smooth codec behind the real one has none."""
+    """Quantise latents as an encoder with dead zones or dither; the smooth codec behind the real one has none."""
     return network.quantised(latents, step, quantise, None if quantise is unrounded else dead_zones)
 
 

@@ -46,11 +46,12 @@ class Parameters(Protocol):
 
     layers: tuple[IntegerLayer, ...]
     medians: Int32
+    scale_tables: TableSet
     y_tables: TableSet
     z_tables: TableSet
 
-    def conditions(self, z: Int32, height: int, width: int) -> Conditions:
-        """Give what z's symbols say about y (M, height, width)."""
+    def conditions(self, z: Int32, height: int, width: int, key: bytes = b"") -> Conditions:
+        """Give what z's symbols, and a strip's key, say about y (M, height, width)."""
 
 
 class Integers(Protocol):
