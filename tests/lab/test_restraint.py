@@ -97,7 +97,9 @@ def test_rounding_within_zones_passes_gradients_on() -> None:
     assert u.grad is not None and u.grad.tolist() == [1, 1, 1]
 
 
-def test_the_victim_expects_the_real_file_of_a_held_encoder(held: Bundle) -> None:
+def test_the_victim_expects_the_real_file_of_a_held_encoder(network: Hyper, tmp_path: Path) -> None:
+    """Without dither, whose offsets a victim does not have."""
+    held = exported(network, tmp_path / "held", Restraint(dead_zones=True, attacked_share=0.1))
     codec, victim = Codec(held), victim_of(held, 4.0, CPU)
     assert victim.dead_zones is not None
     x = pixels_as_tensor(PICTURES[3:])
