@@ -209,6 +209,7 @@ def refined(subject: Subject, x: Tensor, u: Tensor) -> Tensor:
     """Refine latents u (in units of their step) of x as the encoder does, so that it can be differentiated."""
     architecture = subject.codec._architecture
     pixels = np.ascontiguousarray((x.detach()[0].permute(1, 2, 0) * LEVELS).round().clamp(0, LEVELS).byte().numpy())
+    # nobody knows the offsets of a dither before the picture is made; on average there are none
     strip = prepare_strip(architecture, analyse(architecture, pixels, 0, pixels.shape[0]))
     index, _ = refine._given(strip, subject.step)
     slopes = torch.from_numpy(refine._slopes(architecture.y_tables))

@@ -57,6 +57,7 @@ IDEAS: Mapping[str, Hardening] = {
     "fast without cuts": dataclasses.replace(FAST, local_share=0.0),
     "fast without either": dataclasses.replace(FAST, gain_quantile=None, local_share=0.0),
     "fast without dead zones": dataclasses.replace(FAST, dead_zones=False),
+    "fast without dither": dataclasses.replace(FAST, dither=False),
     "rate": PLAIN,
     "rate, one step": dataclasses.replace(PLAIN, bpp_steps=1),
     "rate, two steps": dataclasses.replace(PLAIN, bpp_steps=2),

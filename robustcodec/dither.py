@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustcodec.errors import ModelDamaged
+from robustcodec.errors import LimitExceeded, ModelDamaged
 
 SEED_BYTES = 8
 """Of the hash: too many to look for a picture with given ones."""
 
 OFFSETS = 8
 """Offsets of a grid: (2 k - 7) / 16 of a step for k from 0 to 7, their middle."""
+
+_MOST = 1 << 29
 
 _BAND = 1 << 22
 """Samples hashed at a time, which need not lie side by side."""
@@ -44,8 +46,13 @@ def key_of(seed: bytes, strip: int) -> bytes:
 
 
 def offsets(key: bytes, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Give the offset's number, 0 to 7, of each latent (M, h, w): the low bits of SHAKE-128's bytes."""
+    """Give the offset's number, 0 to 7, of each latent (M, h, w): the low bits of SHAKE-128's bytes.
+
+    Raises LimitExceeded for more latents than some implementations of SHAKE-128 give bytes.
+    """
     size = shape[0] * shape[1] * shape[2]
+    if size >= _MOST:
+        raise LimitExceeded(f"a strip of {size} dithered latents is too wide; {_MOST - 1} are possible")
     drawn = np.frombuffer(hashlib.shake_128(key).digest(size), np.uint8).reshape(shape)
     return drawn & np.uint8(OFFSETS - 1)
 

@@ -98,7 +98,7 @@ def in_steps(y: Float32, group: Group, step: int) -> Float32:
     """Give how far the latents of a group are from their means, in steps."""
     values = y[group.positions]
     if group.mean.ndim:
-        values = values - group.mean / np.float32(STEP_UNIT)
+        values = values - np.divide(group.mean, STEP_UNIT, dtype=np.float32)
     return values * np.float32(STEP_UNIT / step)
 
 

@@ -36,12 +36,7 @@ case $name in
   hyper-teacher) harden --init weights/hyper-base --recipe $recipes/teacher.json --stage 1 ;;
   hyper-ma2023) harden --init weights/hyper-base --method ma2023 ;;
   hyper-robust)
-    # trained before there was dither, whose tables come of a second export
-    harden --init weights/hyper-base --recipe $recipes/robust.json
-    robustcodec export "weights/$name" --restrain --data "$DATA/train" --validation "$DATA/cid22-val" \
-      -o "$runs/$name/dithered" --id "$name" --variant robust
-    rm -rf "weights/$name"
-    cp -r "$runs/$name/dithered" "weights/$name"
+    harden --init weights/hyper-base
     contract
     ;;
   cheng-base)

@@ -88,11 +88,12 @@ def decode_hyper(content: bytes, height: int, width: int, step: int, model: dict
     for c, i, j in places:
         index[c][i][j], grid[c][i][j] = dithered(index[c][i][j], chosen[c][i][j], key, step, model)
     y = decode_group(coder, index, latent_tables(key, model))
-    coded = b"".join(struct.pack("<h", value) for planes in (z, y) for value in flat(planes))
-    assert struct.unpack_from("<I", content)[0] == zlib.crc32(coded)
     y_hat = [[[0] * width for _ in range(height)] for _ in y]
     for c, i, j in places:
         y_hat[c][i][j] = y[c][i][j] * step + grid[c][i][j]
+    coded = b"".join(struct.pack("<h", value) for planes in (z, y) for value in flat(planes))
+    coded += b"".join(struct.pack("<i", value) for value in flat(y_hat) if key)
+    assert struct.unpack_from("<I", content)[0] == zlib.crc32(coded)
     return Strip(z, y, index, y_hat)
 
 

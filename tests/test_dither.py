@@ -1,6 +1,7 @@
 """Subtractive dither: offsets that the picture decides, tables for each, and files that other eyes read alike."""
 
 import hashlib
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,14 @@ from regenerate import CHENG, TINY, latents, sample
 from safetensors.numpy import load
 
 from robustcodec.architectures import Group
-from robustcodec.bundle import ENTROPY, PARTS, Bundle, manifest_document, open_bundle, write_bundle
+from robustcodec.bundle import ANALYSIS, ENTROPY, PARTS, Bundle, manifest_document, open_bundle, write_bundle
 from robustcodec.codec import Codec
 from robustcodec.container import pack, read_header, unpack
 from robustcodec.dither import OFFSETS, DitheredScales, key_of, offsets, seed_of
-from robustcodec.errors import CorruptFile, ModelDamaged
+from robustcodec.errors import CorruptFile, LimitExceeded, ModelDamaged
 from robustcodec.images import Picture
 from robustcodec.rate import Quality
-from robustcodec.strips import prepare_strip, quantised, walk
+from robustcodec.strips import code_strip, prepare_strip, quantised, walk
 from robustcodec.transforms import analyse
 
 
@@ -79,6 +80,24 @@ def test_tables_and_means_by_the_format(first: int, count: int, step: int, seed:
         assert (int(tables[place]), int(means[place])) == expected
 
 
+def test_more_latents_than_there_may_be_offsets_are_refused() -> None:
+    with pytest.raises(LimitExceeded, match="536870911 are possible"):
+        offsets(b"key", (1 << 9, 1 << 10, 1 << 10))
+
+
+def test_what_a_strip_takes_in_memory_is_in_the_formula(dithering: Codec) -> None:
+    """Latents that are large everywhere take most: all tables, and long messages."""
+    architecture = dithering._architecture
+    generator = np.random.default_rng(0)
+    y = generator.normal(0, 30, (architecture.channels, 160, 160)).astype(np.float32)
+    strip = prepare_strip(architecture, y, b"a key")
+    tracemalloc.start()
+    code_strip(architecture, strip, 1024)
+    peak = tracemalloc.get_traced_memory()[1] + y.nbytes
+    tracemalloc.stop()
+    assert peak / y.size < dithering.demand.strip
+
+
 def test_scales_that_do_not_exist_are_refused() -> None:
     for first, end in ((-1, 3), (4, 3), (0, 21)):
         with pytest.raises(ModelDamaged, match="of 20 cannot be dithered"):
@@ -130,14 +149,18 @@ def test_the_second_decoder_agrees(dithering: Codec) -> None:
 
 
 def test_one_sample_changes_all_offsets(dithering: Codec) -> None:
+    """Of what the file's latents are, not of what its header says."""
     pixels = sample(64, 64, 9)
     changed = pixels.copy()
     changed[0, 0, 0] ^= 1
-    before, after = (
-        offsets(key_of(read_header(dithering.encode(Picture(pixels=each), Quality(4)).data)[0].seed, 0), (8, 4, 4))
-        for each in (pixels, changed)
-    )
-    assert (before != after).mean() > 0.5
+    grids = []
+    for each in (pixels, changed):
+        file = unpack(dithering.encode(Picture(pixels=each), Quality(4)).data)
+        y_hat = dithering._read_strip(file.payload[0], 0, file.header)
+        # of hyper the place between two whole steps; cheng's means move, too
+        grids.append(y_hat % file.header.step)
+    dithered = (grids[0] != 0) | (grids[1] != 0)
+    assert dithered.any() and (grids[0] != grids[1])[dithered].mean() > 0.5
 
 
 def test_effort_finds_better_latents_on_their_grids(dithering: Codec) -> None:
@@ -166,12 +189,14 @@ def test_a_seed_that_does_not_belong_is_found(dithering: Codec, codec: Codec) ->
         codec.decode(pack(header, plain.chunks))
 
 
-def test_zones_do_not_reach_what_is_dithered(dithering: Codec) -> None:
-    architecture = dithering._architecture
+def test_zones_do_not_reach_what_is_dithered(tmp_path: Path) -> None:
+    source = regenerate.dithered(tmp_path / "dithered")
+    parts = {name: load((source.path / name).read_bytes()) for name in PARTS}
+    parts[ANALYSIS]["dead_zones"] = np.full(64, 1.5 * 1024, np.uint16)
+    architecture = Codec(write_bundle(tmp_path / "held", manifest_document(source.manifest), parts), 1)._architecture
     scales = len(architecture.scale_tables)
     assert len(architecture.y_tables) == scales + architecture.dithered.tables
-    assert architecture.dead_zones.shape == (len(architecture.y_tables),)
-    assert (architecture.dead_zones[scales:] == 0.5).all()
+    assert architecture.dead_zones.tolist() == [1.5] * scales + [0.5] * architecture.dithered.tables
     pixels = sample(64, 64, 2)
     strip = prepare_strip(architecture, analyse(architecture, pixels, 0, 64), b"a key")
     seen = []

@@ -73,9 +73,13 @@ def golden_folder(name: str) -> Path:
     return next(folder for folder in FOLDERS if (folder / f"{name}.rbc").exists())
 
 
+SCRATCH = tempfile.TemporaryDirectory()
+"""Kept as long as the process: golden files are read before any fixture."""
+
+
 @cache
 def dithered_model() -> Path:
-    return regenerate.dithered(Path(tempfile.mkdtemp()) / "hyper-dithered").path
+    return regenerate.dithered(Path(SCRATCH.name) / "hyper-dithered").path
 
 
 def codec_of(name: str) -> Codec:

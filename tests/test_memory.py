@@ -26,7 +26,12 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from large import timed  # noqa: E402
 
 TINY = ROOT / "tests" / "data" / "tiny"
-MODELS = {"tiny": TINY / "hyper-tiny", "cheng": TINY / "cheng-tiny", "ordinary": ROOT / "weights" / "hyper-base"}
+MODELS = {
+    "tiny": TINY / "hyper-tiny",
+    "cheng": TINY / "cheng-tiny",
+    "ordinary": ROOT / "weights" / "hyper-base",
+    "dithering": ROOT / "weights" / "hyper-robust",
+}
 Pixels = NDArray[np.uint8]
 
 on_linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from /proc")
@@ -47,6 +52,7 @@ def noise(height: int, width: int) -> Pixels:
         ("cheng", 40000, 16),
         ("ordinary", 40, 50),
         ("ordinary", 600, 400),
+        ("dithering", 600, 400),
     ],
 )
 def test_the_formula_bounds_what_is_taken(tmp_path: Path, model: str, height: int, width: int) -> None:

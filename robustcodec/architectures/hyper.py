@@ -87,7 +87,9 @@ class HyperConditions:
         symbols = yield Group(..., tables, means)
         y_hat = symbols * np.int32(step)
         y_hat += means
-        return Latents(y_hat, (symbols.astype(np.int16),))
+        of_symbols = symbols.astype(np.int16)
+        # symbols of other offsets are another picture
+        return Latents(y_hat, (of_symbols,) if self.dither is None else (of_symbols, y_hat))
 
     def _levels(self, step: int) -> NDArray[np.uint8]:
         """Give the number of each latent's scale; those of a large strip are computed again for each step, in parts."""

@@ -29,7 +29,7 @@ from robustcodec.bundle import (
 from robustcodec.codec import Codec
 from robustcodec.dither import OFFSETS, DitheredScales
 from robustcodec.entropy import LARGEST_VALUE, Table, TableSet, gaussian_tables, ideal_bits, quantise
-from robustcodec.errors import TrainingError
+from robustcodec.errors import TrainingError, UsageError
 from robustcodec.exact import MAX_THRESHOLD, layers_to_arrays
 from robustcodec.graphs import check_size
 from robustcodec.images import Picture
@@ -194,6 +194,8 @@ def export_run(
     weights are taken, or those that were `chosen`. Without a `restraint` it is what the run's recipe says, and none for
     weights of no run. A bundle keeps its provenance.
     """
+    if validation is not None and data is None:
+        raise UsageError("pictures to measure on go with pictures to calibrate on: a run has its own")
     run = Run(source)
     provenance: dict[str, Any] = {"source": source.name}
     if run.exists:

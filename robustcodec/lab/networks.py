@@ -90,10 +90,10 @@ def outside(values: Tensor, reach: Tensor, quantise: Quantiser) -> Tensor:
 
 @torch.no_grad()
 def dither_offsets(values: Tensor) -> Tensor:
-    """Draw an offset of the codec's dither for each of values (B, ...), in steps, by a hash of all of its picture.
+    """Draw an offset of the codec's dither for each of values (B, ...), in steps, by a hash of all of a picture's.
 
-    As in the codec another picture has other offsets, the same picture the same; but they are not the codec's own,
-    whose hash is of pixels.
+    As in the codec another picture has other offsets. The codec's own come of a hash of pixels; these change with the
+    last bit of any value, so that one picture has the same only where arithmetic gives the same bits.
     """
     bits = values.detach().float().contiguous().view(torch.int32).reshape(values.shape[0], -1).long()
     places = torch.arange(bits.shape[1], device=values.device)

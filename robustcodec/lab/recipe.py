@@ -154,7 +154,7 @@ class Hardening:
     dead_zones: bool = False
     """Train with dead zones (see `dead_zones`), and give them to the encoder of the exported model."""
     dither: bool = False
-    """Train with dither (see `dead_zones.DITHERED`), and give the exported model the tables for it."""
+    """Give the exported model dither (see `dead_zones.DITHERED`). Training has noise for rounding, or rounds."""
     attacked_share: float = 0.0
     """Share of attacked latents in what the exported model's tables are counted on."""
 

@@ -15,11 +15,10 @@ from robustcodec.lab.attacks.budget import to_levels
 from robustcodec.lab.attacks.problem import Problem
 from robustcodec.lab.attacks.strong import Strong
 from robustcodec.lab.attacks.threat import DEFAULT_EPSILON, Target, Threat
-from robustcodec.lab.attacks.victim import Rough, Victim, code
+from robustcodec.lab.attacks.victim import Victim, code
 from robustcodec.lab.data import centre_crops
 from robustcodec.lab.dead_zones import DITHERED, UNDITHERED
 from robustcodec.lab.hardening_recipes import FAST
-from robustcodec.lab.precision import Precision, in_bfloat16
 from robustcodec.lab.recipe import Hardening
 from robustcodec.metrics import Pixels
 
@@ -65,12 +64,12 @@ def attacked(victim: Victim, pictures: Sequence[Pixels], generator: torch.Genera
     some = pictures[::_EVERY]
     side = _CROP if any(min(picture.shape[:2]) >= _CROP for picture in some) else _CROP // 2
     found: list[Pixels] = []
-    guide = Rough(victim) if in_bfloat16(Precision.AUTO, torch.device("cpu")) else victim
     crops = centre_crops(some, side)
     for part in (crops[start : start + _BATCH] for start in range(0, len(crops), _BATCH)):
         with torch.no_grad():
             clean = code(victim, part, part)
-        problem = Problem(victim, guide, part, Threat(Target.BPP), DEFAULT_EPSILON, clean, generator)
+        # float32 everywhere: tables should not depend on what a processor has
+        problem = Problem(victim, victim, part, Threat(Target.BPP), DEFAULT_EPSILON, clean, generator)
         noise = Strong(steps=_STEPS).search(problem, lambda *_: None)
         levels = to_levels(noise, part, DEFAULT_EPSILON).to(torch.uint8).permute(0, 2, 3, 1)
         found += [np.ascontiguousarray(each.numpy()) for each in levels]

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import random
+import tempfile
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from regenerate import CHENG, TINY
+from regenerate import CHENG, TINY, dithered
 from safetensors.numpy import load, save
 
 from robustcodec.bundle import ANALYSIS, ENTROPY, MANIFEST, PARTS, SYNTHESIS
@@ -20,7 +21,7 @@ Parts = dict[str, bytes]
 
 
 def _sound() -> Iterator[tuple[dict[str, Any], Parts]]:
-    """Models of both architectures, as they are and with all that the format has: limits and a contract."""
+    """Models of both architectures, as they are and with all that the format has: limits, a contract and dither."""
     contract = json.loads((WEIGHTS / "hyper-base" / "manifest.json").read_bytes())["contract"]
     for folder in (TINY, CHENG):
         manifest = json.loads((folder / "manifest.json").read_bytes())
@@ -34,6 +35,10 @@ def _sound() -> Iterator[tuple[dict[str, Any], Parts]]:
         }
         parts = parts | {SYNTHESIS: save({**arrays, **limits})}
         yield {**manifest, "contract": contract, "parts": _sums(parts)}, parts
+        with tempfile.TemporaryDirectory() as scratch:
+            path = dithered(Path(scratch) / "dithered", folder).path
+            parts = parts | {ENTROPY: (path / ENTROPY).read_bytes()}
+        yield {**manifest, "parts": _sums(parts)}, parts
 
 
 def _sums(parts: Parts) -> dict[str, str]:

@@ -31,7 +31,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
 from bundles import write_mutant  # noqa: E402
 from mutate import Mutant, Seeds, mutant, seeds  # noqa: E402
-from regenerate import CHENG, GOLDEN, GOLDEN_CHENG, TINY, sample  # noqa: E402
+from regenerate import CHENG, GOLDEN, GOLDEN_CHENG, TINY, dithered, sample  # noqa: E402
 
 LIMITS = Limits(max_pixels=65536)
 SECONDS = 2
@@ -106,7 +106,9 @@ class Harness:
 
     def __init__(self) -> None:
         warnings.simplefilter("error")
-        self.sound: Seeds = seeds([Codec(open_bundle(path), threads=1) for path in (TINY, CHENG)])
+        self._models = tempfile.TemporaryDirectory()
+        dithering = dithered(Path(self._models.name) / "dithered").path
+        self.sound: Seeds = seeds([Codec(open_bundle(path), threads=1) for path in (TINY, CHENG, dithering)])
         self.stages = Stages(self.sound.codecs.values())
 
     def run(self, batch: str, count: int, note: Path | None = None) -> Tally:

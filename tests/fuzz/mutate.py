@@ -9,10 +9,11 @@ from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from regenerate import GOLDEN, GOLDEN_CHENG, PLAIN, latents
+from regenerate import GOLDEN, GOLDEN_CHENG, GOLDEN_DITHERED, PLAIN, latents
 
 from robustcodec.codec import Codec
 from robustcodec.container import LAST, Chunk, ChunkType, File, Header, Payload, pack, unpack
+from robustcodec.dither import key_of
 from robustcodec.strips import Strip, code_strip
 
 INTERESTING = (0, 1, 2, 7, 8, 9, 15, 16, 17, 63, 64, 65, 127, 128, 255, 256, 1023, 1024, 32767, 32768, 65535)
@@ -61,7 +62,7 @@ class Seeds:
         return tuple(seed for seed in self.every if seed.file.header.payload is not Payload.NETWORK)
 
 
-FOLDERS = (GOLDEN, GOLDEN_CHENG, PLAIN)
+FOLDERS = (GOLDEN, GOLDEN_CHENG, GOLDEN_DITHERED, PLAIN)
 
 
 def seeds(codecs: Sequence[Codec]) -> Seeds:
@@ -128,6 +129,7 @@ def _header(draw: random.Random, sound: Seeds) -> Mutant:
 
 def _header_bytes(draw: random.Random, header: Header, changes: int, known: Sequence[bytes] = ()) -> bytes:
     flags = header.payload | header.grey << 2 | header.alpha << 3 | header.icc << 4 | header.metadata << 5
+    flags |= bool(header.seed) << 6
     fields = {
         "version": 0x10 | header.minor,
         "flags": int(flags),
@@ -150,7 +152,7 @@ def _header_bytes(draw: random.Random, header: Header, changes: int, known: Sequ
     body = b"\x8bRB\n" + struct.pack("<BBBH", fields["version"], fields["flags"], fields["transform"], fields["strips"])
     long = draw.random() < 0.1
     body += _varint(fields["width"], long) + _varint(fields["height"]) + struct.pack("<H", fields["step"])
-    body += fingerprint
+    body += fingerprint + (draw.randbytes(8) if fields["flags"] & 0x40 else b"")
     return body + struct.pack("<I", zlib.crc32(body))
 
 
@@ -231,14 +233,14 @@ def _latents(draw: random.Random, sound: Seeds) -> Mutant:
     file = seed.file
     step = draw.choice((8, 65535, 1024, draw.randint(8, 65535)))
     architecture, contents = sound.codecs[file.header.fingerprint]._architecture, []
-    for z, y in zip(seed.z, seed.y, strict=True):
+    for index, (z, y) in enumerate(zip(seed.z, seed.y, strict=True)):
         z, y = z.copy(), y.copy()
         for planes in (z, y):
             count = draw.choice((0, 1, 5, planes.size // 4))
             where = [draw.randrange(planes.size) for _ in range(count)]
             reach = draw.choice((1, 3, 40, 1000, 32767))
             planes.ravel()[where] = [draw.randint(-reach, reach) for _ in range(count)]
-        conditions = architecture.conditions(z, *y.shape[1:])
+        conditions = architecture.conditions(z, *y.shape[1:], key_of(file.header.seed, index))
         strip = Strip((y * (step / 1024)).astype(np.float32), z, conditions, architecture.dead_zones)
         contents.append(Chunk(ChunkType.STRIP, code_strip(architecture, strip, step)[0]))
     rest = [chunk for chunk in file.chunks if chunk.type != ChunkType.STRIP]

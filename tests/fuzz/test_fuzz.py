@@ -10,7 +10,7 @@ import pytest
 import run
 from mutate import FOLDERS
 from planted import PLANTED
-from regenerate import CHENG
+from regenerate import CHENG, dithered
 
 from robustcodec.bundle import open_bundle
 from robustcodec.codec import Codec
@@ -67,10 +67,14 @@ def test_planted_bugs_are_found(bug: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def codecs(codec: Codec) -> dict[bytes, Codec]:
-    """Both tiny codecs, by their fingerprints; files that need no model are hyper's."""
-    cheng = Codec(open_bundle(CHENG), threads=1)
-    return {bytes(8): codec, codec.bundle.fingerprint: codec, cheng.bundle.fingerprint: cheng}
+def codecs(codec: Codec, tmp_path_factory: pytest.TempPathFactory) -> dict[bytes, Codec]:
+    """All tiny codecs, by their fingerprints; files that need no model are hyper's."""
+    others = open_bundle(CHENG), dithered(tmp_path_factory.mktemp("models") / "dithered")
+    return {
+        bytes(8): codec,
+        codec.bundle.fingerprint: codec,
+        **{bundle.fingerprint: Codec(bundle, threads=1) for bundle in others},
+    }
 
 
 @pytest.mark.parametrize("path", CRASHES, ids=lambda path: path.stem)

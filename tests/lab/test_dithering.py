@@ -17,12 +17,12 @@ from robustcodec.codec import Codec
 from robustcodec.dither import OFFSETS
 from robustcodec.entropy import gaussian_tables, ideal_bits
 from robustcodec.images import Picture, read_picture
-from robustcodec.lab.attacks.crossing import _NEVER, _Start
+from robustcodec.lab.attacks.crossing import _choose, _Prices, _Start
 from robustcodec.lab.attacks.shipped import TablePrice, victim_of
 from robustcodec.lab.attacks.strong import Strong
 from robustcodec.lab.attacks.threat import Target, Threat
 from robustcodec.lab.attacks.victim import code, unrounded
-from robustcodec.lab.dead_zones import DITHERED, by_scale, dead_zones, zones_of
+from robustcodec.lab.dead_zones import DITHERED, by_scale, dead_zones, exported_zones_of, zones_of
 from robustcodec.lab.entropy_models import SCALES
 from robustcodec.lab.export import _Counts, _fitted_tables, export_run
 from robustcodec.lab.networks import dither_offsets, outside, round_straight_through, softly_rounded
@@ -85,17 +85,20 @@ def test_only_what_is_dithered_lands_between_whole_numbers() -> None:
     assert torch.equal(outside(values, reach, unrounded)[mine], values[mine])
 
 
-def test_a_recipe_says_what_runs_dither() -> None:
+def test_a_recipe_says_which_models_dither() -> None:
     at = torch.tensor(SCALES, dtype=torch.float32)
     inside = (torch.arange(64) >= DITHERED.first) & (torch.arange(64) < DITHERED.end)
     for zones in (False, True):
         hardening = Hardening(method=Method.FAST, bpp_share=0.5, dead_zones=zones, dither=True)
-        reach = zones_of(hardening)
+        reach = exported_zones_of(hardening)
         assert reach is not None
+        trained = zones_of(hardening)
+        assert (trained is not None) == zones and (trained is None or (trained(at) > 0).all())
         assert torch.equal(reach(at) == 0, inside)
         plain = torch.from_numpy(dead_zones()) if zones else torch.full((64,), 0.5)
         assert torch.equal(reach(at)[~inside], plain[~inside])
-    assert zones_of(Hardening(method=Method.FAST, bpp_share=0.5)) is None
+    assert exported_zones_of(Hardening(method=Method.FAST, bpp_share=0.5)) is None
+    assert exported_zones_of(None) is None
 
 
 # --- tables -------------------------------------------------------------------------------------------------
@@ -186,13 +189,17 @@ class DitheredDct(BlockDct):
 
 
 def test_crossings_leave_what_is_dithered_alone() -> None:
-    latents = torch.tensor([[0.45, 0.45, -1.6]])
+    """However much of the budget is left."""
+    latents = torch.tensor([[0.45, 0.45, -1.6, 0.2]])
     reach = by_scale(np.where(np.arange(64) < 10, 0.5, 0.0).astype(np.float32))
     assert reach is not None
-    at = reach(torch.tensor([[0.2, 1.0, 1.0]]))
+    at = reach(torch.tensor([[0.2, 1.0, 1.0, 0.2]]))
     one = torch.ones_like(latents)
     start = _Start(latents, latents.round(), torch.zeros(()), at, one, one)
-    assert (start.distance(one)[0, 1:] > _NEVER - 2).all() and float(start.distance(one)[0, 0]) < 0.1
+    prices = _Prices(one, 0 * one)
+    free = torch.full((1,), torch.inf)
+    chosen, _, _ = _choose(prices, prices, start, torch.full((1,), 1e9), (free, free), torch.zeros(1))
+    assert chosen.tolist() == [[True, False, False, True]]
 
 
 def test_dither_takes_away_what_rounding_gives_to_an_attack() -> None:

@@ -38,8 +38,6 @@ _FIRST_SHARE, _ONLY_SHARE = 0.45, 0.75
 is lost again when noise is shortened, what is left over is for later rounds."""
 _BISECTIONS = 12
 _LARGEST_MULTIPLIER = 30.0
-_NEVER = 1e3
-"""Distance in steps, which no budget pays for, of thresholds that dither hides."""
 _SAFE = 0.8
 """Share of a bound to aim at: what crossings do to it is foreseen roughly."""
 
@@ -60,7 +58,6 @@ class _Start:
         coded = (self.symbols - self.middle) * towards
         # zeros end at their zone's edge, and so do the symbols next to them where they would become zeros
         edge = torch.where(coded.abs() < 0.5, self.reach, torch.where((coded + 1).abs() < 0.5, 1 - self.reach, 0.5))
-        edge = torch.where(self.reach == 0, _NEVER, edge)
         return edge + _BEYOND - towards * (self.latents - self.symbols)
 
     def cost(self, towards: Tensor) -> Tensor:
@@ -195,9 +192,11 @@ def _choose(
     costs = torch.stack([start.cost(plus), start.cost(-plus)]).flatten(2)
     gains = torch.stack([up.gain, down.gain]).flatten(2)
     growths = torch.stack([up.bounded, down.bounded]).flatten(2)
+    # nobody knows where a dithered latent crosses
+    known = (start.reach > 0).expand_as(up.gain).flatten(1)
 
     def fill(multiplier: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        merit = (gains - multiplier[:, None] * growths) / costs
+        merit = (gains - multiplier[:, None] * growths) / costs * known
         ratio, which = merit.max(dim=0)
         cost = costs.gather(0, which[None])[0]
         order = ratio.argsort(dim=1, descending=True)

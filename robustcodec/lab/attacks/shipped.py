@@ -17,7 +17,7 @@ from robustcodec.dither import OFFSETS, DitheredScales
 from robustcodec.entropy import TableSet, ideal_bits
 from robustcodec.lab.attacks.victim import NetworkVictim
 from robustcodec.lab.checkpoints import load_weights, network_of, weights_of_bundle
-from robustcodec.lab.dead_zones import UNDITHERED, by_scale, level, zones_of
+from robustcodec.lab.dead_zones import UNDITHERED, by_scale, exported_zones_of, level
 from robustcodec.lab.entropy_models import SCALES
 from robustcodec.lab.runs import Run
 from robustcodec.rate import STEP_UNIT, high_rate_step
@@ -29,11 +29,11 @@ _REACH = 1024
 def victim_of(source: Bundle | Path, quality: float, device: torch.device) -> NetworkVictim:
     """Open a bundle, or any checkpoint, for attacks at a quality. Raises ModelError or TrainingError.
 
-    A run, and a candidate of one, have the dead zones that it trains with.
+    A run, and a candidate of one, have the dead zones and the dither that its exported model will have.
     """
     if isinstance(source, Path):
         network, run = network_of(load_weights(source), str(source)), Run.behind(source)
-        zones = None if run is None else zones_of(run.settings().recipe.hardening)
+        zones = None if run is None else exported_zones_of(run.settings().recipe.hardening)
         return NetworkVictim(network.to(device), high_rate_step(quality), dead_zones=zones)
     with damage_named(source.path):
         network = network_of(weights_of_bundle(source), source.id)
