@@ -100,7 +100,7 @@ def test_large_pictures_need_little_more_than_their_pixels() -> None:
 def test_a_region_of_a_large_picture_takes_less() -> None:
     header = Header(width=20_000, height=13_000, payload=Payload.NETWORK, step=8, strip_rows=832)
     whole, part = (memory.to_decode(header, 1, USUAL, pixels) for pixels in (None, 1000))
-    assert whole > 2.5e9 and part < 1.3e9
+    assert whole > 2.5e9 and part < 1.5e9
 
 
 places = pytest.mark.parametrize(("width", "height"), [(1, 1), (90, 1000), (1024, 1025), (5000, 3000)])

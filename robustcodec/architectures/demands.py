@@ -19,7 +19,7 @@ def _hyper(n: int, m: int) -> Demand:
         seen=2 * n + 40,
         shown=2 * n + 40,
         descent=9 * n + 40,
-        strip=72,
+        strip=60,
         synthesis=transposed + normalised,
         entropy=0,
         side=scales,

@@ -83,10 +83,11 @@ def encode_group(
     index = _checked(index, tables)
     values = _within_range(values, index)
     symbols, escaped = _symbols(values, index, tables)
-    order = np.argsort(index, kind="stable")
-    ordered = symbols[order]
+    ordered = symbols[np.argsort(index, kind="stable")]
+    del symbols  # a strip has millions
     for table, run in _runs(index, tables):
         encoder.put(ordered[run], table)
+    del ordered
     if escaped.size:
         below, distance = _beyond(values[escaped], index[escaped], tables)
         _put_distances(encoder, below, distance)
@@ -102,6 +103,7 @@ def decode_group(decoder: Decoder, index: NDArray[np.integer[Any]], tables: Tabl
         ordered[run] = decoder.take(run.stop - run.start, table)
     symbols = np.empty_like(ordered)
     symbols[order] = ordered
+    del order, ordered
     values = symbols + tables.minimums[index]
     escaped = np.flatnonzero(symbols == tables.escapes[index])
     if escaped.size:
@@ -151,7 +153,8 @@ def _symbols(
     symbols = values - tables.minimums[index]
     escapes = tables.escapes[index]
     outside = (symbols < 0) | (symbols >= escapes)
-    return np.where(outside, escapes, symbols), np.flatnonzero(outside)
+    np.copyto(symbols, escapes, where=outside)
+    return symbols, np.flatnonzero(outside)
 
 
 def _runs(index: NDArray[np.uint16], tables: TableSet) -> Iterator[tuple[Table, slice]]:
