@@ -33,7 +33,6 @@ from dataclasses import dataclass
 from enum import IntEnum, IntFlag, unique
 from itertools import pairwise
 
-from robustcodec.dither import SEED_BYTES
 from robustcodec.errors import CorruptFile, LimitExceeded, NotRobustcodec, UnsupportedVersion
 
 MAGIC = b"\x8bRB\n"
@@ -44,6 +43,7 @@ MAX_CHUNK_BYTES = 2**28 - 1
 STRIP_UNIT = 64  # coded rows
 MAX_STRIP_PIXELS = 2**24  # of a network payload's strip, if it has more than STRIP_UNIT rows
 MIN_STEP, MAX_STEP = 8, 65535
+SEED_BYTES = 8
 LAST = 0x80  # bit of the type byte: no chunk follows
 MAY_SKIP = 0x40  # bit of the type byte, and part of the type: readers ignore such a type if it is new to them
 

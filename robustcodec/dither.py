@@ -17,10 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robustcodec.container import SEED_BYTES
 from robustcodec.errors import LimitExceeded, ModelDamaged
-
-SEED_BYTES = 8
-"""Of the hash: too many to look for a picture with given ones."""
 
 OFFSETS = 8
 """Offsets of a grid: (2 k - 7) / 16 of a step for k from 0 to 7, their middle."""
@@ -32,7 +30,7 @@ _BAND = 1 << 22
 
 
 def seed_of(pixels: NDArray[np.uint8]) -> bytes:
-    """Give the seed of a picture (H, W, C), a hash of its samples and size."""
+    """Give the seed of a picture (H, W, C): of a hash of its samples and size too much to look for another with it."""
     digest = hashlib.sha256(repr(pixels.shape).encode())
     rows = max(1, _BAND // max(1, pixels[:1].size))
     for top in range(0, pixels.shape[0], rows):
