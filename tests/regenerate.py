@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load
 
 from robustcodec import codec as codec_module
-from robustcodec.architectures import Conditions, Group
+from robustcodec.architectures import Group
 from robustcodec.bundle import ENTROPY, PARTS, Bundle, manifest_document, open_bundle, write_bundle
 from robustcodec.codec import Codec
 from robustcodec.container import pack, split_strip, unpack
@@ -197,12 +197,9 @@ def _hostile(codec: Codec, picture: Picture) -> bytes:
     y, z = prepared.strips[0].y.copy(), prepared.strips[0].z.copy()
     y[:6, 0, 0] = 300, -300, 250, -90, 40, -33
     z[:3, 0, 0] = 40, -1000, 32767
-    strip = replace(prepared.strips[0], y=y, z=z, conditions=_conditions(codec, prepared.seed, z, y))
+    conditions = codec._architecture.conditions(z, y.shape[1], y.shape[2], key_of(prepared.seed, 0))
+    strip = replace(prepared.strips[0], y=y, z=z, conditions=conditions)
     return codec._code(replace(prepared, strips=(strip,)), 8).data
-
-
-def _conditions(codec: Codec, seed: bytes, z: NDArray[np.int32], y: NDArray[np.float32]) -> Conditions:
-    return codec._architecture.conditions(z, y.shape[1], y.shape[2], key_of(seed, 0))
 
 
 def latents(codec: Codec, data: bytes) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int32]]]:

@@ -143,7 +143,7 @@ def test_the_second_decoder_agrees(dithering: Codec) -> None:
     y_hat = dithering._read_strip(unpack(data).payload[0], 0, unpack(data).header)
     assert reference.flat(strip.y_hat) == y_hat.ravel().tolist()
     # not all are dithered, and those that are lie between whole steps
-    scales = len(dithering._architecture.scale_tables)
+    scales = dithering._architecture.dithered.scales
     index = np.array(strip.index)
     assert (index < scales).any() and (index >= scales).any()
 
@@ -194,7 +194,7 @@ def test_zones_do_not_reach_what_is_dithered(tmp_path: Path) -> None:
     parts = {name: load((source.path / name).read_bytes()) for name in PARTS}
     parts[ANALYSIS]["dead_zones"] = np.full(64, 1.5 * 1024, np.uint16)
     architecture = Codec(write_bundle(tmp_path / "held", manifest_document(source.manifest), parts), 1)._architecture
-    scales = len(architecture.scale_tables)
+    scales = architecture.dithered.scales
     assert len(architecture.y_tables) == scales + architecture.dithered.tables
     assert architecture.dead_zones.tolist() == [1.5] * scales + [0.5] * architecture.dithered.tables
     pixels = sample(64, 64, 2)

@@ -70,10 +70,8 @@ class Architecture(Protocol):
     """Latents around a tile that its pixels depend on."""
     z_tables: TableSet
     y_tables: TableSet
-    scale_tables: TableSet
-    """Of y's tables those for rounding without dither, one for each scale: the first of them."""
     dithered: DitheredScales
-    """Which scales are dithered in the model's files, none if it does not dither."""
+    """Which scales are dithered in the model's files, none if it does not dither; how many scales there are."""
 
     @property
     def dead_zones(self) -> Float32:

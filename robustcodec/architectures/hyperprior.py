@@ -65,9 +65,9 @@ class IntegerParameters:
     """
 
     def __init__(self, arrays: Mapping[str, NDArray[np.generic]], n: int, m: int, specs: Sequence[LayerSpec]) -> None:
-        self.scale_tables = _tables(arrays, "y")
+        plain = _tables(arrays, "y")
         self.z_tables = _tables(arrays, "z")
-        self.dithered = _dithered(arrays, len(self.scale_tables))
+        self.dithered = _dithered(arrays, len(plain))
         parts = ("frequencies", "lengths", "minimums")
         expected = {
             *(f"{spec.name}.{part}" for spec in specs for part in ("weight", "bias", "shift")),
@@ -82,14 +82,12 @@ class IntegerParameters:
         if len(self.z_tables) != n:
             raise ModelDamaged(f"it has {len(self.z_tables)} tables for the {n} channels of z")
         self.layers: tuple[IntegerLayer, ...] = layers_from_arrays(specs, arrays)
-        self.thresholds = check_thresholds(arrays["thresholds"], m, len(self.scale_tables) - 1)
+        self.thresholds = check_thresholds(arrays["thresholds"], m, len(plain) - 1)
         medians = arrays["medians"]
         if medians.dtype != np.int32 or medians.shape != (n,) or np.abs(medians.astype(np.int64)).max() > MAX_MEDIAN:
             raise ModelDamaged(f"its medians must be {n} integers of 32 bits within ±{MAX_MEDIAN}")
         self.medians: Int32 = medians.astype(np.int32)
-
-        more = _tables(arrays, DITHER) if self.dithered.tables else ()
-        self.y_tables = TableSet((*self.scale_tables, *more))
+        self.y_tables = TableSet((*plain, *_tables(arrays, DITHER))) if self.dithered.tables else plain
 
     def dither(self, key: bytes, height: int, width: int) -> Dither | None:
         """Give what a strip's key makes of the quantiser of y (M, height, width)."""
@@ -138,14 +136,13 @@ class Hyperprior:
         self._n, self.channels = sizes_of(bundle, self.name)
         self._medians = entropy.medians
         self.z_tables = entropy.z_tables
-        self.scale_tables = entropy.scale_tables
         self.y_tables = entropy.y_tables
         self.dithered = entropy.dithered
 
     @cached_property
     def dead_zones(self) -> Float32:
         """Half widths (tables of y,), in quantisation steps; what is dithered has none."""
-        zones = dead_zones_in(self._bundle.analysis, len(self.scale_tables))
+        zones = dead_zones_in(self._bundle.analysis, self.dithered.scales)
         return np.append(zones, np.full(len(self.y_tables) - zones.size, 0.5, np.float32))
 
     @cached_property

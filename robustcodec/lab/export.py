@@ -427,8 +427,8 @@ class _Counts:
 
 def _count(parameters: Parameters, latents: Sequence[_Latents], dead_zones: NDArray[np.float32]) -> _Counts:
     """Count magnitudes of y by scale, over all qualities."""
-    largest = int(parameters.scale_tables.escapes.max())
-    rows = len(parameters.scale_tables)
+    largest = int(parameters.y_tables.escapes.max())
+    rows = len(parameters.y_tables)
     symbols, eighths = np.zeros((rows, largest + 2)), np.zeros((rows, OFFSETS * largest + 2))
     for each in latents:
         conditions = _conditions(parameters, each)

@@ -16,7 +16,7 @@ from robustcodec.bundle import Bundle, open_bundle
 from robustcodec.codec import Codec
 from robustcodec.dither import OFFSETS
 from robustcodec.entropy import gaussian_tables, ideal_bits
-from robustcodec.images import Picture, read_picture
+from robustcodec.images import Picture, read_picture, write_picture
 from robustcodec.lab.attacks.crossing import _choose, _Prices, _Start
 from robustcodec.lab.attacks.shipped import TablePrice, victim_of
 from robustcodec.lab.attacks.strong import Strong
@@ -38,9 +38,7 @@ def dithered(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The tiny model, exported again with dither alone."""
     folder = tmp_path_factory.mktemp("dithered")
     for seed in range(4):
-        from PIL import Image
-
-        Image.fromarray(sample(128, 128, seed)).save(folder / f"{seed}.png")
+        (folder / f"{seed}.png").write_bytes(write_picture(Picture(pixels=sample(128, 128, seed)), "PNG"))
     exported = export_run(
         TINY, folder / "model", "dithered", "base", folder, lambda _: None, restraint=Restraint(dither=True)
     )

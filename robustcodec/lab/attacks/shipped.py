@@ -39,7 +39,7 @@ def victim_of(source: Bundle | Path, quality: float, device: torch.device) -> Ne
         network = network_of(weights_of_bundle(source), source.id)
         architecture = open_architecture(source, threads=1)
     price = TablePrice(architecture.y_tables, device, architecture.dithered)
-    dead_zones = by_scale(architecture.dead_zones[: len(SCALES)], architecture.dithered)
+    dead_zones = by_scale(architecture.dead_zones[: architecture.dithered.scales], architecture.dithered)
     return NetworkVictim(network.to(device), source.manifest.step(quality) / STEP_UNIT, price, dead_zones)
 
 

@@ -46,7 +46,6 @@ class Parameters(Protocol):
 
     layers: tuple[IntegerLayer, ...]
     medians: Int32
-    scale_tables: TableSet
     y_tables: TableSet
     z_tables: TableSet
 
