@@ -188,6 +188,14 @@ def test_info_as_json_and_with_sections(here: Path) -> None:
         assert cli("info", "-", stdin=file).stdout.startswith(b"-: robustcodec 1.0")
 
 
+def test_info_says_whether_a_file_is_dithered(here: Path) -> None:
+    for name, seed in (("golden/odd", None), ("golden-dithered/dithered-odd", "793abf5999413ef6")):
+        file = str(ROOT / "tests" / "data" / f"{name}.rbc")
+        (row,) = map(json.loads, cli("info", "--json", file).stdout.splitlines())
+        assert row["dither"] == seed
+        assert (b", dithered, " in cli("info", file).stdout) == (seed is not None)
+
+
 def test_info_has_limits(here: Path) -> None:
     Path("a.rbc").write_bytes(sample_file())
     assert cli("info", "--max-pixels", "1000", "a.rbc").returncode == 1

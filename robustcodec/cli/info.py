@@ -70,6 +70,7 @@ def describe(path: Path | None, max_pixels: int) -> dict[str, object]:
         "step": header.step / 1024 if header.step else None,
         "fingerprint": header.fingerprint.hex() if any(header.fingerprint) else None,
         "strips": header.num_strips,
+        "dither": header.seed.hex() or None,
         "transform": header.transform,
         "grey": header.grey,
         "alpha": header.alpha,
@@ -98,7 +99,7 @@ def _lines(name: str, fields: dict[str, object], verbose: bool) -> Iterator[str]
     extras = [label for label in ("grey", "alpha", "icc", "exif", "xmp") if fields[label]]
     coding = str(fields["payload"])
     if fields["fingerprint"]:
-        coding += f" {fields['fingerprint']}, step {fields['step']:.3f}"
+        coding += f" {fields['fingerprint']}, step {fields['step']:.3f}{', dithered' if fields['dither'] else ''}"
     if fields["strips"] != 1:
         coding += f", {fields['strips']} strips"
     yield (
