@@ -339,15 +339,21 @@ def test_the_checksum_of_a_strip_is_that_of_its_symbols(codec: Codec) -> None:
     assert struct.unpack_from("<I", content)[0] == reference.zlib.crc32(symbols)
 
 
-def test_the_example_of_the_format_page() -> None:
-    block = re.search(r"```latents\n(.*?)```", (ROOT / "docs" / "format.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert block is not None
-    lines = {line.partition(" ")[0]: line.partition(" ")[2] for line in block[1].splitlines()}
-    (content,) = unpack(read("one-pixel")).payload
-    (strip,) = reference.decode_latents(read("one-pixel"), TINY)
-    assert bytes.fromhex(lines["message"]) == content[4:]
-    for name, planes in (("z", strip.z), ("table", strip.index), ("y", strip.y)):
-        assert [int(number) for number in lines[name].split()] == reference.flat(planes)
+@pytest.mark.parametrize(
+    ("block", "name", "path"), [("latents", "one-pixel", TINY), ("cheng", "cheng-one-pixel", CHENG)]
+)
+def test_the_examples_of_the_format_page(block: str, name: str, path: Path) -> None:
+    page = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
+    found = re.search(rf"```{block}\n(.*?)```", page, re.DOTALL)
+    assert found is not None
+    lines = {line.partition(" ")[0]: line.partition(" ")[2] for line in found[1].splitlines()}
+    (content,) = unpack(read(name)).payload
+    (strip,) = reference.decode_latents(read(name), path)
+    assert bytes.fromhex(lines.pop("message")) == content[4:]
+    planes = {"z": strip.z, "table": strip.index, "y": strip.y, "y_hat": strip.y_hat}
+    assert {"z", "table", "y"} <= set(lines)
+    for line, numbers in lines.items():
+        assert [int(number) for number in numbers.split()] == reference.flat(planes[line])
 
 
 def test_the_fingerprint_of_the_format_page(tiny: Bundle) -> None:
