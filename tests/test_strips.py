@@ -221,17 +221,41 @@ def test_strip_borders_of_cheng_do_not_show(monkeypatch: pytest.MonkeyPatch) -> 
 # --- regions ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def cut(codec: Codec) -> bytes:
+def in_strips(codec: Codec) -> bytes:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(codec_module, "STRIP_ABOVE", 1)
         patch.setattr(codec_module, "STRIP_ROWS", 64)
         return codec.encode(Picture(pixels=sample(300, 180, 6), **METADATA), Quality(5)).data
 
 
+@pytest.fixture(scope="module")
+def cut(codec: Codec) -> bytes:
+    return in_strips(codec)
+
+
+@pytest.fixture(scope="module")
+def cheng() -> Codec:
+    return Codec(open_bundle(CHENG), threads=1)
+
+
+@pytest.fixture(scope="module")
+def cut_cheng(cheng: Codec) -> bytes:
+    return in_strips(cheng)
+
+
 @given(st.data())
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_a_region_is_what_the_whole_picture_has_there(codec: Codec, cut: bytes, draw: st.DataObject) -> None:
+    check_region(codec, cut, draw)
+
+
+@given(st.data())
+@settings(max_examples=20, deadline=None, derandomize=True)
+def test_a_region_of_cheng_is_what_the_whole_picture_has(cheng: Codec, cut_cheng: bytes, draw: st.DataObject) -> None:
+    check_region(cheng, cut_cheng, draw)
+
+
+def check_region(codec: Codec, cut: bytes, draw: st.DataObject) -> None:
     data = turned(cut, draw.draw(st.integers(0, 7)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transforms, "TILE", 64)
