@@ -43,6 +43,7 @@ _OPENERS: dict[str, tuple[re.Pattern[bytes], type[ImageFile.ImageFile]]] = {
 FORMATS = tuple(_OPENERS)
 
 _ORIENTATION = 0x0112
+_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|>)\s*)([1-8])\b")
 _EXIF_PREFIX = b"Exif\x00\x00"
 # What a TIFF page says about the picture, as against how its own file stores the samples.
 _DESCRIPTIVE_TAGS = (270, 271, 272, 282, 283, 296, 305, 306, 315, 33432)
@@ -300,9 +301,12 @@ def _picture(kind: str, image: Image.Image, as_is: bool) -> Picture:
     notes = ["its 16 bits per sample were reduced to 8"] if deep else []
     from_tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
     exif, orientation, damaged = _upright_exif(_exif_of_tiff(image) if from_tiff else image.info.get("exif") or b"")
+    xmp, repeated = _upright_xmp(image.info.get("xmp") or b"")
     if damaged:
         notes.append("its EXIF data is damaged and was left out")
-    picture = Picture.of(_turn(samples, orientation))
+    if not from_tiff:  # which Pillow has turned upright already
+        samples = _turn(samples, orientation or repeated)
+    picture = Picture.of(samples)
     if not as_is:
         if picture.alpha is not None:
             raise ImageError(
@@ -317,7 +321,7 @@ def _picture(kind: str, image: Image.Image, as_is: bool) -> Picture:
         picture,
         icc=icc,
         exif=exif or None,
-        xmp=_upright_xmp(image.info.get("xmp") or b"") or None,
+        xmp=xmp or None,
         notes=tuple(notes),
     )
 
@@ -439,35 +443,39 @@ def _is_for_grey(icc: bytes) -> bool:
 
 
 def _upright_exif(exif: bytes) -> tuple[bytes, int, bool]:
-    """The TIFF structure with its orientation set to 1, the orientation it had, and whether it is damaged.
+    """The TIFF structure with its orientation set to 1, the orientation it had (0: none), and whether it is damaged.
 
     Only that value is changed, so maker notes, which hold offsets, survive.
     """
     exif = exif.removeprefix(_EXIF_PREFIX)
     if not exif:
-        return b"", 1, False
+        return b"", 0, False
     order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(exif[:4])
     try:
         if order is None:
-            return b"", 1, True
+            return b"", 0, True
         (directory,) = struct.unpack_from(f"{order}I", exif, 4)
         (count,) = struct.unpack_from(f"{order}H", exif, directory)
         for entry in range(directory + 2, directory + 2 + 12 * count, 12):
             tag, kind, length, value = struct.unpack_from(f"{order}HHIH", exif, entry)
             if tag == _ORIENTATION:
                 if (kind, length) != (3, 1) or not 1 <= value <= 8:
-                    return b"", 1, True
+                    return b"", 0, True
                 upright = struct.pack(f"{order}H", 1)
                 return exif[: entry + 8] + upright + exif[entry + 10 :], value, False
     except struct.error:
-        return b"", 1, True
-    return exif, 1, False
+        return b"", 0, True
+    return exif, 0, False
 
 
-def _upright_xmp(xmp: bytes | str) -> bytes:
-    """The packet with any orientation it repeats set to 1, since the pixels are upright now."""
+def _upright_xmp(xmp: bytes | str) -> tuple[bytes, int]:
+    """The packet with any orientation in it set to 1, and the orientation it had (0: none).
+
+    Most packets repeat what EXIF says; where EXIF says nothing theirs counts.
+    """
     xmp = xmp.encode() if isinstance(xmp, str) else bytes(xmp)
-    return re.sub(rb"(tiff:Orientation(?:\s*=\s*[\"']|>)\s*)[2-8]", rb"\g<1>1", xmp)
+    found = _XMP_ORIENTATION.search(xmp)
+    return _XMP_ORIENTATION.sub(rb"\g<1>1", xmp), int(found[2]) if found else 0
 
 
 def _turn(pixels: Pixels, orientation: int) -> Pixels:

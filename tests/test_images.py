@@ -111,6 +111,34 @@ def test_orientation_is_applied_and_reset(format: str, orientation: int) -> None
         assert picture.xmp == XMP
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("has_exif", [False, True])
+def test_an_orientation_that_only_xmp_has_counts(format: str, orientation: int, has_exif: bool) -> None:
+    xmp = XMP.replace(b'"1"', b'"%d"' % orientation)
+    options: dict[str, object] = {"exif": Image.Exif(), "xmp": xmp}
+    if has_exif:
+        options["exif"][0x010F] = "a maker with a name"
+    if format == "PNG":
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
+    if format == "TIFF":
+        options["exif"][700] = xmp
+    data = save(Image.fromarray(SMOOTH), format, **options)
+    with Image.open(BytesIO(data)) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    picture = read_picture(data, LIMIT)
+    assert np.array_equal(picture.pixels, expected)
+    assert (picture.width > picture.height) == (orientation < 5)
+    if format != "TIFF":
+        assert picture.xmp == XMP
+
+
+def test_exif_says_the_orientation_where_both_do() -> None:
+    picture = read_picture(save(RGB, "JPEG", exif=b"Exif\0\0" + exif(1), xmp=XMP.replace(b'"1"', b'"6"')), LIMIT)
+    assert (picture.width, picture.height, picture.xmp) == (56, 40, XMP)
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_only_the_orientation_changes(order: str) -> None:
     entries = struct.pack(f"{order}HHI4s", 0x010F, 2, 4, b"abc\0") + struct.pack(
