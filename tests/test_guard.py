@@ -190,6 +190,20 @@ def test_bounds_out_of_range_are_refused(wrong: dict[str, float]) -> None:
         Guard(min_psnr=30, on_violation=OnViolation.OFF)
 
 
+def test_plain_names_serve_as_members(codec: Codec) -> None:
+    picture = Picture(pixels=noise(64, 64))
+    asked = Guard(on_violation="fallback", min_psnr=60, rungs=["lossless"])  # type: ignore[arg-type]
+    assert asked == Guard(on_violation=FALLBACK, min_psnr=60, rungs=(Rung.LOSSLESS,))
+    assert guards.encode(codec, picture, guard=asked).verdict.rung is Rung.LOSSLESS
+    with pytest.raises(ContractViolation):
+        guards.encode(codec, picture, guard=Guard(on_violation="fail", min_psnr=60))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="the guard is off"):
+        Guard(on_violation="off", min_psnr=30)  # type: ignore[arg-type]
+    for wrong in ({"on_violation": "bogus"}, {"rungs": ("bogus",)}, {"rungs": "lossless"}):
+        with pytest.raises(UsageError, match="take one of"):
+            Guard(**wrong)  # type: ignore[arg-type]
+
+
 # --- latents that no float holds ----------------------------------------------------------------------------
 
 
