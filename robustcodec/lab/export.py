@@ -44,7 +44,7 @@ from robustcodec.lab.networks import Convolution, Gdn, Network, round_straight_t
 from robustcodec.lab.restraint import NONE, Restraint, attacked, restraint_of
 from robustcodec.lab.runs import Run
 from robustcodec.lab.train import split_pictures
-from robustcodec.lab.training import pixels_seen
+from robustcodec.lab.training import EXACT, pixels_seen
 from robustcodec.metrics import bits_per_pixel, psnr
 from robustcodec.rate import STEP_UNIT, Quality, high_rate_step, lagrangian, score
 from robustcodec.strips import in_steps, quantised, walk
@@ -269,7 +269,7 @@ def measure_points(bundle: Bundle, pictures: Sequence[Pixels]) -> Iterator[Point
             encoded = codec.encode(Picture(pixels=pixels), Quality(quality), measure=True)
             assert encoded.reconstruction is not None
             bpp.append(bits_per_pixel(len(encoded.data), pixels.shape[1], pixels.shape[0]))
-            decibels.append(psnr(pixels, encoded.reconstruction))
+            decibels.append(min(psnr(pixels, encoded.reconstruction), EXACT))
         means = float(np.mean(bpp)), float(np.mean(decibels))
         yield Point(float(quality), *means, score(*means, quality))
 
@@ -369,9 +369,7 @@ def _entropy_arrays(
     y_tables: TableSet,
 ) -> Arrays:
     """Make the integer part of a bundle, with the given tables of y."""
-    thresholds = np.minimum(np.ceil(_MIDDLES[None, :] / rounded.scale_units[:, None]), MAX_THRESHOLD - 1).astype(
-        np.int64
-    )
+    thresholds = np.ceil(_MIDDLES[None, :] / rounded.scale_units[:, None])
     return {
         **layers_to_arrays(rounded.layers),
         "thresholds": np.minimum(thresholds, MAX_THRESHOLD - 1).astype(np.int64),

@@ -21,6 +21,7 @@ from robustcodec import bundle
 from robustcodec.bundle import ANALYSIS, ENTROPY, LAB, MANIFEST, SYNTHESIS, Bundle, manifest_document, write_bundle
 from robustcodec.errors import OutputError, TrainingError, UsageError
 from robustcodec.graphs import check_size
+from robustcodec.lab.architectures import make_network
 from robustcodec.lab.checkpoints import load_weights, network_of
 from robustcodec.lab.choice import Choice, choose, strong_gain
 from robustcodec.lab.data import Pool, picture_files, picture_sizes, pool_bytes, read_pictures
@@ -32,6 +33,7 @@ from robustcodec.lab.hardening_request import Request
 from robustcodec.lab.progress import Reporter
 from robustcodec.lab.recipe import CROP_UNIT, Method, Recipe
 from robustcodec.lab.resistance import Comparison, compare, held_out, manifest_entries
+from robustcodec.lab.restraint import NONE, restraint_of
 from robustcodec.lab.runs import Run, Settings, default_device, digest
 from robustcodec.lab.team import ALONE, Team
 from robustcodec.lab.train import Announce, Order, check_order, split_files, split_pictures, train, validation_crops
@@ -281,6 +283,7 @@ def _start(request: Request, training: Sequence[Path], group: Group, announce: A
     if (request.init / MANIFEST).is_file():
         return bundle.open_bundle(request.init)
     announce("exporting the start, to compare with")
+    run = Run.behind(request.init)
     return export(
         load_weights(request.init),
         request.run / MEASURED / "start",
@@ -290,6 +293,7 @@ def _start(request: Request, training: Sequence[Path], group: Group, announce: A
         calibration=read_pictures(calibration_files(training), announce),
         validation=[each.pixels for each in group.load()],
         announce=announce,
+        restraint=NONE if run is None else restraint_of(run.settings().recipe.hardening),
     ).bundle
 
 
@@ -330,7 +334,6 @@ class Estimate:
 def estimate(request: Request, announce: Announce) -> Estimate:
     """Measure what the plan would take on this machine; an attack of many steps is measured by few of them."""
     weights = load_weights(request.init)
-    size = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
     stages = request.plan.stages()
     hours = {}
     for name, recipe in stages:
@@ -340,18 +343,24 @@ def estimate(request: Request, announce: Announce) -> Estimate:
         else:
             hours[name] = request.hours / len(stages)
     # a state holds weights, their average and two moments; while one is replaced there are two
-    disk = size
+    disk = _bytes(weights)
     for _, recipe in stages:
-        disk += size * (8 + len(recipe.candidates()) + needs_teacher(recipe.hardening))
+        disk += _bytes(make_network(recipe.arch, recipe.channels).state_dict()) * (
+            8 + len(recipe.candidates()) + needs_teacher(recipe.hardening)
+        )
     crop = max(phase.crop for _, recipe in stages for phase in recipe.phases)
     pictures = 2 * pool_bytes(picture_sizes(picture_files(request.data)), crop)  # gathered, then copied together
     return Estimate(hours=hours, disk=disk, memory=_peak() + pictures)
 
 
+def _bytes(weights: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+
+
 def _seconds(recipe: Recipe, weights: dict[str, Tensor], source: Path) -> float:
     """Seconds of a step of the recipe's largest batch."""
     device = default_device()
-    network = network_of(weights, str(source)).to(device)
+    network = make_network(recipe.arch, recipe.channels).to(device)
     phase = max(recipe.phases, key=lambda phase: phase.batch * phase.crop**2)
     noise = np.random.default_rng(0).integers(0, 256, (phase.crop, phase.crop, 3), np.uint8)
     pool = Pool.of([noise], phase.crop, device)

@@ -72,8 +72,8 @@ Loss = Callable[[Network, Batch], Terms]
 def rate_distortion(network: Network, batch: Batch) -> Terms:
     """Bits per pixel + lambda * 255^2 * MSE, each crop divided by what its quality usually costs.
 
-    J of well-trained models falls roughly as lambda^(-1/2) rises, that is, as the step falls; dividing by it keeps
-    high qualities from outweighing low ones.
+    J of well-trained models rises roughly as lambda^(1/2), that is, as the step falls; dividing by it keeps high
+    qualities from outweighing low ones.
     """
     coded = network(batch.x, batch.step, *batch.quantisers())
     pixels = batch.x.shape[2] * batch.x.shape[3]

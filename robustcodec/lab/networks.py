@@ -302,23 +302,19 @@ class Network(nn.Module):
         self, y: Tensor, symbols: Tensor, step: Tensor, quantise: Quantiser, price: Price = gaussian_price
     ) -> Tensor:
         """Bits (B,) of y's symbols and z together, of each at most what an escape code takes."""
-        y_bits, z_bits, _ = self.bits_of_each(y, symbols, step, quantise, price)
-        return y_bits.sum((1, 2, 3)) + escaped(z_bits, torch.ones(())).sum((1, 2, 3))
+        y_bits, z_bits, z_symbols = self.bits_of_each(y, symbols, step, quantise, price)
+        return y_bits.sum((1, 2, 3)) + escaped(z_bits, z_symbols).sum((1, 2, 3))
 
     def bits_of_each(
         self, y: Tensor, symbols: Tensor, step: Tensor, quantise: Quantiser, price: Price = gaussian_bits
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Bits of each of y's symbols (B, M, h, w) and of each element of z (B, N, h/4, w/4), and what is coded of y.
-
-        That is the symbols without their means.
-        """
+        """Bits of each of y's symbols (B, M, h, w) and of each element of z (B, N, h/4, w/4), and z's symbols."""
         with torch.autocast(y.device.type, enabled=False):
             z_hat = self.quantised_side(y, quantise)
             z_bits = self.entropy_bottleneck.bits(z_hat)
             means, scales = self.gaussians(z_hat, symbols * step)
-            coded = symbols - means / step
-            y_bits = price(coded, scales / step)
-        return y_bits, z_bits, coded
+            y_bits = price(symbols - means / step, scales / step)
+        return y_bits, z_bits, z_hat - self.entropy_bottleneck.medians()
 
     def quantised_side(self, y: Tensor, quantise: Quantiser) -> Tensor:
         """Give z_hat (B, N, h/4, w/4) of y (B, M, h, w)."""

@@ -209,7 +209,9 @@ _USED_BY = {
     "smooth_bpp": (Method.TEACHER, Method.DISTILLED, Method.FAST),
     "smooth_latents": (Method.TEACHER, Method.DISTILLED, Method.FAST),
     **dict.fromkeys(("rate", "distil", "clean_target"), (Method.DISTILLED,)),
-    **dict.fromkeys(("attacked", "stability", "local_share", "local_steps", "local_most", "local"), (Method.FAST,)),
+    **dict.fromkeys(
+        ("attacked", "stability", "local_share", "local_steps", "local_most", "local", "dead_zones"), (Method.FAST,)
+    ),
 }
 """Which methods read a field."""
 
@@ -262,7 +264,8 @@ class Recipe:
         for phase in self.phases:
             total += phase.share
             ends.append(round(total * self.steps))
-        return tuple(ends)
+        # shares may miss 1 by a little
+        return (*ends[:-1], self.steps)
 
     def candidates(self) -> tuple[int, ...]:
         """Steps before the last at which a hardening run keeps its average, to choose from at the end."""

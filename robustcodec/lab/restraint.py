@@ -71,6 +71,6 @@ def attacked(victim: Victim, pictures: Sequence[Pixels], generator: torch.Genera
         # float32 everywhere: tables should not depend on what a processor has
         problem = Problem(victim, victim, part, Threat(Target.BPP), DEFAULT_EPSILON, clean, generator)
         noise = Strong(steps=_STEPS).search(problem, lambda *_: None)
-        levels = to_levels(noise, part, DEFAULT_EPSILON).to(torch.uint8).permute(0, 2, 3, 1)
+        levels = to_levels(noise, part, DEFAULT_EPSILON).permute(0, 2, 3, 1)
         found += [np.ascontiguousarray(each.numpy()) for each in levels]
     return found

@@ -37,7 +37,7 @@ _CANDIDATES = "candidates"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a run was asked to do. Paths are as given; `parent` names what it began with."""
+    """What a run was asked to do. Paths are absolute; `parent` names what it began with."""
 
     recipe: Recipe
     data: str

@@ -72,7 +72,8 @@ _METHODS: Mapping[Attacker, Callable[[int], Method]] = MappingProxyType(
 def search_attack(attacker: Attacker, steps: int, dead_zones: DeadZones | None) -> Attack:
     """Give one of these attacks, of so many steps, in the form of `normalised_steps`.
 
-    All crops have the largest budget of `energy`. Of the draws it takes a seed, and none for rounding.
+    All crops have the largest budget of `energy`. Of the draws it takes a seed, that of the first crop, and none for
+    rounding: several processes find other noise than one with the whole batch.
     """
     method = _METHODS[attacker](steps)
 

@@ -8,8 +8,8 @@ weights.safetensors       weights, average.safetensors their average: float16
 log.jsonl                 the log so far
 teacher.safetensors       weights that the run learns from, if it does: float16
 
-A slice leaves the last four, and the plan. If the machine and its working folder were kept, the next slice goes on
-from the exact state there; else with a fresh optimiser from what was brought along.
+A slice leaves the plan, progress.json, both weights and the log. If the machine and its working folder were kept, the
+next slice goes on from the exact state there; else with a fresh optimiser from what was brought along.
 """
 
 import dataclasses
@@ -244,12 +244,14 @@ def finish_slice(pack: Mapping[str, bytes], work: Path) -> dict[str, bytes]:
     """
     run = Run(work)
     state = run.load() if run.exists and _holds(work, pack[_PLAN]) else None
-    before = Standing.from_json(pack[_PROGRESS])
-    if state is None or state.step <= before.step:
+    if state is None:
         return {}
     path = work / _PROGRESS
-    slices = Standing.from_json(path.read_bytes()).slices + 1
-    standing = Standing(step=state.step, seconds=state.seconds, slices=slices)
+    # a kept folder may be slices ahead of the pack
+    before = Standing.from_json(path.read_bytes())
+    if state.step <= before.step:
+        return {}
+    standing = Standing(step=state.step, seconds=state.seconds, slices=before.slices + 1)
     path.write_bytes(standing.to_json())
     return {
         _PLAN: pack[_PLAN],

@@ -27,6 +27,8 @@ from robustcodec.lab.runs import Run, State, cpu_copy
 from robustcodec.lab.team import ALONE, Team
 from robustcodec.rate import high_rate_step, score
 
+EXACT = 100.0
+"""PSNR in dB that a picture which comes out exactly counts with, so that means stay finite."""
 _LOG_EVERY = 50
 _SAVE_SECONDS = 240.0
 _FRESH_STEPS = 200
@@ -235,7 +237,7 @@ def validate(network: Network, crops: Tensor, recipe: Recipe) -> dict[str, float
         coded = network(x, step, round_straight_through, round_straight_through, zones)
         shown = (coded.x_hat * 255).round().clamp(0, 255)
         mse = (shown - x * 255).square().mean((1, 2, 3))
-        decibels += (10 * torch.log10(255**2 / mse)).tolist()
+        decibels += (10 * torch.log10(255**2 / mse)).clamp(max=EXACT).tolist()
         bits += (coded.bits / (x.shape[2] * x.shape[3])).tolist()
     bpp, psnr = sum(bits) / len(bits), sum(decibels) / len(decibels)
     return {"validation_bpp": bpp, "validation_psnr": psnr, "validation_J": score(bpp, psnr, quality)}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -262,6 +262,7 @@ def test_noise_is_as_long_as_budget_and_picture_allow(seed: int, epsilon: float)
 
 @settings(deadline=None, max_examples=50)
 @given(st.floats(1e-7, 1.0))
+@example(EPSILON)
 def test_offsets_are_the_largest(epsilon: float) -> None:
     offsets = channel_offsets(epsilon)
     allowed = 3 * epsilon * 255**2

@@ -136,7 +136,9 @@ def test_soft_rounding_is_around_the_means(network: Network, pictures: Tensor) -
 def test_rounded_latents_are_whole_steps_from_their_means(network: Network, pictures: Tensor) -> None:
     y, step = network.analyse(pictures), torch.full((1, 1, 1, 1), 0.7)
     symbols = network.quantised(y / step, step, round_straight_through)
-    y_bits, _, coded = network.bits_of_each(y, symbols, step, round_straight_through)
+    y_bits, _, _ = network.bits_of_each(y, symbols, step, round_straight_through)
+    means, _ = network.gaussians(network.quantised_side(y, round_straight_through), symbols * step)
+    coded = symbols - means / step
     assert (coded - coded.round()).abs().max() < 1e-3
     assert (symbols - y / step).abs().max() < 0.5 + 1e-3
     assert coded.abs().max() > 3 and y_bits.min() > 0

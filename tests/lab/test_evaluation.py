@@ -70,6 +70,7 @@ class Workshop:
     def __init__(self) -> None:
         self.orders: list[str] = []
         self.fails_at: int | None = None
+        self.shift = 0
 
     def craft(
         self, source: Any, pictures: Sequence[Pixels], attack: threat.Attack, quality: float, report: Any = None
@@ -79,7 +80,7 @@ class Workshop:
             raise KeyboardInterrupt
         if report is not None:
             report(1, attack.steps, [1.0] * len(pictures))
-        random = np.random.default_rng(attack.seed + attack.steps)
+        random = np.random.default_rng(attack.seed + attack.steps + self.shift)
         crafted = []
         for pixels in pictures:
             noise = random.normal(0, 0.97 * math.sqrt(attack.epsilon) * 255, pixels.shape)
@@ -194,6 +195,24 @@ def test_a_half_done_group_is_crafted_again_as_a_whole(
     assert workshop.orders == ["paper:psnr x2"]
     assert image.read_bytes() == before
     assert {row.key for row in again} == {row.key for row in rows}
+
+
+def test_a_group_with_another_picture_is_measured_again(
+    tmp_path: Path, data: Path, model: Learned, workshop: Workshop, make_sample: Callable[..., Pixels]
+) -> None:
+    """Its attacked pictures are others, and take the place of those that were measured."""
+    pictures = tmp_path / "pictures"
+    shutil.copytree(data, pictures)
+    (pictures / "b.png").unlink()
+    folder = tmp_path / "results"
+    evaluate(grid(pictures, model, "noise:psnr-free"), folder, silent)
+    shutil.copy(data / "b.png", pictures)
+    workshop.shift = 1  # what another batch does to the noise
+    rows = evaluate(grid(pictures, model, "noise:psnr-free"), folder, silent)
+    assert len(rows) == 6
+    for row in rows:
+        attacked = read_picture((folder / row.image).read_bytes(), 10_000).pixels
+        assert hashlib.sha256(model.code(attacked, 4.0)(attacked).data).hexdigest() == row.figures.sha256
 
 
 def test_shards_are_the_whole(tmp_path: Path, data: Path, model: Learned, workshop: Workshop) -> None:
@@ -363,6 +382,13 @@ def test_rows_come_back_from_json() -> None:
         text = to_json(one)
         assert "Infinity" not in text
         assert from_json(text) == one
+
+
+def test_a_score_that_is_no_number_comes_back_from_json() -> None:
+    one = row(not_finite=1.0, trace=((1, 2.0), (2, math.nan)))
+    again = from_json(to_json(one))
+    assert again.crafting is not None and again.crafting.trace[0] == (1, 2.0)
+    assert again.crafting.trace[1][0] == 2 and math.isnan(again.crafting.trace[1][1])
 
 
 @settings(max_examples=25, deadline=None)

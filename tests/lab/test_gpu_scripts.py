@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -307,6 +308,8 @@ def test_a_slice_that_did_not_train_leaves_nothing(clock: Clock, tmp_path: Path)
     assert finish_slice(small_pack(2), tmp_path / "nothing") == {}
     files = small_outcome(clock, tmp_path / "work")
     assert finish_slice(next_slice(small_pack(2), files), tmp_path / "work") == {}
+    # nor on a kept machine, whose folder is ahead of the pack
+    assert finish_slice(small_pack(2), tmp_path / "work") == {}
 
 
 def small_outcome(clock: Clock, work: Path) -> dict[str, bytes]:
@@ -350,6 +353,21 @@ def test_a_recording_that_fails_or_differs_is_not_used(monkeypatch: pytest.Monke
         for _ in range(2):
             assert float(compute(Batch())["factor"]) == pytest.approx(used)  # type: ignore[arg-type]
         assert len(notes) == (said is not None) and (said is None or said in notes[0])
+
+
+def test_nothing_is_recorded_while_attacks_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[float] = []
+
+    def record(parameters: object, eager: gradients.Gradients, batch: SimpleNamespace) -> gradients.Gradients:
+        recorded.append(batch.strength)
+        return eager
+
+    monkeypatch.setattr(gradients, "_record", record)
+    monkeypatch.setattr(gradients, "_difference", lambda *_: 0.0)
+    compute = gradients._recording(torch.nn.Linear(2, 1), lambda batch: {}, print)
+    for step in range(1, 20):
+        compute(SimpleNamespace(x=torch.ones(3, 2), rounding=0, strength=min(1.0, step / 10)))  # type: ignore[arg-type]
+    assert recorded == [1.0]
 
 
 def test_what_is_refused_is_not_tried_again(tmp_path: Path) -> None:

@@ -55,6 +55,33 @@ def test_a_rate_attack_sees_a_gradient_however_far_a_latent_is(scale: float) -> 
     assert (scales.grad[far] < 0).all()  # a wider Gaussian would cost less
 
 
+@torch.no_grad()
+def test_large_latents_cost_what_an_escape_code_takes() -> None:
+    torch.manual_seed(0)
+    network = Hyper(8, 12)
+    network.entropy_bottleneck.set_quantiles()
+    y = (3000 * torch.randn(1, 12, 8, 8)).round()
+    step = torch.ones(1, 1, 1, 1)
+    bits = network.bits_in_file(y, y, step, round_straight_through)
+    z_hat = network.quantised_side(y, round_straight_through)
+    z = z_hat - network.entropy_bottleneck.medians()
+    assert z.abs().max() > 100
+
+    def cost(plain: float, symbol: float) -> float:
+        with mpmath.workdps(60):
+            escape = mpmath.mpf(2) ** -22 / (1 + abs(symbol)) ** 2
+            return float(-mpmath.log(mpmath.mpf(2) ** -plain + escape, 2))
+
+    z_bits = network.entropy_bottleneck.bits(z_hat)
+    y_bits = gaussian_bits(y, network.gaussians(z_hat, y)[1])
+    expected = sum(
+        cost(*pair)
+        for prices, symbols in ((z_bits, z), (y_bits, y))
+        for pair in zip(prices.flatten().tolist(), symbols.flatten().tolist(), strict=True)
+    )
+    assert float(bits) == pytest.approx(expected, rel=1e-4)
+
+
 def test_lower_bound_passes_only_what_raises() -> None:
     x = torch.tensor([-1.0, -1.0, 0.5, 2.0, 2.0], requires_grad=True)
     bounded = lower_bound(x, 0.5)

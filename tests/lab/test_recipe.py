@@ -7,7 +7,18 @@ import pytest
 from robustcodec.errors import TrainingError
 from robustcodec.lab.architectures import adapted
 from robustcodec.lab.hardening_recipes import fast, fitted
-from robustcodec.lab.recipe import Phase, Precision, Recipe, Rounding, Start, Trained, continued, from_start
+from robustcodec.lab.recipe import (
+    Hardening,
+    Method,
+    Phase,
+    Precision,
+    Recipe,
+    Rounding,
+    Start,
+    Trained,
+    continued,
+    from_start,
+)
 
 
 @pytest.mark.parametrize("recipe", [from_start(1000), continued(17)])
@@ -59,6 +70,17 @@ def test_text_that_is_no_json_is_refused() -> None:
     for text in ("{", "[" * 100_000):
         with pytest.raises(TrainingError, match="not JSON"):
             Recipe.from_json(text)
+
+
+def test_the_last_step_has_a_phase_whatever_shares_add_up_to() -> None:
+    phase = Phase(share=0.3333333, rate_from=1.0, rate_to=1.0)
+    recipe = Recipe(steps=6_000_000, phases=(phase, phase, phase))
+    assert recipe.at(recipe.steps)[1] == 1.0
+
+
+def test_dead_zones_are_for_the_method_that_trains_with_them() -> None:
+    with pytest.raises(TrainingError, match="dead_zones"):
+        Hardening(method=Method.MA2023, psnr_share=0.5, dead_zones=True)
 
 
 def test_the_schedule_meets_its_corners() -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -26,7 +27,7 @@ from robustcodec.lab.precision import Precision
 from robustcodec.lab.recipe import Hardening, Method, Phase, Recipe, Rounding, Start
 from robustcodec.lab.runs import Run, Settings, State
 from robustcodec.lab.train import Order, split_pictures, train, validation_crops
-from robustcodec.lab.training import draw_batch, pixels_seen
+from robustcodec.lab.training import draw_batch, pixels_seen, validate
 from robustcodec.rate import high_rate_step, lagrangian
 
 STEPS = 40
@@ -302,6 +303,15 @@ def test_a_diverged_run_stops_and_keeps_its_state(hardening: Hardening | None, p
         train(run, Order(recipe=wild, data=pictures), quiet, quiet)
     state = run.load()
     assert state is not None and all(torch.isfinite(tensor).all() for tensor in state.weights.values())
+
+
+def test_a_picture_that_comes_out_exactly_is_no_divergence() -> None:
+    class Exact(Hyper):
+        def synthesise(self, y_hat: torch.Tensor) -> torch.Tensor:
+            return torch.ones(y_hat.shape[0], 3, 64, 64)
+
+    figures = validate(Exact(8, 12), torch.stack([torch.ones(3, 64, 64), torch.zeros(3, 64, 64)]), recipe(1))
+    assert figures["validation_psnr"] == pytest.approx((100 + 0) / 2) and math.isfinite(figures["validation_J"])
 
 
 def test_a_damaged_state_is_refused(pictures: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,9 @@ DEFAULT_METHOD = "paper"
 _RESTARTING = "strong"
 """The one method that can start more than once."""
 _FREE = "-free"
+
+Known = Mapping[tuple[object, ...], Figures]
+"""Figures of the rows that a folder has, by their keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +108,7 @@ def evaluate(grid: Grid, folder: Path, report: Callable[[Event], None]) -> list[
     A row is written as soon as it is measured, so that an interrupted evaluation goes on where it was.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    known = {row.key for row in read_rows(folder)}
+    known = {row.key: row.figures for row in read_rows(folder)}
     groups = grid.groups[grid.shard.index - 1 :: grid.shard.count]
     columns = len(grid.contenders) * len(grid.qualities) * (1 + len(grid.attacks))
     total = columns * sum(len(group.paths) for group in groups)
@@ -144,9 +147,12 @@ def holds(attack: Assault, before: tuple[float, float], after: Figures) -> bool:
 
 
 def _rows_of_group(
-    grid: Grid, folder: Path, group: Group, known: set[tuple[object, ...]], report: Callable[[Event], None]
+    grid: Grid, folder: Path, group: Group, known: Known, report: Callable[[Event], None]
 ) -> Iterator[Row | None]:
-    """Yield the rows of a group, None for each that is known."""
+    """Yield the rows of a group, None for each that is known as it is.
+
+    A group with another picture is another batch, whose attacked pictures are others.
+    """
     subjects = group.load()
     for subject in subjects:
         _keep_clean(folder / clean_image(subject.picture), subject)
@@ -155,7 +161,7 @@ def _rows_of_group(
             bench = _Bench(contender, quality, {})
             for attack in (None, *(_crafted_on(attack, contender, grid) for attack in grid.attacks)):
                 keys = {(contender.name, contender.fingerprint, quality, item.picture, attack) for item in subjects}
-                if keys <= known:
+                if keys <= known.keys():
                     yield from [None] * len(subjects)
                 else:
                     yield from _rows(bench, folder, subjects, attack, known, _source(grid, contender), report)
@@ -197,7 +203,7 @@ def _rows(
     folder: Path,
     subjects: Sequence[Subject],
     attack: Assault | None,
-    known: set[tuple[object, ...]],
+    known: Known,
     source: Source | None,
     report: Callable[[Event], None],
 ) -> Iterator[Row | None]:
@@ -216,7 +222,7 @@ def _rows(
         images = [(item.pixels, item.crafting, item.image) for item in found]
     for subject, (pixels, crafting, image) in zip(subjects, images, strict=True):
         row = _row(bench, subject, attack, pixels, crafting, image)
-        yield None if row.key in known else row
+        yield None if known.get(row.key) == row.figures else row
 
 
 def _row(

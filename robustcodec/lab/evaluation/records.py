@@ -130,7 +130,9 @@ def from_json(line: str) -> Row:
         if attack is not None:
             attack = _build(Assault, attack)
         if crafting is not None:
-            crafting["trace"] = tuple((int(step), float(score)) for step, score in crafting["trace"])
+            crafting["trace"] = tuple(
+                (int(step), math.nan if score is None else float(score)) for step, score in crafting["trace"]
+            )
             crafting = _build(Crafting, crafting)
         parts = {"picture": picture, "figures": figures, "attack": attack, "crafting": crafting}
         row = _build(Row, document | parts)
