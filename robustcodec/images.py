@@ -552,9 +552,11 @@ def _tiff_options(picture: Picture) -> dict[str, Any]:
     if picture.exif:
         tags.load(_EXIF_PREFIX + picture.exif)
         tags = _descriptive(tags)
+    # Pillow compresses by libtiff, which cannot write the EXIF and GPS directories, and complains of odd tags.
+    compression = "raw" if tags else "tiff_adobe_deflate"
     if picture.xmp:
         tags[TiffImagePlugin.XMP] = picture.xmp
-    return {"compression": "tiff_adobe_deflate", "icc_profile": picture.icc, "exif": tags}
+    return {"compression": compression, "icc_profile": picture.icc, "exif": tags}
 
 
 def _no_options(picture: Picture) -> dict[str, Any]:

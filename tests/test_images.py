@@ -452,6 +452,29 @@ def test_tiff_does_not_take_storage_tags_from_exif() -> None:
 
 
 @pytest.mark.parametrize(
+    ("group", "entries"),
+    [(0x8769, {0x829A: 0.5, 0x9003: "2026:11:21 12:00:00"}), (0x8825, {1: "N", 2: (48.0, 8.0, 3.0)})],
+    ids=["exif", "gps"],
+)
+def test_tiff_keeps_the_directories_that_cameras_write(
+    capfd: pytest.CaptureFixture[str], group: int, entries: dict[int, object]
+) -> None:
+    tags = Image.Exif()
+    tags[0x010F] = "maker"
+    tags[group] = entries
+    block = tags.tobytes().removeprefix(b"Exif\0\0")
+    full = Picture(pixels=PIXELS, alpha=PIXELS[..., 0], icc=ICC, exif=block, xmp=XMP)
+    back = read_picture(write_picture(full, "TIFF"), LIMIT, as_is=True)
+    assert np.array_equal(back.samples, full.samples)
+    assert (back.icc, back.xmp) == (ICC, XMP)
+    kept = Image.Exif()
+    kept.load(back.exif)
+    assert kept[0x010F] == "maker"
+    assert kept.get_ifd(group) == entries
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
     ("fields", "says"),
     [
         ({"pixels": PIXELS.astype(float)}, "uint8"),
