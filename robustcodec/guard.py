@@ -213,10 +213,14 @@ class _Seen:
         return not set(self.broken) - {"size", "bpp", "expected_bpp", *_SIGNS}
 
     @property
-    def rank(self) -> tuple[bool, bool, bool, bool, int]:
-        """Less is better: a floor wins over a cap, what was asked for over what was expected."""
+    def rank(self) -> tuple[bool, bool, bool, float, int]:
+        """Less is better: what was asked for wins over what was expected, a floor over a cap.
+
+        Of those that fall short of an expected floor the least suspicious is best, not the smallest: it falls shortest.
+        """
         asked = bool({"psnr", "block"} & set(self.broken))
-        return asked, not self.floors_kept, "size" in self.broken, "bpp" in self.broken, len(self.encoded.data)
+        short = 0.0 if self.floors_kept or self.suspicion is None else self.suspicion
+        return asked, "size" in self.broken, "bpp" in self.broken, short, len(self.encoded.data)
 
     def blame(self) -> Status:
         """How it stands if nothing is done."""

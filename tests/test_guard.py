@@ -372,6 +372,18 @@ def test_fallback_keeps_the_model_s_own_contract(bound_codec: Codec) -> None:
     assert len(guarded.encoded.data) <= bound(picture)
 
 
+def test_a_cap_that_was_asked_for_wins_over_a_floor_that_is_expected(bound_codec: Codec) -> None:
+    picture = Picture(pixels=noise(96, 96))
+    plain = guards.encode(bound_codec, picture).verdict
+    assert plain.broken == ("expected_psnr", "expected_block") and plain.suspicion is not None
+    asked = Guard(on_violation=FALLBACK, max_bpp=1.1 * plain.bpp)
+    guarded = guards.encode(bound_codec, picture, guard=asked)
+    judged(guarded, picture, bound_codec)
+    verdict = guarded.verdict
+    assert verdict.status is Status.SUSPICIOUS and verdict.bpp <= 1.1 * plain.bpp
+    assert verdict.suspicion is not None and verdict.suspicion <= plain.suspicion
+
+
 def test_a_contract_goes_through_a_manifest(tiny: Bundle, contract: Contract, tmp_path: Path) -> None:
     parts = {
         "analysis.safetensors": tiny.analysis,
