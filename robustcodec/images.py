@@ -206,14 +206,14 @@ def write_picture(picture: Picture, format: str, quality: int | None = None) -> 
 
     PNG, WebP, TIFF, BMP and PPM keep every pixel; JPEG and AVIF are written at `quality` (1 to 100; 95) without
     chroma subsampling, and so is WebP if a quality is given. What a format cannot hold is left out; `losses` tells
-    what. Raises OutputError when the format cannot hold the picture or its metadata.
+    what. Raises OutputError when the format cannot hold the picture.
     """
     out = BytesIO()
     with _pillow_errors(f"the picture cannot be written as {format}", OutputError):
         if picture.alpha is not None and format in _WITHOUT_ALPHA:
             picture = _on_white(picture)
-        if format not in _GREY_PROFILES and picture.icc is not None and _is_for_grey(picture.icc):
-            picture = replace(picture, icc=None)
+        left_out: dict[str, Any] = dict.fromkeys(_unheld(picture, format))
+        picture = replace(picture, **left_out)
         options = _WRITERS[format](picture)
         if format in _LOSSY or (format == "WebP" and quality is not None):
             options |= {"lossless": False, "quality": quality or 95} if format == "WebP" else {"quality": quality or 95}
@@ -255,9 +255,32 @@ def losses(picture: Picture, format: str) -> tuple[str, ...]:
         found.append(f"{format} cannot hold transparency, so the picture was laid on white; use PNG to keep it")
     if (picture.icc or picture.exif or picture.xmp) and format in _WITHOUT_METADATA:
         found.append(f"{format} cannot hold its metadata, which is lost; use PNG to keep it")
-    elif picture.icc is not None and _is_for_grey(picture.icc) and format not in _GREY_PROFILES:
-        found.append(f"{format} cannot hold a colour profile for grey, which is lost; use PNG to keep it")
+    for what in _unheld(picture, format).values():
+        found.append(f"{format} cannot hold {what}, which is lost; use PNG to keep it")
     return tuple(found)
+
+
+def _unheld(picture: Picture, format: str) -> dict[str, str]:
+    """The metadata that a format cannot hold, though it holds some: the names of its fields, and what it is."""
+    found = {}
+    pixel = Picture(pixels=np.zeros((1, 1, 3), np.uint8))
+    if picture.icc is not None and _is_for_grey(picture.icc) and format not in (*_GREY_PROFILES, *_WITHOUT_METADATA):
+        found["icc"] = "a colour profile for grey"
+    if picture.exif is not None and not _can_write(replace(pixel, exif=picture.exif), format):
+        found["exif"] = "EXIF data of this size or kind"
+    if picture.xmp is not None and not _can_write(replace(pixel, xmp=picture.xmp), format):
+        found["xmp"] = "XMP data of this size"
+    return found
+
+
+def _can_write(picture: Picture, format: str) -> bool:
+    """Try it, since Pillow alone knows how much metadata fits, and what EXIF data it can take apart."""
+    try:
+        with _pillow_errors("metadata", OutputError):
+            Image.fromarray(picture.samples).save(BytesIO(), format.upper(), **_WRITERS[format](picture))
+    except OutputError:
+        return False
+    return True
 
 
 def _on_white(picture: Picture) -> Picture:

@@ -435,10 +435,36 @@ SAMPLES = {format: write_picture(FULL, format) for format in WRITABLE_FORMATS} |
 
 
 def test_what_a_format_cannot_hold_is_an_output_error() -> None:
-    with pytest.raises(OutputError, match="JPEG"):
-        write_picture(Picture(pixels=PIXELS, exif=exif() + bytes(70000)), "JPEG")
     with pytest.raises(OutputError, match="WebP"):
         write_picture(Picture(pixels=np.zeros((1, 16384, 3), np.uint8)), "WebP")
+
+
+ODD = exif().replace(struct.pack(">HHI", 0x010F, 2, 20), struct.pack(">HHI", 0x010F, 5, 1))  # a number for a name
+
+
+@pytest.mark.parametrize(
+    ("format", "fields", "lost"),
+    [
+        ("JPEG", {"exif": exif() + bytes(65533 - len(exif()) - 6)}, ""),
+        ("JPEG", {"exif": exif() + bytes(65534 - len(exif()) - 6)}, "EXIF data"),
+        ("JPEG", {"xmp": XMP.ljust(65504)}, ""),
+        ("JPEG", {"xmp": XMP.ljust(65505)}, "XMP data"),
+        ("AVIF", {"exif": ODD}, "EXIF data"),
+        ("TIFF", {"exif": ODD}, "EXIF data"),
+        ("WebP", {"exif": ODD, "xmp": XMP.ljust(70000), "icc": ICC + bytes(1 << 20)}, ""),
+    ],
+)
+def test_metadata_that_does_not_fit_is_left_out_and_said(format: str, fields: dict[str, bytes], lost: str) -> None:
+    picture = Picture(pixels=SMOOTH, **fields)
+    back = read_picture(write_picture(picture, format), LIMIT)
+    said = losses(picture, format)
+    assert len(said) == bool(lost)
+    assert not lost or (f"{format} cannot hold" in said[0] and f"{lost} of this size" in said[0])
+    for field, value in fields.items():
+        assert getattr(back, field) == (None if lost else value)
+    others = {"exif": exif(), "xmp": XMP, "icc": ICC} | fields
+    back = read_picture(write_picture(Picture(pixels=SMOOTH, **others), format), LIMIT)
+    assert all((getattr(back, field) is None) == bool(lost and field in fields) for field in others)
 
 
 def test_tiff_does_not_take_storage_tags_from_exif() -> None:
