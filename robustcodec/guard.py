@@ -5,6 +5,7 @@ worst block, and the size; by what the caller asks for, by what the model's own 
 by both. docs/guard.md says what is promised, and what is not.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -114,8 +115,9 @@ class Verdict:
         if self.status is Status.FALLBACK:
             return f"its plain encoding broke the contract ({_said(self.first)}); kept by the rung {self.rung}"
         what = {"suspicious": "unlike ordinary pictures", "violation": "contract violated"}.get(self.status, "ok")
+        by = "" if self.rung is None else f", by the rung {self.rung}"
         return f"{what} ({_said(self.broken)}): {self.psnr:.2f} dB, worst block {self.worst_block:.2f} dB, " + (
-            f"{self.bpp:.3f} bpp"
+            f"{self.bpp:.3f} bpp{by}"
         )
 
 
@@ -253,6 +255,8 @@ class _Judge:
         self._guard = guard
         self._contract = read_contract(codec.bundle.manifest.contract)
         self._expected: Expectation | None = None
+        self._short = math.inf
+        """PSNR of a plain result that is as expected, but short of a floor that was asked for."""
 
     def look(self, encoded: Encoded, rung: Rung | None, effort: int = 0) -> _Seen:
         """Measure an encoding that has its reconstruction, and whose latents an effort went into."""
@@ -275,9 +279,9 @@ class _Judge:
             broken += ["size"] * (len(encoded.data) > _most(picture))
         if self._expected is not None:
             bits = 8.0 * sum(map(len, unpack(encoded.data, _ANY).payload))
-            if effort:
-                spent = self._well_spent(self._expected.psnr, found, encoded.step)
-                bits -= spent * picture.width * picture.height
+            if encoded.step:
+                above = min(self._expected.psnr if effort else math.inf, self._short)
+                bits -= self._well_spent(above, found, encoded.step) * picture.width * picture.height
             coded, foreseen = (density(each, picture.width, picture.height) for each in (bits, encoded.expected))
             errors, more = block_errors(picture.pixels, shown), added(picture.pixels, shown)
             worse = self._expected.shortfalls(found - MARGIN, coded, errors, more)
@@ -285,16 +289,20 @@ class _Judge:
                 worse["latents"] = encoded.largest / (_EXTREME * self._contract.latent)
             if rung is None:
                 worse["rate"] = self._expected.wastefulness(found, coded, foreseen)
+            if self._short < math.inf and not encoded.step:
+                del worse["bpp"]  # what the model takes at the first step says nothing of others at a higher floor
+            if rung is None and {"psnr", "block"} & set(broken) and max(worse.values()) <= 1:
+                self._short = found
             broken += [f"expected_{name}" for name, margins in worse.items() if margins > 1]
             suspicion = max(worse.values())
         return _Seen(encoded, rung, found, local, bpp, self._expected, suspicion, tuple(broken))
 
-    def _well_spent(self, expected: float, found: float, step: int) -> float:
-        """Give the bits per pixel that refinement may have spent on a PSNR above what plain latents should have.
+    def _well_spent(self, above: float, found: float, step: int) -> float:
+        """Give the bits per pixel that refinement or a finer step may have spent on a PSNR above that of plain latents.
 
-        It trades them by the Lagrangian, so never for less.
+        They are traded by the Lagrangian, so never for less.
         """
-        gained = 10 ** (-expected / 10) - 10 ** (-found / 10)
+        gained = 10 ** (-above / 10) - 10 ** (-found / 10)
         return max(gained, 0.0) * self.codec.bundle.manifest.lagrangian(step) * 255**2
 
     @property

@@ -372,6 +372,27 @@ def test_fallback_keeps_the_model_s_own_contract(bound_codec: Codec) -> None:
     assert len(guarded.encoded.data) <= bound(picture)
 
 
+@pytest.mark.parametrize("rung", [Rung.STEP, Rung.CLASSICAL, Rung.LOSSLESS])
+def test_a_floor_makes_no_ordinary_picture_suspicious(bound_codec: Codec, rung: Rung) -> None:
+    """What a floor takes in bits is no sign of an attack, unless the plain result was suspicious, too."""
+    picture = Picture(pixels=sample(128, 112, 200))
+    plain = guards.encode(bound_codec, picture, Quality(1)).verdict
+    assert plain.status is Status.OK
+    floor = plain.psnr + {Rung.STEP: 1.5, Rung.CLASSICAL: 6, Rung.LOSSLESS: 30}[rung]
+    guarded = guards.encode(bound_codec, picture, Quality(1), Guard(on_violation=FALLBACK, min_psnr=floor))
+    judged(guarded, picture, bound_codec)
+    assert (guarded.verdict.status, guarded.verdict.rung, guarded.verdict.broken) == (Status.FALLBACK, rung, ())
+    assert guarded.verdict.suspicion is not None and guarded.verdict.suspicion <= 1
+    assert f"kept by the rung {rung}" in guarded.verdict.sentence()
+
+
+def test_what_is_suspicious_without_a_floor_remains_so_with_one(bound_codec: Codec) -> None:
+    picture = Picture(pixels=text(96, 96))
+    verdict = guards.encode(bound_codec, picture, guard=Guard(on_violation=FALLBACK, min_psnr=40)).verdict
+    assert (verdict.status, verdict.broken) == (Status.SUSPICIOUS, ("expected_bpp",))
+    assert verdict.sentence().endswith(f" bpp, by the rung {verdict.rung}")
+
+
 def test_a_cap_that_was_asked_for_wins_over_a_floor_that_is_expected(bound_codec: Codec) -> None:
     picture = Picture(pixels=noise(96, 96))
     plain = guards.encode(bound_codec, picture).verdict
