@@ -221,7 +221,7 @@ class _Seen:
         Of those that fall short of an expected floor the least suspicious is best, not the smallest: it falls shortest.
         """
         asked = bool({"psnr", "block"} & set(self.broken))
-        short = 0.0 if self.floors_kept or self.suspicion is None else self.suspicion
+        short = 1.0 if self.floors_kept or self.suspicion is None else max(self.suspicion, 1.0)
         return asked, "size" in self.broken, "bpp" in self.broken, short, len(self.encoded.data)
 
     def blame(self) -> Status:

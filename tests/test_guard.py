@@ -405,6 +405,13 @@ def test_a_cap_that_was_asked_for_wins_over_a_floor_that_is_expected(bound_codec
     assert verdict.suspicion is not None and verdict.suspicion <= plain.suspicion
 
 
+def test_what_is_not_suspicious_is_compared_by_size(bound_codec: Codec) -> None:
+    picture = Picture(pixels=sample(128, 112, 200))
+    asked = Guard(on_violation=FALLBACK, min_psnr=40, rungs=(Rung.STEP,))
+    verdict = guards.encode(bound_codec, picture, guard=asked).verdict
+    assert (verdict.status, verdict.rung, verdict.broken) == (Status.VIOLATION, None, ("psnr",))
+
+
 def test_a_contract_goes_through_a_manifest(tiny: Bundle, contract: Contract, tmp_path: Path) -> None:
     parts = {
         "analysis.safetensors": tiny.analysis,
