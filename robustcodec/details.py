@@ -25,7 +25,8 @@ _LOWEST = int(np.float32(0.125).view(np.int32)) >> 22
 _MAGNITUDES = 0.125 * 2.0 ** (np.arange(_BINS) // 2) * np.where(np.arange(_BINS) % 2, 1.75, 1.25)
 """What the magnitudes in a bin count as: the first bits of a float are its octave and the half of it."""
 
-_BAND = 1 << 17  # pixels that are looked at together: their details stay in the cache
+_PIECE = 1 << 17  # pixels that are looked at together, where a row of blocks has no more: they stay in the cache
+_WIDEST = 1 << 12  # columns that are, which bounds the memory
 
 _COLOURS = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]], np.float32)
 _COLOURS /= np.linalg.norm(_COLOURS, axis=1, keepdims=True)
@@ -68,17 +69,17 @@ def describe(pixels: Pixels) -> Statistics:
     height, width = pixels.shape[:2]
     rows, columns = _blocks(height, width)
     counts = np.zeros((rows, columns, KINDS, _BINS), np.float32)
-    for top, bottom in _bands(height, width):
-        own = counts[_rows(top, bottom)]
-        for level, details in enumerate(_haar(_padded(pixels[top:bottom]))[:-1]):
+    for piece in _pieces(height, width):
+        own = counts[_blocks_of(piece)]
+        for level, details in enumerate(_haar(_padded(pixels[piece]))[:-1]):
             size = 2 << level
             row = np.minimum(size * np.arange(details.shape[1]) // BLOCK, len(own) - 1)
-            column = np.minimum(size * np.arange(details.shape[2]) // BLOCK, columns - 1)
+            column = np.minimum(size * np.arange(details.shape[2]) // BLOCK, own.shape[1] - 1)
             kind = 2 * level + (np.arange(len(details)) % 3 > 0)
             bins = np.abs(details, out=details).view(np.int32)
             bins >>= 22
             np.clip(bins, _LOWEST, _LOWEST + _BINS - 1, out=bins)
-            bins += (_BINS * KINDS * (columns * row[:, None] + column) - _LOWEST).astype(np.int32)
+            bins += (_BINS * KINDS * (own.shape[1] * row[:, None] + column) - _LOWEST).astype(np.int32)
             bins += (_BINS * kind[:, None, None]).astype(np.int32)
             own += np.bincount(bins.ravel(), minlength=own.size).reshape(own.shape)
     return Statistics(counts, height * width)
@@ -89,10 +90,10 @@ def block_errors(a: Pixels, b: Pixels) -> Float64:
     height, width = a.shape[:2]
     rows, columns = _blocks(height, width)
     errors = np.empty((rows, columns))
-    starts = BLOCK * np.arange(columns)
-    for row in range(rows):
-        span = slice(row * BLOCK, (row + 1) * BLOCK if row < rows - 1 else height)
-        errors[row] = np.add.reduceat(column_errors(a[span], b[span]), starts)
+    for down in _spans(height, BLOCK):
+        for across in _spans(width, _WIDEST):
+            own = errors[_blocks_of((down, across))]
+            own[:] = np.add.reduceat(column_errors(a[down, across], b[down, across]), BLOCK * np.arange(own.shape[1]))
     return errors / _samples(height, width, (rows, columns))
 
 
@@ -105,11 +106,11 @@ def added(a: Pixels, b: Pixels) -> Float64:
     height, width = a.shape[:2]
     rows, columns = _blocks(height, width)
     total = np.zeros((rows, columns))
-    for top, bottom in _bands(height, width):
-        own = total[_rows(top, bottom)]
-        picture = _padded(a[top:bottom])
+    for piece in _pieces(height, width):
+        own = total[_blocks_of(piece)]
+        picture, other_pixels = _padded(a[piece]), b[piece]
         result = picture.copy()  # beyond the picture's edges there is nothing to differ
-        result[: b[top:bottom].shape[0], : b.shape[1]] = b[top:bottom]
+        result[: other_pixels.shape[0], : other_pixels.shape[1]] = other_pixels
         *details, smooth = _haar(picture)
         *others, other_smooth = _haar(result)
         for level, (detail, other) in enumerate(zip(details, others, strict=True)):
@@ -141,16 +142,24 @@ def _lengths(length: int, blocks: int) -> NDArray[np.int64]:
     return lengths
 
 
-def _bands(height: int, width: int) -> Iterator[tuple[int, int]]:
-    """Cut a picture between blocks; what remains of it below the last ones stays with them."""
-    step = max(BLOCK, _BAND // width // BLOCK * BLOCK)
-    for top in range(0, max(1, height // BLOCK) * BLOCK, step):
-        yield top, top + step if top + step + BLOCK <= height else height
+def _pieces(height: int, width: int) -> Iterator[tuple[slice, slice]]:
+    """Cut a picture between blocks to rows and columns of pixels that are looked at together."""
+    columns = max(min(width, _WIDEST), 1 << _LEVELS)
+    for down in _spans(height, max(BLOCK, _PIECE // columns // BLOCK * BLOCK)):
+        for across in _spans(width, _WIDEST):
+            yield down, across
 
 
-def _rows(top: int, bottom: int) -> slice:
-    """Give the rows of blocks of a band."""
-    return slice(top // BLOCK, max(bottom // BLOCK, 1))
+def _spans(length: int, step: int) -> Iterator[slice]:
+    """Cut a side between blocks; what remains of it behind the last ones stays with them."""
+    for start in range(0, max(1, length // BLOCK) * BLOCK, step):
+        yield slice(start, start + step if start + step + BLOCK <= length else length)
+
+
+def _blocks_of(piece: tuple[slice, slice]) -> tuple[slice, slice]:
+    """Give the rows and columns of blocks of a piece."""
+    down, across = (slice(span.start // BLOCK, max(span.stop // BLOCK, 1)) for span in piece)
+    return down, across
 
 
 def _padded(pixels: Pixels) -> Pixels:

@@ -16,8 +16,8 @@ _PROCESS = 150 << 20
 _TILE, _DESCENT_TILE = 1024, 512
 """Pixels along the sides of the tiles that networks see, without what lies around them."""
 
-_LOOKED = 64
-"""Bytes for each pixel of a band whose details the guard counts."""
+_LOOKED = 68
+"""Bytes for each pixel of a piece whose details the guard counts."""
 
 _COUNTED = 1
 """Bytes for each pixel of the picture that these counts take, and what follows from them."""
@@ -102,8 +102,11 @@ def to_encode(
         networks += model.descent * min(width, side) * min(height, side)
         networks += _REFINED * _latents(width, rows or height, model)
         searches = True  # what is refined is kept
-    kept = 4 * _latents(width, height, model) * searches + (_RGB + _COUNTED) * pixels * measures
-    kept += _LOOKED * min(pixels, 1 << 20) * measures + (_RGB * pixels + _CLASSICAL * min(pixels, 1 << 22)) * falls_back
+    kept = 4 * _latents(width, height, model) * searches
+    if measures:
+        kept += _RGB * pixels + _LOOKED * min(_padded(width, 16) * _padded(height, 16), 1 << 20)
+        kept += _COUNTED * _padded(width, 64) * _padded(height, 64)
+    kept += (_RGB * pixels + _CLASSICAL * min(pixels, 1 << 22)) * falls_back
     source = _RGB * pixels  # PNG of noise is as large
     return _process(model) + source + (_RGB + _ALPHA * alpha) * pixels + max(networks + kept, _PILLOW * pixels)
 
@@ -140,8 +143,12 @@ def _process(model: Demand) -> int:
 def _tile(width: int, height: int, model: Demand) -> int:
     """Give the pixels that a network sees at once."""
     largest = _TILE + 2 * max(16 * model.halo, model.analysis_halo)
-    columns, rows = (min(-(-side // 16) * 16, largest) for side in (width, height))
+    columns, rows = (min(_padded(side, 16), largest) for side in (width, height))
     return columns * rows
+
+
+def _padded(side: int, unit: int) -> int:
+    return -(-side // unit) * unit
 
 
 def _strip(width: int, rows: int, model: Demand) -> int:

@@ -591,11 +591,14 @@ def test_blocks_make_up_the_whole(height: int, width: int, seed: int) -> None:
     assert counts.sum() == sum(9 * padded[0] * padded[1] // 4**level for level in range(1, 5))
 
 
-def test_statistics_do_not_depend_on_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_do_not_depend_on_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = sample(300, 210, 2), sample(300, 210, 3)
     whole, more = describe(a), added(a, b)
-    monkeypatch.setattr("robustcodec.details._BAND", 64 * 210)
+    errors = block_errors(a, b)
+    monkeypatch.setattr("robustcodec.details._PIECE", 64 * 64)
+    monkeypatch.setattr("robustcodec.details._WIDEST", 64)
     assert np.array_equal(describe(a).counts, whole.counts)
+    assert np.array_equal(block_errors(a, b), errors)
     assert added(a, b) == pytest.approx(more)
 
 

@@ -2,6 +2,8 @@
 
 import math
 import sys
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from robustcodec.architectures.demands import USUAL, demand_of
 from robustcodec.bundle import open_bundle
 from robustcodec.codec import Codec, encode_plain
 from robustcodec.container import Header, Limits, Payload, unpack
+from robustcodec.details import added, block_errors, describe
 from robustcodec.errors import LimitExceeded
 from robustcodec.images import Picture, write_picture
 from robustcodec.rate import FileSize, Psnr, Quality
@@ -85,6 +88,23 @@ def test_files_without_a_model_are_bounded_too(
     stated = memory.to_decode(unpack(encoded.data).header, len(encoded.data), codec.demand)
     # the formula is that of the hungriest of the formats, and of a process that holds a model
     assert stated / 4 < timed("decode", file, "-o", decoded, "-m", str(MODELS["tiny"]), "--threads", "2")[1] < stated
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 200_000), (127, 12_000), (150_000, 1), (700, 700)])
+def test_what_the_guard_looks_at_is_bounded_whatever_the_shape(height: int, width: int) -> None:
+    """No more than the formula adds where the result is measured, which has the result's pixels too."""
+    a, b = noise(height, width), np.zeros((height, width, 3), np.uint8)
+    shows_nothing = replace(USUAL, shown=0)
+    without, stated = (
+        memory.to_encode(width, height, 0, shows_nothing, searches=False, measures=measures)
+        for measures in (False, True)
+    )
+    tracemalloc.start()
+    for look in (lambda: describe(a), lambda: added(a, b), lambda: block_errors(a, b)):
+        tracemalloc.reset_peak()
+        look()
+        assert tracemalloc.get_traced_memory()[1] < stated - without - b.nbytes
+    tracemalloc.stop()
 
 
 def test_large_pictures_need_little_more_than_their_pixels() -> None:
