@@ -85,7 +85,7 @@ class FileSize:
 
 @dataclass(frozen=True)
 class Psnr:
-    """Code at a PSNR of `decibels`, measured on 8-bit RGB. Raises UsageError."""
+    """Code at a PSNR of `decibels`, measured on 8-bit RGB, or at the next above that there is. Raises UsageError."""
 
     decibels: float
 

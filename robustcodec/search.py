@@ -71,30 +71,34 @@ def finest_step_within(
 def step_for_psnr(
     measure: Callable[[int], tuple[float, Made]], decibels: float, start: int, tolerance: float, tries: int
 ) -> tuple[int, Made]:
-    """Find a step whose PSNR is `decibels` or up to `tolerance` more, at worst less, in at most `tries` evaluations.
+    """Find a step whose PSNR is `decibels` or up to `tolerance` more, at worst less.
 
-    `measure` gives the PSNR at a step and what was made there; the step is returned with the latter. Raises
-    TargetError if the model cannot get there.
+    PSNR is jagged over the step, the more so the smaller the picture: where no such step is found, it is that of the
+    least PSNR above. `measure` gives the PSNR at a step and what was made there; the step is returned with the latter.
+    It is asked at most `tries` times, or more until the target lies between two answers. Raises TargetError if the
+    model cannot get there.
     """
+
+    def badness(found: float) -> tuple[bool, bool, bool, float]:
+        beside = abs(found - decibels)
+        return not 0 <= found - decibels <= tolerance, beside > tolerance, found < decibels, beside
+
     best = start
     found, made = measure(start)
     known = {start: found}
-    while not 0 <= found - decibels <= tolerance and len(known) < tries:
+    while not 0 <= found - decibels <= tolerance:
+        enclosed = min(known.values()) <= decibels <= max(known.values())
         probe = _next_psnr_probe(known, decibels + tolerance / 2)
-        if probe in known:
+        if probe in known or (len(known) >= tries and (enclosed or abs(found - decibels) <= tolerance)):
             break
         known[probe], candidate = measure(probe)
-        if 0 <= known[probe] - decibels <= tolerance or abs(known[probe] - decibels) < abs(found - decibels):
+        if badness(known[probe]) < badness(found):
             best, found, made = probe, known[probe], candidate
-    if abs(found - decibels) <= tolerance:
-        return best, made
-    if STEP_MIN in known and max(known.values()) < decibels:
+    if found < decibels - tolerance:
         raise TargetError(f"this model gives this picture {found:.2f} dB at most, not {decibels:g}; ask for less")
-    if STEP_MAX in known and min(known.values()) > decibels:
+    if found > decibels + tolerance and found == min(known.values()):
         raise TargetError(f"this model gives this picture {found:.2f} dB at least, not {decibels:g}; ask for more")
-    raise TargetError(
-        f"no step was found that gives {decibels:g} dB; the nearest gives {found:.2f} dB; try a target near it"
-    )
+    return best, made
 
 
 def _between(fine: int, coarse: int, sizes: dict[int, int], wanted: float) -> int:

@@ -19,7 +19,9 @@ Pixels = NDArray[np.uint8]
 _SIZE_TOLERANCE = 0.005
 """A file that is at most this far below its target is near enough."""
 
-_PSNR_TOLERANCE = 0.1
+PSNR_TOLERANCE = 0.1
+"""Decibels that a result may lie beside its target, if there is such a step: else it is above."""
+
 _SYNTHESES = 6
 _REFINEMENTS = 3
 """Times that latents are refined for a target in bytes."""
@@ -89,7 +91,7 @@ def _searched(coder: Coder, target: Psnr | BitsPerPixel | FileSize, start: int, 
             shown = coder.show(written)
             return psnr(coder.picture.pixels, shown), (written, shown)
 
-        step, (written, shown) = step_for_psnr(decode, target.decibels, start, _PSNR_TOLERANCE, _SYNTHESES)
+        step, (written, shown) = step_for_psnr(decode, target.decibels, start, PSNR_TOLERANCE, _SYNTHESES)
         return Met(step, written, shown if measure else None)
 
     def code(step: int) -> tuple[int, Written]:
@@ -101,14 +103,19 @@ def _searched(coder: Coder, target: Psnr | BitsPerPixel | FileSize, start: int, 
 
 
 def _refined_to_psnr(coder: Coder, target: Psnr, plain: Met, effort: int) -> tuple[int, Written]:
-    def decode(step: int) -> tuple[float, Written]:
+    """Look for the step anew with better latents; what misses the target must at least save bytes."""
+
+    def decode(step: int) -> tuple[float, tuple[float, Written]]:
         written = coder.code(step, effort)
-        return psnr(coder.picture.pixels, coder.show(written)), written
+        found = psnr(coder.picture.pixels, coder.show(written))
+        return found, (found, written)
 
     try:
-        return step_for_psnr(decode, target.decibels, plain.step, _PSNR_TOLERANCE, _SYNTHESES)
+        step, (found, written) = step_for_psnr(decode, target.decibels, plain.step, PSNR_TOLERANCE, _SYNTHESES)
     except TargetError:
         return plain.step, plain.written
+    near = abs(found - target.decibels) <= PSNR_TOLERANCE
+    return (step, written) if near or len(written.data) < len(plain.written.data) else (plain.step, plain.written)
 
 
 def _refined_to_size(coder: Coder, size: int, plain: Met, effort: int) -> tuple[int, Written]:

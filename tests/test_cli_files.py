@@ -557,6 +557,15 @@ def test_encode_file(here: Path, strip: dict[str, bool], kept: tuple[bool, bool]
     assert ["larger than the input" in note for note in result.notes] == [True]
 
 
+def test_encode_file_says_if_a_psnr_is_missed(here: Path) -> None:
+    picture_file("a.png")
+    for decibels, said in ((48.1, []), (47, ["no step was found that gives 47 dB; this one gives 48.13 dB"])):
+        task = encode.EncodeTask(bundle=Path("b"), target=Psnr(decibels))
+        result = encode.encode_file(FakeCodec(), task, Job(Path("a.png"), Path("a.rbc")))
+        assert "psnr" not in result.fields
+        assert [note for note in result.notes if "step" in note] == said
+
+
 def test_encode_file_without_writing(here: Path) -> None:
     picture_file("a.png")
     task = encode.EncodeTask(bundle=Path("b"), target=Quality(4), dry_run=True)

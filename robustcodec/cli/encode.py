@@ -73,7 +73,8 @@ def encode_file(codec: "Codec", task: EncodeTask, job: Job) -> Result:
             return Result({}, notes=picture.notes, written=False, failure=str(error), code=CONTRACT)
         encoded, verdict = result.encoded, result.verdict
     else:
-        encoded = codec.encode(picture, task.target, limits=limits, measure=task.measure, effort=task.effort)
+        measure = task.measure or isinstance(task.target, Psnr)
+        encoded = codec.encode(picture, task.target, limits=limits, measure=measure, effort=task.effort)
     if not task.dry_run:
         write_output(job.target, encoded.data)
 
@@ -91,6 +92,9 @@ def encode_file(codec: "Codec", task: EncodeTask, job: Job) -> Result:
         fields["psnr"] = psnr(picture.pixels, encoded.reconstruction)
     larger = len(encoded.data) >= len(data)
     notes = [f"larger than the input, which has {len(data):,} bytes; keep that"] if larger else []
+    if isinstance(task.target, Psnr) and (verdict is None or verdict.rung is None):
+        assert encoded.reconstruction is not None
+        notes += describe_miss(task.target, psnr(picture.pixels, encoded.reconstruction))
     if verdict is not None and verdict.status != "ok":
         notes.append(verdict.sentence())
     return Result(fields, notes=(*picture.notes, *notes), written=not task.dry_run)
@@ -106,7 +110,9 @@ def encode(
     target_size: Annotated[
         str | None, typer.Option(metavar="SIZE", help="At most so many bytes, such as 60K or 1.5M.")
     ] = None,
-    target_psnr: Annotated[float | None, typer.Option(help="So many decibels, within 0.1.")] = None,
+    target_psnr: Annotated[
+        float | None, typer.Option(help="So many decibels, within 0.1 or, if no step is, the next above.")
+    ] = None,
     model: options.Model = None,
     arch: options.Arch = None,
     variant: options.Variant = None,
@@ -207,6 +213,14 @@ def choose_target(
     if target_psnr is not None:
         return Psnr(target_psnr)
     return DEFAULT_TARGET if quality is None else Quality(quality)
+
+
+def describe_miss(target: Psnr, found: float) -> list[str]:
+    """Say if a result is not as near its target as results usually are."""
+    from robustcodec.targets import PSNR_TOLERANCE
+
+    near = abs(found - target.decibels) <= PSNR_TOLERANCE
+    return [] if near else [f"no step was found that gives {target.decibels:g} dB; this one gives {found:.2f} dB"]
 
 
 def _stripped(picture: "Picture", task: EncodeTask) -> "Picture":

@@ -56,7 +56,7 @@ complete -c robustcodec -n '__fish_seen_subcommand_from encode' -s o -l output -
 complete -c robustcodec -n '__fish_seen_subcommand_from encode' -s q -l quality -r -d 'From 1 (small) to 6 (faithful)'
 complete -c robustcodec -n '__fish_seen_subcommand_from encode' -l target-bpp -r -d 'At most so many bits per pixel'
 complete -c robustcodec -n '__fish_seen_subcommand_from encode' -l target-size -r -d 'At most so many bytes, such as 60K or 1.5M'
-complete -c robustcodec -n '__fish_seen_subcommand_from encode' -l target-psnr -r -d 'So many decibels, within 0.1'
+complete -c robustcodec -n '__fish_seen_subcommand_from encode' -l target-psnr -r -d 'So many decibels, within 0.1 or, if no step is, the next above'
 complete -c robustcodec -n '__fish_seen_subcommand_from encode' -s m -l model -r -d 'Id, path or fingerprint of a model'
 complete -c robustcodec -n '__fish_seen_subcommand_from encode' -l arch -r -d 'Architecture of the model; hyper or cheng'
 complete -c robustcodec -n '__fish_seen_subcommand_from encode' -l variant -r -d 'Variant of the model; robust, base and others'
