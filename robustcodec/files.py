@@ -177,7 +177,7 @@ def check_writable(plan: Plan) -> None:
     """Raise OutputError if a file of a plan could not be written: for work that is too long to fail at its end."""
     files = [file for job in plan.jobs for file in job.files]
     for file in files:
-        if _is_folder(file):
+        if is_folder(file):
             raise OutputError(f"{clean_name(file)} is a folder and cannot be replaced; choose another name")
     for folder in dict.fromkeys(file.parent for file in files if not _is_device(file)):
         _try_folder(folder)
@@ -288,17 +288,17 @@ def _destination(inputs: Sequence[str], output: str | None, count: int) -> tuple
     if output is None or output == "-":
         return None, None
     path = Path(output)
-    if count != 1 or output.endswith(("/", os.sep)) or _is_folder(path) or _is_folder(Path(inputs[0])):
+    if count != 1 or output.endswith(("/", os.sep)) or is_folder(path) or is_folder(Path(inputs[0])):
         _check_folder(path)
         return None, path
     _check_folder(path.parent)
-    if not _is_folder(path.parent):
+    if not is_folder(path.parent):
         raise UsageError(f"the folder {clean_name(path.parent)} does not exist; make it first")
     return path, None
 
 
 def _check_folder(path: Path) -> None:
-    if _exists(path) and not _is_folder(path):
+    if _exists(path) and not is_folder(path):
         raise UsageError(f"{clean_name(path)} is no folder, which -o needs there; choose another name")
 
 
@@ -309,7 +309,7 @@ def _expand(
     path = Path(name)
     if name == "-":
         yield None, PurePath()
-    elif not _is_folder(path):
+    elif not is_folder(path):
         yield path, PurePath(path.name)
     elif not recursive:
         raise UsageError(f"{clean_name(name)} is a folder; add --recursive to take what is in it")
@@ -344,7 +344,8 @@ def _unread(error: OSError) -> Unread:
     return Unread(Path(error.filename), error.strerror or type(error).__name__)
 
 
-def _is_folder(path: Path) -> bool:
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of this name that may be looked at."""
     try:
         return path.is_dir()
     except OSError:  # it may not be looked at; whoever reads or writes it will be told so

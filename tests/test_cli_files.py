@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -493,8 +494,11 @@ def test_qualities_out_of_range(value: float) -> None:
 
 
 def test_formats_to_decode_to(here: Path) -> None:
-    choose = decode.choose_suffix
+    choose = partial(decode.choose_suffix, ["a.rbc"])
     assert choose(None, None) == choose("-", None) == choose("out/", None) == choose(".", None) == ".png"
+    assert decode.choose_suffix(["a.rbc", "b.rbc"], "out.v2", None) == ".png"
+    assert decode.choose_suffix(["."], "out.jpg", None) == ".png"
+    assert decode.choose_suffix(["."], "out.v2", "webp") == ".webp"
     assert choose("x.TIF", None) == ".tif"
     assert choose("x", None) == ".png"
     assert choose("x.bin", "JPEG") == ".jpeg"

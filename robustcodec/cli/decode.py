@@ -1,5 +1,6 @@
 """The command `decode`: robustcodec files to pictures."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from robustcodec.files import (
     PICTURE_FORMATS,
     Job,
     clean_name,
+    is_folder,
     plan_outputs,
     read_input,
     write_output,
@@ -57,8 +59,9 @@ def decode_file(codecs: "dict[bytes, Codec]", task: DecodeTask, job: Job) -> Res
     from robustcodec.metrics import bits_per_pixel
     from robustcodec.tiling import Region
 
-    data = read_input(job.source, options.byte_limit(task.max_pixels))
     limits = Limits(max_pixels=task.max_pixels, max_memory=task.max_memory)
+    most = options.byte_limit(task.max_pixels, task.max_memory)
+    data = read_input(job.source, most, partial(read_header, limits=limits))
     header, _ = read_header(data, limits)
     if header.fingerprint not in codecs:
         codecs[header.fingerprint] = codec_for_file(data, task.model, task.threads)
@@ -149,7 +152,7 @@ def decode(
     part = options.parse_shard(shard)
     if salvage and region is not None:
         raise UsageError("--salvage and --region exclude each other; give one of them")
-    suffix = choose_suffix(output, format)
+    suffix = choose_suffix(inputs, output, format)
     if quality is not None and _WRITABLE[suffix] not in _WITH_QUALITY:
         raise UsageError(f"--quality is for {', '.join(_WITH_QUALITY)}; {_WRITABLE[suffix]} keeps every pixel")
     plan = plan_outputs(
@@ -170,17 +173,18 @@ def decode(
     process(task, plan, Console(quiet=quiet, json=json), processes=jobs, shard=part)
 
 
-def choose_suffix(output: str | None, format: str | None) -> str:
-    """The suffix of the format to write: `format` if given, else by the name of the output, else PNG.
+def choose_suffix(inputs: Sequence[str], output: str | None, format: str | None) -> str:
+    """The suffix of the format to write: `format` if given, else by the name of the output if a file, else PNG.
 
     Raises UsageError for formats that cannot be written.
     """
     if format is not None:
         suffix = f".{format.lower()}"
-    elif output is None or output == "-" or output.endswith("/") or Path(output).is_dir():
-        suffix = ".png"
+    elif output is None or output == "-" or output.endswith("/") or len(inputs) > 1:
+        suffix = ".png"  # also where -o is a folder, whatever its name
     else:
-        suffix = Path(output).suffix.lower() or ".png"
+        folders = is_folder(Path(output)) or is_folder(Path(inputs[0]))
+        suffix = ".png" if folders else Path(output).suffix.lower() or ".png"
     if suffix not in _WRITABLE:
         wanted = format if format is not None else clean_name(str(output))
         names = ", ".join(sorted({name.lower() for name in _WRITABLE.values()}))
