@@ -195,10 +195,10 @@ class Codec:
 
         Raises FileFormatError if the header is damaged or no strip is left, LimitExceeded, ModelError.
         """
-        found = recover(data, limits)
-        header = found.header
+        header, _ = read_header(data, limits)
         whole = coded_region(header, None)
         self._check_file(header, len(data), limits, whole)
+        found = recover(data, limits)
         lost = []
 
         def read(index: int) -> Content:

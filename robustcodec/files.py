@@ -9,9 +9,10 @@ import secrets
 import stat
 import sys
 import unicodedata
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
@@ -35,6 +36,9 @@ PICTURE_FORMATS = {
     ".gif": "GIF",
 }
 """File name suffixes of pictures and the names that `images` has for their formats."""
+
+_PIECE = 1 << 20
+"""Bytes that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -183,22 +187,23 @@ def check_writable(plan: Plan) -> None:
         _try_folder(folder)
 
 
-def read_input(source: Path | None, max_bytes: int) -> bytes:
+def read_input(source: Path | None, max_bytes: int, check: Callable[[bytes], object] | None = None) -> bytes:
     """All bytes of a file, or of standard input for None.
 
-    Raises UsageError if it cannot be read and LimitExceeded, having read no more, above `max_bytes`.
+    `check` is called with how it begins (at most a mebibyte) before more is read, and may raise. Raises UsageError if
+    the file cannot be read and LimitExceeded, having read no more, above `max_bytes`.
     """
     name = "standard input" if source is None else clean_name(source)
     try:
         if source is None:
-            data = _read_some(sys.stdin.buffer, max_bytes + 1)
+            data = _read_some(sys.stdin.buffer, max_bytes + 1, check)
         else:
             with source.open("rb") as file:
-                data = _read_some(file, max_bytes + 1)
+                data = _read_some(file, max_bytes + 1, check)
     except OSError as error:
         raise UsageError(f"{name} cannot be read: {error.strerror}") from error
     if len(data) > max_bytes:
-        raise LimitExceeded(f"{name} has more than {max_bytes} bytes, the most that the limit on pixels allows")
+        raise LimitExceeded(f"{name} has more than {max_bytes} bytes, the most that the limits allow")
     return data
 
 
@@ -264,13 +269,16 @@ def _clean_character(character: str) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def _read_some(file: BinaryIO, max_bytes: int) -> bytes:
+def _read_some(file: BinaryIO, max_bytes: int, check: Callable[[bytes], object] | None) -> bytes:
     """At most `max_bytes`, in pieces: a single call would allocate as much as it may read."""
-    parts = []
-    while max_bytes > 0 and (part := file.read(min(max_bytes, 1 << 20))):
-        parts.append(part)
-        max_bytes -= len(part)
-    return b"".join(parts)
+    part = file.read(min(max_bytes, _PIECE))
+    if check is not None:
+        check(part)
+    whole = BytesIO()  # which grows, and gives its bytes, without a second copy
+    while part:
+        whole.write(part)
+        part = file.read(min(max_bytes - whole.tell(), _PIECE))
+    return whole.getvalue()
 
 
 def _check_forgotten_option(inputs: Sequence[str], output: str | None, found: Collection[str]) -> None:

@@ -128,6 +128,18 @@ def allow_pixels(max_pixels: int) -> None:
     Image.MAX_IMAGE_PIXELS = max_pixels
 
 
+def recognise(data: bytes) -> tuple[str, type[ImageFile.ImageFile]]:
+    """Tell by how a file begins which of `FORMATS` it has, and what opens it. Raises ImageError for all others."""
+    for kind, (magic, opener) in _OPENERS.items():
+        if magic.match(data):
+            return kind, opener
+    if not data:
+        raise ImageError("the file is empty; give a picture")
+    if data.startswith(b"\x8bRB\n"):
+        raise ImageError("this is a robustcodec file already; decode reads it")
+    raise ImageError(f"this is no picture in a known format ({', '.join(FORMATS)}); convert it to PNG")
+
+
 def read_picture(
     data: bytes, max_pixels: int, *, as_is: bool = False, admit: Callable[[int, int], None] | None = None
 ) -> Picture:
@@ -139,7 +151,7 @@ def read_picture(
     another kind, and LimitExceeded before decoding more than `max_pixels`. `admit` is called with
     width and height before the pixels are decoded, and may raise.
     """
-    kind, opener = _recognise(data)
+    kind, opener = recognise(data)
     with _pillow_errors(f"the {kind} picture is damaged", advice="; get a whole copy"):
         image = opener(BytesIO(data))
         _check(kind, image, max_pixels)
@@ -347,17 +359,6 @@ def _picture(kind: str, image: Image.Image, as_is: bool) -> Picture:
         xmp=xmp or None,
         notes=tuple(notes),
     )
-
-
-def _recognise(data: bytes) -> tuple[str, type[ImageFile.ImageFile]]:
-    for kind, (magic, opener) in _OPENERS.items():
-        if magic.match(data):
-            return kind, opener
-    if not data:
-        raise ImageError("the file is empty; give a picture")
-    if data.startswith(b"\x8bRB\n"):
-        raise ImageError("this is a robustcodec file already; decode reads it")
-    raise ImageError(f"this is no picture in a known format ({', '.join(FORMATS)}); convert it to PNG")
 
 
 @contextmanager

@@ -13,6 +13,9 @@ from robustcodec.errors import LimitExceeded
 _PROCESS = 150 << 20
 """Python, numpy, Pillow and ONNX Runtime."""
 
+_SMALL = 16 << 20
+"""Bytes of a file that may be read whatever the limit, before ONNX Runtime is there."""
+
 _TILE, _DESCENT_TILE = 1024, 512
 """Pixels along the sides of the tiles that networks see, without what lies around them."""
 
@@ -109,6 +112,16 @@ def to_encode(
     kept += (_RGB * pixels + _CLASSICAL * min(pixels, 1 << 22)) * falls_back
     source = _RGB * pixels  # PNG of noise is as large
     return _process(model) + source + (_RGB + _ALPHA * alpha) * pixels + max(networks + kept, _PILLOW * pixels)
+
+
+def excess(size: int, width: int, height: int) -> int:
+    """Give the bytes that a picture file of `size` bytes takes beyond those that `to_encode` counts for it."""
+    return max(0, size - _RGB * width * height)
+
+
+def readable(max_memory: int) -> int:
+    """Give the bytes that may be read of a file: more do not fit, and fewer are worth saying what they need."""
+    return max(max_memory - _PROCESS, _SMALL)
 
 
 def multiplications(width: int, height: int, model: Demand) -> int:

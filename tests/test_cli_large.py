@@ -1,6 +1,7 @@
 """The options for large and damaged pictures, on real files: --max-memory, --region, --salvage."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,6 +105,25 @@ def test_memory_has_a_limit(here: Path, codec: Codec) -> None:
     assert f"  work to decode: at most {work:,} multiplications" in done.stdout.splitlines()
     row = json.loads(run("info", "--json", "a.rbc").stdout)
     assert (row["memory"], row["multiplications"]) == (to_decode, work)
+
+
+def test_the_bytes_of_a_file_are_memory_too(here: Path, codec: Codec) -> None:
+    Path("long.png").write_bytes(Path("a.png").read_bytes().ljust(3_000_000, b"\0"))
+    needed = codec.memory_to_encode(90, 150) + 3_000_000 - 3 * 90 * 150
+    done = run("encode", "long.png", "-o", "b.rbc", "--max-memory", str(needed - 1))
+    assert done.exit_code == 1
+    assert f"this may take {needed:,} bytes of memory but {needed - 1:,} are allowed" in done.stderr
+    assert run("encode", "long.png", "-o", "c.rbc", "--max-memory", str(needed)).exit_code == 0
+    Path("none.rbc").touch()
+    for name in ("long.png", "none.rbc"):
+        os.truncate(name, 300_000_000)  # which takes no place on a disk
+    done = run("encode", "long.png", "-o", "b.rbc", "--max-memory", "200M")
+    assert done.exit_code == 1
+    assert f"long.png has more than {200_000_000 - (150 << 20)} bytes, the most that the limits allow" in done.stderr
+    done = run("decode", "none.rbc", "-o", "b.png", "--max-memory", "200M")
+    assert done.exit_code == 1
+    assert "this is not a robustcodec file" in done.stderr
+    assert not Path("b.rbc").exists() and not Path("b.png").exists()
 
 
 def test_memory_is_limited_before_pixels_are_decoded(here: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@ import stat
 import subprocess
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustcodec import files
-from robustcodec.errors import LimitExceeded, OutputError, UsageError
+from robustcodec.errors import ImageError, LimitExceeded, OutputError, UsageError
 from robustcodec.files import (
     Job,
     Shard,
@@ -262,6 +263,28 @@ def test_reading_is_limited(here: Path) -> None:
         read_input(Path("/dev/zero"), 100)
     with pytest.raises(UsageError, match="missing cannot be read: No such file"):
         read_input(Path("missing"), 9)
+
+
+def test_how_a_file_begins_is_checked_before_the_rest_is_read(here: Path) -> None:
+    seen: list[bytes] = []
+    assert read_input(Path("a.png"), 9, seen.append) == b"a.png"
+    assert seen == [b"a.png"]
+
+    def refuse(start: bytes) -> None:
+        raise ImageError(f"{len(start)} bytes that are no picture")
+
+    with pytest.raises(ImageError, match="1048576 bytes"):
+        read_input(Path("/dev/zero"), 1 << 40, refuse)
+
+
+def test_a_file_is_in_memory_once(here: Path) -> None:
+    data = bytes(range(256)) * (1 << 16)
+    Path("large.png").write_bytes(data)
+    tracemalloc.start()
+    assert read_input(Path("large.png"), 1 << 30) == data
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.25 * len(data)
 
 
 @pytest.mark.parametrize(

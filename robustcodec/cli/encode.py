@@ -50,10 +50,11 @@ def encode_file(codec: "Codec", task: EncodeTask, job: Job) -> Result:
     """Encode one picture."""
     from robustcodec import guard, memory
     from robustcodec.container import Limits
-    from robustcodec.images import read_picture
+    from robustcodec.images import read_picture, recognise
     from robustcodec.metrics import bits_per_pixel, psnr
 
-    data = read_input(job.source, options.byte_limit(task.max_pixels))
+    data = read_input(job.source, options.byte_limit(task.max_pixels, task.max_memory), recognise)
+    size = len(data)
     limits = Limits(max_pixels=task.max_pixels, max_memory=task.max_memory)
     guarded = guard.measures(codec, task.guard)
 
@@ -62,9 +63,10 @@ def encode_file(codec: "Codec", task: EncodeTask, job: Job) -> Result:
             needed = guard.memory_to_encode(codec, width, height, task.target, task.guard, task.effort)
         else:
             needed = codec.memory_to_encode(width, height, task.target, task.measure, refines=task.effort > 0)
-        memory.check(needed, limits.max_memory)
+        memory.check(needed + memory.excess(size, width, height), limits.max_memory)
 
     picture = _stripped(read_picture(data, limits.max_pixels, as_is=True, admit=admit), task)
+    del data  # so that encoding has its memory
     verdict = None
     if guarded:
         try:
@@ -90,8 +92,8 @@ def encode_file(codec: "Codec", task: EncodeTask, job: Job) -> Result:
     }
     if task.measure and encoded.reconstruction is not None:
         fields["psnr"] = psnr(picture.pixels, encoded.reconstruction)
-    larger = len(encoded.data) >= len(data)
-    notes = [f"larger than the input, which has {len(data):,} bytes; keep that"] if larger else []
+    larger = len(encoded.data) >= size
+    notes = [f"larger than the input, which has {size:,} bytes; keep that"] if larger else []
     if isinstance(task.target, Psnr) and (verdict is None or verdict.rung is None):
         assert encoded.reconstruction is not None
         notes += describe_miss(task.target, psnr(picture.pixels, encoded.reconstruction))

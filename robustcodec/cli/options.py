@@ -76,9 +76,12 @@ def pixel_limit(max_pixels: int) -> int:
     return max_pixels or UNLIMITED_PIXELS
 
 
-def byte_limit(max_pixels: int) -> int:
-    """The largest input worth reading: 16-bit RGBA without compression, and 64 MiB of metadata."""
-    return 8 * max_pixels + (64 << 20)
+def byte_limit(max_pixels: int, max_memory: int | None = None) -> int:
+    """The largest input worth reading: 16-bit RGBA without compression, and 64 MiB of metadata, if memory allows."""
+    from robustcodec.memory import readable
+
+    largest = 8 * max_pixels + (64 << 20)
+    return largest if max_memory is None else min(largest, readable(max_memory))
 
 
 def parse_size(text: str) -> int:

@@ -43,16 +43,19 @@ def scan_file(codec: "Codec", task: ScanTask, job: Job) -> Result:
     """Look at one picture."""
     from robustcodec import guard, memory
     from robustcodec.container import Limits
-    from robustcodec.images import read_picture
+    from robustcodec.images import read_picture, recognise
 
     limits = Limits(max_pixels=task.max_pixels, max_memory=task.max_memory)
     target = Quality(task.quality)
 
     def admit(width: int, height: int) -> None:
-        memory.check(codec.memory_to_encode(width, height, target, True), limits.max_memory)
+        needed = codec.memory_to_encode(width, height, target, True) + memory.excess(size, width, height)
+        memory.check(needed, limits.max_memory)
 
-    data = read_input(job.source, options.byte_limit(task.max_pixels))
+    data = read_input(job.source, options.byte_limit(task.max_pixels, task.max_memory), recognise)
+    size = len(data)
     picture = read_picture(data, limits.max_pixels, as_is=True, admit=admit)
+    del data  # so that encoding has its memory
     try:
         verdict = guard.encode(codec, picture, target, limits=limits).verdict
     except ImageError as error:  # the picture was read: it is the model that makes nothing of it
