@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -320,6 +322,39 @@ def test_a_dying_worker_takes_only_its_own_file_with_it(here: Path) -> None:
     assert [error is None for _, error in outcomes] == [True, False, True, False]
     assert "died" in outcomes[1][1]
     assert outcomes[3] == ("d.fail", "the picture is bad")
+
+
+@dataclass(frozen=True)
+class Signed(Copy):
+    """Writes the number of the process that did the work."""
+
+    def copy(self, job: Job) -> Result:
+        result = super().copy(job)
+        write_output(job.target, str(os.getpid()).encode())
+        return result
+
+
+def test_after_a_death_the_others_share_processes_again(here: Path) -> None:
+    plan = copy_plan("a.ok", "b.die", *(f"{number}.ok" for number in range(12)))
+    outcomes = [outcome(each) for each in batch.run(Signed(), plan.jobs, 2)]
+    assert [name for name, error in outcomes if error is not None] == ["b.die"]
+    assert [name for name, _ in outcomes] == [str(job.source) for job in plan.jobs]
+    assert len({path.read_text() for path in Path("out").iterdir()}) <= 2 + 2 + 2  # before, alone and after
+
+
+def test_a_worker_may_die_while_jobs_are_handed_out(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dying(ThreadPoolExecutor):
+        def submit(self, *call: object) -> Future[Outcome]:
+            monkeypatch.setattr(batch, "_pool", ThreadPoolExecutor)
+            if handed_out := list(Path().glob("handed-out")):
+                raise BrokenProcessPool(handed_out)
+            Path("handed-out").touch()
+            return super().submit(*call)
+
+    plan = copy_plan("a.ok", "b.ok", "c.fail", "d.ok")
+    monkeypatch.setattr(batch, "_pool", Dying)
+    outcomes = [outcome(each) for each in batch.run(Copy(), plan.jobs, 2)]
+    assert outcomes == [("a.ok", None), ("b.ok", None), ("c.fail", "the picture is bad"), ("d.ok", None)]
 
 
 def test_a_missing_model_ends_the_command_or_every_file(here: Path) -> None:

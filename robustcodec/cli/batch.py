@@ -3,7 +3,8 @@
 A file that fails does not stop the others, even if it takes its worker process with it.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from time import perf_counter
@@ -18,6 +19,11 @@ from robustcodec.processors import usable_threads
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
+
+_AHEAD = 2
+"""Jobs for each process that are handed out: one in hand, and one so that it need not wait."""
+
+_DIED = "the process that worked on this file died, perhaps for want of memory"
 
 
 @dataclass(frozen=True)
@@ -124,19 +130,59 @@ def _attempt(work: Work, job: Job) -> Outcome:
 
 
 def _run_in_pool(task: Task, jobs: Sequence[Job], processes: int) -> Iterator[Outcome]:
+    """Yield outcomes in the order of the jobs, as soon as those before them are there."""
+    found: dict[int, Outcome] = {}
+    due = 0
+    for number, outcome in _as_done(task, jobs, processes):
+        found[number] = outcome
+        while due in found:
+            yield found.pop(due)
+            due += 1
+
+
+def _as_done(task: Task, jobs: Sequence[Job], processes: int) -> Iterator[tuple[int, Outcome]]:
+    """Yield the number and the outcome of each job when it is done; a process that dies costs one job."""
+    left = deque(range(len(jobs)))
+    while left:
+        lost = yield from _until_a_death(task, jobs, left, processes)
+        # Jobs are begun in their order: the one that killed its worker, and with it the pool, is among the first.
+        for _ in range(min(processes, len(lost))):
+            number = lost.popleft()
+            outcome = _attempt_alone(task, jobs[number])
+            yield number, outcome
+            if outcome.error == _DIED:
+                break
+        left.extendleft(reversed(lost))
+
+
+def _until_a_death(
+    task: Task, jobs: Sequence[Job], left: deque[int], processes: int
+) -> Generator[tuple[int, Outcome], None, deque[int]]:
+    """Take jobs from those that are left and yield what is done; return those that a worker's death left undone."""
+    from concurrent.futures import FIRST_COMPLETED, Future, wait
     from concurrent.futures.process import BrokenProcessPool
 
     pool = _pool(processes)
+    begun: dict[Future[Outcome], int] = {}
     try:
-        futures = [pool.submit(_attempt_in_worker, task, job) for job in jobs]
-        for job, future in zip(jobs, futures, strict=True):
-            try:
-                yield future.result()
-            except BrokenProcessPool:
-                # One file killed its worker and with it the pool: find out which by giving each its own.
-                yield _attempt_alone(task, job)
+        while left or begun:
+            while left and len(begun) < _AHEAD * processes:
+                begun[pool.submit(_attempt_in_worker, task, jobs[left[0]])] = left[0]
+                left.popleft()
+            for future in wait(begun, return_when=FIRST_COMPLETED).done:
+                outcome = future.result()
+                yield begun.pop(future), outcome
+    except BrokenProcessPool:
+        pass
     finally:
         pool.shutdown(cancel_futures=True)
+    lost = deque[int]()
+    for future, number in begun.items():
+        if not future.cancelled() and future.exception() is None:
+            yield number, future.result()
+        else:
+            lost.append(number)
+    return lost
 
 
 def _attempt_in_worker(task: Task, job: Job) -> Outcome:
@@ -160,7 +206,7 @@ def _attempt_alone(task: Task, job: Job) -> Outcome:
         try:
             return pool.submit(_attempt_in_worker, task, job).result()
         except BrokenProcessPool:
-            return Outcome(job=job, error="the process that worked on this file died, perhaps for want of memory")
+            return Outcome(job=job, error=_DIED)
 
 
 def _pool(processes: int) -> "ProcessPoolExecutor":
