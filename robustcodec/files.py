@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path, PurePath
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from robustcodec.errors import LimitExceeded, OutputError, UsageError
 
@@ -228,11 +228,18 @@ def write_stdout(data: bytes) -> None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     except OSError as error:
-        # what is still buffered would fail once more, loudly, when Python closes the stream
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         if isinstance(error, BrokenPipeError):
             raise
         raise OutputError(f"standard output cannot be written: {error.strerror}") from error
+
+
+def discard(stream: TextIO) -> None:
+    """Let what a stream holds, and what is written to it from now on, go nowhere.
+
+    What is still buffered after a failure would fail once more, loudly, when Python closes the stream.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def write_atomically(path: Path, data: bytes) -> None:

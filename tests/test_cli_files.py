@@ -234,6 +234,38 @@ def test_a_closed_pipe_is_quiet(here: Path) -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+@pytest.mark.parametrize(
+    ("closed", "arguments", "message"),
+    [
+        ("<&-", "info -", "standard input cannot be read"),
+        (">&-", "info a.rbc", "standard output cannot be written"),
+        (">&-", "info --json a.rbc", "standard output cannot be written"),
+        (">&-", "--version", "Bad file descriptor"),
+    ],
+)
+def test_data_to_or_from_a_closed_stream_is_an_error(here: Path, closed: str, arguments: str, message: str) -> None:
+    Path("a.rbc").write_bytes(sample_file())
+    done = shell(f"{arguments} {closed}")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert len(done.stderr.splitlines()) == 1 and message in done.stderr.decode()
+
+
+def shell(line: str) -> subprocess.CompletedProcess[bytes]:
+    """The command as a shell starts it, with arguments and redirections."""
+    command = ["sh", "-c", f'exec "$0" -m robustcodec {line}', sys.executable]
+    return subprocess.run(command, capture_output=True, env=environment(), timeout=60, check=False)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("where", ["2>&-", "2>/dev/full"])
+def test_work_goes_on_where_nobody_hears_of_it(here: Path, where: str) -> None:
+    Path("a.rbc").write_bytes(sample_file())
+    done = shell(f"info missing a.rbc {where}")
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert done.stdout.startswith(b"a.rbc: robustcodec 1.0")
+    assert shell(f"info a.rbc {where}").returncode == 0
+
+
 SLOW = """
 import sys, time
 from pathlib import Path

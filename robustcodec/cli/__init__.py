@@ -14,8 +14,9 @@ import typer
 
 from robustcodec import __version__
 from robustcodec.cli import attack, decode, encode, evaluate, harden, info, lab, models, sample, scan
-from robustcodec.cli.console import FAILED, INTERRUPTED, TERMINATED, Console, exit_code
+from robustcodec.cli.console import FAILED, INTERRUPTED, TERMINATED, Console, exit_code, open_streams
 from robustcodec.errors import RobustcodecError
+from robustcodec.files import discard
 
 _HELP = """A learned image codec that holds up when its input is hostile.
 
@@ -70,6 +71,7 @@ def _options(
 
 def main() -> None:
     """Run the command line and exit: errors of ours become one line on standard error and an exit code."""
+    open_streams()
     signal.signal(signal.SIGINT, _leave)
     signal.signal(signal.SIGTERM, _leave)
     if not sys.warnoptions:
@@ -83,6 +85,7 @@ def main() -> None:
         Console().error("this needs more memory than the machine gives; free some, or take smaller pictures")
         sys.exit(FAILED)
     except OSError as error:  # what the world refuses where no command expected it
+        discard(sys.stdout)  # that may be what it refused
         gone = not _current_folder_exists()
         deleted = "the current folder has been deleted; change to one that exists"
         Console().error(deleted if gone else f"{error.filename or 'this machine'}: {error.strerror}")

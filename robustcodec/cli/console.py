@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from robustcodec.errors import MissingExtra, RobustcodecError, UsageError
-from robustcodec.files import clean_name, write_stdout
+from robustcodec.files import clean_name, discard, write_stdout
 
 DONE, FAILED, USAGE, CONTRACT = 0, 1, 2, 3
 INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143
@@ -53,8 +53,7 @@ class Console:
     def status(self, text: str) -> None:
         """Show a line that the next one replaces; only a terminal sees it."""
         if not self.quiet and _on_terminal():
-            sys.stderr.write(f"{_ERASE}{clean_name(text)}")
-            sys.stderr.flush()
+            _say(f"{_ERASE}{clean_name(text)}")
 
     def row(self, fields: Mapping[str, object]) -> None:
         """Write one JSON line, if JSON was asked for."""
@@ -63,8 +62,19 @@ class Console:
 
     def _line(self, text: str) -> None:
         start = _ERASE if _on_terminal() else ""  # the progress counter
-        sys.stderr.write(f"{start}{clean_name(text)}\n")
-        sys.stderr.flush()
+        _say(f"{start}{clean_name(text)}\n")
+
+
+def open_streams() -> None:
+    """Open standard streams that were closed before the start, lest a file of ours get their number and their data.
+
+    What is said on standard error then goes nowhere; data cannot be read or written, which is an error.
+    """
+    for name, mode, flags in (("stdin", "r", os.O_WRONLY), ("stdout", "w", os.O_RDONLY), ("stderr", "w", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, flags)
+            os.set_inheritable(descriptor, True)  # workers need it as much
+            setattr(sys, name, os.fdopen(descriptor, mode))
 
 
 def emit(line: str) -> None:
@@ -97,6 +107,15 @@ def named(path: Path | None, stream: str) -> dict[str, object]:
 
         name = raw.decode("utf-8", "backslashreplace")
         return {stream: name, f"{stream}_b64": b64encode(raw).decode("ascii")}
+
+
+def _say(text: str) -> None:
+    """Write to standard error; work goes on if whoever read it has gone."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:
+        discard(sys.stderr)
 
 
 def _json_value(value: object) -> object:
