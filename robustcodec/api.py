@@ -5,6 +5,7 @@ data = model.encode(image, quality=4)
 array = model.decode(data)
 """
 
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -126,7 +127,7 @@ class Model:
         return self._codec.decode(_file(data), limits, region=None if region is None else Region(*region))
 
 
-def load(model: str | None = None, threads: int | None = None) -> Model:
+def load(model: str | os.PathLike[str] | None = None, threads: int | None = None) -> Model:
     """Open a model by its id, path or the beginning of its fingerprint; by default the best that is installed.
 
     `threads` is how many a call computes on, all usable processors by default. Raises ModelNotFound, ModelDamaged,
@@ -136,7 +137,7 @@ def load(model: str | None = None, threads: int | None = None) -> Model:
 
 
 def load_for(data: bytes, threads: int | None = None) -> Model:
-    """Open the model that a file was made with; the file's beginning (32 bytes) is enough.
+    """Open the model that a file was made with; the file's beginning (39 bytes) is enough.
 
     Raises FileFormatError for data that is no sound file, ModelNotFound if its model is not installed.
     """

@@ -243,7 +243,9 @@ def damage_named(path: Path) -> Iterator[None]:
         raise ModelDamaged(f"the model in {path} is damaged ({error}); install it again") from error
 
 
-def find(model: str | None = None, architecture: str | None = None, variant: str | None = None) -> Bundle:
+def find(
+    model: str | os.PathLike[str] | None = None, architecture: str | None = None, variant: str | None = None
+) -> Bundle:
     """Find a model by id, path or fingerprint prefix, or by architecture and variant.
 
     An id comes before a path without a separator. Of several models of a variant in one folder, the one whose id says
@@ -254,6 +256,7 @@ def find(model: str | None = None, architecture: str | None = None, variant: str
     if model is not None:
         if architecture is not None or variant is not None:
             raise UsageError("a model is named by itself or by architecture and variant; give one of the two")
+        model = os.fspath(model)
         if os.sep in model:
             return open_bundle(Path(model))
         named = _find_id(model)

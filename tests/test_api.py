@@ -17,7 +17,7 @@ import robustcodec
 from robustcodec import codec as codec_module
 from robustcodec import container
 from robustcodec.codec import Codec
-from robustcodec.container import unpack
+from robustcodec.container import MAX_HEADER_BYTES, unpack
 from robustcodec.errors import UsageError
 from robustcodec.images import Picture
 from robustcodec.metrics import psnr
@@ -56,11 +56,13 @@ def test_functions_use_the_default_model_and_the_file_s_own(pixels: Pixels) -> N
     data = robustcodec.encode(pixels, target=robustcodec.FileSize(300))
     assert 285 < len(data) <= 300
     assert robustcodec.decode(data).shape == pixels.shape
-    assert robustcodec.load_for(data[:32]).id == "hyper-tiny"
+    assert robustcodec.load_for(data[:MAX_HEADER_BYTES]).id == "hyper-tiny"
+    assert f"({MAX_HEADER_BYTES} bytes)" in str(robustcodec.load_for.__doc__)
 
 
-def test_models_by_id_and_fingerprint(model: robustcodec.Model) -> None:
+def test_models_by_id_path_and_fingerprint(model: robustcodec.Model, tiny_path: Path) -> None:
     assert robustcodec.load("hyper-tiny").fingerprint == model.fingerprint
+    assert robustcodec.load(tiny_path).fingerprint == model.fingerprint
     assert robustcodec.load(model.fingerprint[:6]).id == model.id == "hyper-tiny"
     assert repr(model) == f"<robustcodec.Model hyper-tiny {model.fingerprint}>"
     with pytest.raises(robustcodec.ModelNotFound, match="robustcodec models list"):

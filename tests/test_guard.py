@@ -492,6 +492,7 @@ def test_the_command_warns_fails_and_falls_back(command: Callable[..., Any]) -> 
     assert "error: noise.png: nothing was written: contract violated" in done.stderr
     assert "; ask for another quality, or let --on-violation fallback do better\n" in done.stderr
     assert not Path("noise.rbc").exists()
+    assert sorted(json.loads(done.stdout.splitlines()[1])) == ["error", "input"]
     assert command(*files, "missing.png", "--on-violation", "fail").exit_code == 1
 
     done = command(*files, "--on-violation", "fallback", "--guard-rungs", "step,lossless")

@@ -237,10 +237,13 @@ def _report(outcome: Outcome, console: Console) -> None:
         console.note(f"{verb}{_name(job.source)} -> {_name(job.target)}: {_describe(fields, outcome.seconds)}")
     for note in outcome.result.notes:
         console.note(f"{_name(job.source)}: {note}")
-    row = names | named(job.target, "output") | dict(fields) | {"seconds": round(outcome.seconds, 4)}
-    if outcome.result.failure is not None:
-        console.error(attributed(_name(job.source), outcome.result.failure))
-        row["error"] = outcome.result.failure
+    failure = outcome.result.failure
+    row = names
+    if outcome.result.written or failure is None:
+        row = names | named(job.target, "output") | dict(fields) | {"seconds": round(outcome.seconds, 4)}
+    if failure is not None:
+        console.error(attributed(_name(job.source), failure))
+        row["error"] = failure
     console.row(row)
 
 
