@@ -22,7 +22,7 @@ _FIRST_PERIOD, _SHORTER, _LAST_PERIOD = 0.22, 0.03, 0.06
 """Shares of all steps between two looks at the step length: the first, what each loses, and the last."""
 _EDGE = 0.8
 """Share of a bound beyond which multipliers grow."""
-_GROWTH, _PROMPT = {Target.PSNR: 0.03, Target.BPP: 0.1}, {Target.PSNR: 0.3, Target.BPP: 0.1}
+_GROWTH, _PROMPT = {Target.PSNR: 0.06, Target.BPP: 0.1}, {Target.PSNR: 2.0, Target.BPP: 0.1}
 """What overstepping an end by one bound adds to its multiplier, and beside it to this step alone."""
 _FAR = 4.0
 """Bounds; what lies farther out counts as this far."""
