@@ -256,7 +256,7 @@ def test_gradients_see_what_dead_zones_make_zero() -> None:
             figures = code(problem.victim, to_levels(found, x, EPSILON) / 255, x)
         return float(figures.mse - problem.clean.mse) / EPSILON
 
-    blind = Adaptive(steps=60, quantise=unrounded, rate_quantise=softly_rounded, stride=3.0)
+    blind = Adaptive(steps=60, quantise=unrounded, rate_quantise=softly_rounded, stride=3.0, growth=0.06, prompt=0.3)
     assert gain(blind.search(problem, noise, silent).noise) < 0.5
     assert gain(Strong(steps=60)._climb(problem, noise, 60, silent)) > 2
 

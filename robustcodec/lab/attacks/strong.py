@@ -44,11 +44,18 @@ class _Climb:
     stride: float
     """Length of the first steps in radii of the budget. Steps far out of it, projected back, turn the noise towards
     where the codec amplifies most, as power iteration does."""
+    growth: float
+    prompt: float
+    """How it is pulled back into the bound, see `Adaptive`. A strong pull holds the first steps back on pictures of few
+    bits, a weak one leaves steps that begin at the bound outside it."""
 
 
 _CLIMBS = {
-    Target.PSNR: (_Climb(0.5, unrounded, 3.0), _Climb(1.0, softly_rounded, 1.0)),
-    Target.BPP: (_Climb(1.0, softly_rounded, 0.5),),
+    Target.PSNR: (
+        _Climb(until=0.5, quantise=unrounded, stride=3.0, growth=0.06, prompt=0.3),
+        _Climb(until=1.0, quantise=softly_rounded, stride=1.0, growth=0.06, prompt=2.0),
+    ),
+    Target.BPP: (_Climb(until=1.0, quantise=softly_rounded, stride=0.5, growth=0.1, prompt=0.1),),
 }
 """On PSNR what rounding and dead zones do only the second part sees, but from nothing it misses what the transforms
 amplify most."""
@@ -102,7 +109,12 @@ class Strong:
         for climb in _CLIMBS[problem.threat.target]:
             end = round(climb.until * steps)
             search = Adaptive(
-                steps=end - done, quantise=climb.quantise, rate_quantise=softly_rounded, stride=climb.stride
+                steps=end - done,
+                quantise=climb.quantise,
+                rate_quantise=softly_rounded,
+                stride=climb.stride,
+                growth=climb.growth,
+                prompt=climb.prompt,
             )
             self._offer(problem, found, search.search(problem, noise, _after(done, report)).noise)
             noise, done = found.noise, end
