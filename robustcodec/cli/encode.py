@@ -57,12 +57,13 @@ def encode_file(codec: "Codec", task: EncodeTask, job: Job) -> Result:
     size = len(data)
     limits = Limits(max_pixels=task.max_pixels, max_memory=task.max_memory)
     guarded = guard.measures(codec, task.guard)
+    measure = task.measure or isinstance(task.target, Psnr)  # which tells how near the target it is
 
     def admit(width: int, height: int) -> None:
         if guarded:
             needed = guard.memory_to_encode(codec, width, height, task.target, task.guard, task.effort)
         else:
-            needed = codec.memory_to_encode(width, height, task.target, task.measure, refines=task.effort > 0)
+            needed = codec.memory_to_encode(width, height, task.target, measure, refines=task.effort > 0)
         memory.check(needed + memory.excess(size, width, height), limits.max_memory)
 
     picture = _stripped(read_picture(data, limits.max_pixels, as_is=True, admit=admit), task)
@@ -75,7 +76,6 @@ def encode_file(codec: "Codec", task: EncodeTask, job: Job) -> Result:
             return Result({}, notes=picture.notes, written=False, failure=str(error), code=CONTRACT)
         encoded, verdict = result.encoded, result.verdict
     else:
-        measure = task.measure or isinstance(task.target, Psnr)
         encoded = codec.encode(picture, task.target, limits=limits, measure=measure, effort=task.effort)
     if not task.dry_run:
         write_output(job.target, encoded.data)
