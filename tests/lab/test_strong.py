@@ -1,18 +1,21 @@
 """The strongest attack against codecs whose worst case is known."""
 
+from importlib.resources import files
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from robustcodec.images import read_picture
-from robustcodec.lab.attacks.budget import energy, to_levels
+from robustcodec.lab.attacks.adaptive import Adaptive
+from robustcodec.lab.attacks.budget import energy, fit_l2, to_levels
 from robustcodec.lab.attacks.crossing import _choose, _Prices, _Start
 from robustcodec.lab.attacks.problem import Problem
 from robustcodec.lab.attacks.strong import Strong
 from robustcodec.lab.attacks.threat import Target, Threat
-from robustcodec.lab.attacks.victim import Victim, code, decibels
-from robustcodec.lab.networks import Quantiser
+from robustcodec.lab.attacks.victim import Victim, code, decibels, unrounded
+from robustcodec.lab.networks import Quantiser, outside, softly_rounded
 
 EPSILON = 5e-4
 STEP = 0.13
@@ -82,6 +85,18 @@ class BlockDct:
 
     def bits(self, latents: Tensor, symbols: Tensor, quantise: Quantiser) -> Tensor:
         return torch.log2(1 + symbols.square()).sum((1, 2, 3))
+
+
+class Zoned(BlockDct):
+    """Makes zero what is less than a whole step."""
+
+    REACH = torch.tensor(1.0)
+
+    def quantise(self, latents: Tensor, quantise: Quantiser) -> Tensor:
+        return latents if quantise is unrounded else outside(latents, self.REACH, quantise)
+
+    def zero_bins(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros(()), self.REACH
 
 
 class Dark(BlockDct):
@@ -225,11 +240,29 @@ def greedy_gain(victim: BlockDct, x: Tensor) -> float:
     return max(gains)
 
 
-def test_it_nearly_reaches_a_greedy_search_on_a_dct_codec() -> None:
-    from importlib.resources import files
-
+def part_of_the_sample() -> Tensor:
     picture = read_picture(files("robustcodec.data").joinpath("sample.png").read_bytes(), 2**24).pixels
-    x = torch.from_numpy(picture[192:256, 448:512].copy()).permute(2, 0, 1)[None] / 255
+    return torch.from_numpy(picture[192:256, 448:512].copy()).permute(2, 0, 1)[None] / 255
+
+
+def test_gradients_see_what_dead_zones_make_zero() -> None:
+    """The smooth codec behind this one keeps all noise as it is; what zones do to it is far more."""
+    x = part_of_the_sample()
+    problem = problem_of(Zoned(STEP), x, Threat(Target.PSNR, bounded=False))
+    noise = fit_l2(0.01 * EPSILON**0.5 * problem.random_direction(), x, EPSILON)
+
+    def gain(found: Tensor) -> float:
+        with torch.no_grad():
+            figures = code(problem.victim, to_levels(found, x, EPSILON) / 255, x)
+        return float(figures.mse - problem.clean.mse) / EPSILON
+
+    blind = Adaptive(steps=60, quantise=unrounded, rate_quantise=softly_rounded, stride=3.0, growth=0.06, prompt=0.3)
+    assert gain(blind.search(problem, noise, silent).noise) < 0.5
+    assert gain(Strong(steps=60)._climb(problem, noise, 60, silent)) > 2
+
+
+def test_it_nearly_reaches_a_greedy_search_on_a_dct_codec() -> None:
+    x = part_of_the_sample()
     victim = BlockDct(STEP)
     problem = problem_of(victim, x, Threat(Target.PSNR, bounded=False))
     assert 30 < float(decibels(problem.clean.mse)) < 34

@@ -13,7 +13,6 @@ from torch import Tensor
 from robustcodec.lab.attacks.budget import fit_l2
 from robustcodec.lab.attacks.problem import Best, Problem, Report, Watch
 from robustcodec.lab.attacks.projected import Norm, direction
-from robustcodec.lab.attacks.threat import Target
 from robustcodec.lab.attacks.victim import Coded
 from robustcodec.lab.networks import Quantiser
 
@@ -22,8 +21,6 @@ _FIRST_PERIOD, _SHORTER, _LAST_PERIOD = 0.22, 0.03, 0.06
 """Shares of all steps between two looks at the step length: the first, what each loses, and the last."""
 _EDGE = 0.8
 """Share of a bound beyond which multipliers grow."""
-_GROWTH, _PROMPT = {Target.PSNR: 0.03, Target.BPP: 0.1}, {Target.PSNR: 0.3, Target.BPP: 0.1}
-"""What overstepping an end by one bound adds to its multiplier, and beside it to this step alone."""
 _FAR = 4.0
 """Bounds; what lies farther out counts as this far."""
 
@@ -37,10 +34,15 @@ class Adaptive:
     rate_quantise: Quantiser
     stride: float
     """Length of the first steps in radii of the budget."""
+    growth: float
+    """What overstepping an end of the bound by one bound adds to its multiplier."""
+    prompt: float
+    """What it adds beside that to this step alone."""
 
     def search(self, problem: Problem, noise: Tensor, report: Report) -> Best:
         """Give the best noise."""
-        walk = _Walk(Watch(problem, self.quantise, self.rate_quantise), noise, self.stride * problem.epsilon**0.5)
+        watch = Watch(problem, self.quantise, self.rate_quantise)
+        walk = _Walk(watch, noise, self.stride * problem.epsilon**0.5, self.growth, self.prompt)
         look_at, period = _first(self.steps), _first(self.steps)
         for step in range(1, self.steps + 1):
             noise = walk.noise.detach().requires_grad_()
@@ -69,6 +71,8 @@ class _Walk:
     watch: Watch
     noise: Tensor
     first_length: float
+    growth: float
+    prompt: float
 
     def __post_init__(self) -> None:
         self.length = torch.full((self.noise.shape[0],), self.first_length, device=self.noise.device)
@@ -86,18 +90,18 @@ class _Walk:
         if not bounded:
             return upwards
         deviation = seen.deviation(figures)
-        pull = self._pull(deviation.detach().clamp(-_FAR, _FAR), seen.threat.target)
+        pull = self._pull(deviation.detach().clamp(-_FAR, _FAR))
         if not bool(pull.any()):
             return direction(upwards, Norm.L2)
         (outwards,) = torch.autograd.grad(deviation.sum(), figures.latents)
         return direction(upwards, Norm.L2) + pull.reshape(-1, 1, 1, 1) * direction(outwards, Norm.L2)
 
-    def _pull(self, deviation: Tensor, target: Target) -> Tensor:
+    def _pull(self, deviation: Tensor) -> Tensor:
         """Give how much a step has to add (B,) to what is bounded, and note how far each end is."""
         under, over = -_EDGE - deviation, deviation - _EDGE
-        self.below = (self.below + _GROWTH[target] * under).clamp(min=0)
-        self.above = (self.above + _GROWTH[target] * over).clamp(min=0)
-        return self.below - self.above + _PROMPT[target] * (under.clamp(min=0) - over.clamp(min=0))
+        self.below = (self.below + self.growth * under).clamp(min=0)
+        self.above = (self.above + self.growth * over).clamp(min=0)
+        return self.below - self.above + self.prompt * (under.clamp(min=0) - over.clamp(min=0))
 
     @torch.no_grad()
     def judge(self, figures: Coded) -> None:

@@ -1,8 +1,8 @@
 """The strongest attack there is here: adaptive steps on the smooth codec, then crossings on the rounded one.
 
-Gradients find the directions that the transforms amplify; crossings find what rounding does to small moves. Which of
-the two wins depends on the codec, so crossings begin at a part of what gradients found, on PSNR at nothing, too, and
-the best picture of all stages is kept.
+Gradients find the directions that the transforms amplify, and what dead zones do; crossings find what rounding does to
+small moves. Which of the two wins depends on the codec, so crossings begin at a part of what gradients found, on PSNR
+at nothing, too, and the best picture of all stages is kept.
 """
 
 from dataclasses import dataclass
@@ -19,23 +19,46 @@ from robustcodec.lab.attacks.projected import Projected
 from robustcodec.lab.attacks.switching import Paper
 from robustcodec.lab.attacks.threat import Target
 from robustcodec.lab.attacks.victim import unrounded
-from robustcodec.lab.networks import round_straight_through, softly_rounded
+from robustcodec.lab.networks import Quantiser, round_straight_through, softly_rounded
 
 _GRADIENT_SHARE = {Target.PSNR: 0.5, Target.BPP: 0.85}
 """Of the steps, about; crossings take the rest in equal parts."""
 _BASES = {Target.PSNR: (0.0, 0.5), Target.BPP: (0.9,)}
 """Lengths of what gradients found, as shares, to begin crossings with: what served best on each target."""
-_STRIDE = {Target.PSNR: 3.0, Target.BPP: 0.5}
-"""Lengths of the first gradient steps in radii of the budget. On PSNR steps far out of the budget, projected back, turn
-the noise towards where the codec amplifies most, as power iteration does."""
-_QUANTISE = {Target.PSNR: unrounded, Target.BPP: softly_rounded}
-"""What gradients see instead of rounding. Their rate is always softly rounded: without rounding it would count what
-never becomes a symbol, and hold another bound than the codec's."""
 _START = 0.01
 """Length of the first noise on PSNR in radii of the budget; the rate, and restarts, begin on the budget's edge."""
 
 _OTHERS = (Paper, Projected)
 """Methods whose results every second restart begins with, in turn; half of its steps go to finding them."""
+
+
+@dataclass(frozen=True)
+class _Climb:
+    """A part of the steps along gradients, from the best that the parts before it found."""
+
+    until: float
+    """Share of all steps along gradients with which it ends."""
+    quantise: Quantiser
+    """What gradients see instead of rounding. Their rate is always softly rounded: without rounding it would count
+    what never becomes a symbol, and hold another bound than the codec's."""
+    stride: float
+    """Length of the first steps in radii of the budget. Steps far out of it, projected back, turn the noise towards
+    where the codec amplifies most, as power iteration does."""
+    growth: float
+    prompt: float
+    """How it is pulled back into the bound, see `Adaptive`. A strong pull holds the first steps back on pictures of few
+    bits, a weak one leaves steps that begin at the bound outside it."""
+
+
+_CLIMBS = {
+    Target.PSNR: (
+        _Climb(until=0.5, quantise=unrounded, stride=3.0, growth=0.06, prompt=0.3),
+        _Climb(until=1.0, quantise=softly_rounded, stride=1.0, growth=0.06, prompt=2.0),
+    ),
+    Target.BPP: (_Climb(until=1.0, quantise=softly_rounded, stride=0.5, growth=0.1, prompt=0.1),),
+}
+"""On PSNR what rounding and dead zones do only the second part sees, but from nothing it misses what the transforms
+amplify most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +98,27 @@ class Strong:
         bases = _BASES[target]
         rounds = _rounds(target, steps)
         climbing = steps - rounds * len(bases) * STEPS_PER_ROUND
-        climb = Adaptive(
-            steps=climbing, quantise=_QUANTISE[target], rate_quantise=softly_rounded, stride=_STRIDE[target]
-        )
-        start = climb.search(problem, start, report).noise
-        self._offer(problem, best, start)
+        found = self._climb(problem, start, climbing, report)
+        self._offer(problem, best, found)
         for index, base in enumerate(bases):
-            cross(problem, base * start, best, rounds, _after(climbing + index * rounds * STEPS_PER_ROUND, report))
+            cross(problem, base * found, best, rounds, _after(climbing + index * rounds * STEPS_PER_ROUND, report))
+
+    def _climb(self, problem: Problem, start: Tensor, steps: int, report: Report) -> Tensor:
+        """Give the best noise that gradients lead to."""
+        found, noise, done = Best.none(problem.x), start, 0
+        for climb in _CLIMBS[problem.threat.target]:
+            end = round(climb.until * steps)
+            search = Adaptive(
+                steps=end - done,
+                quantise=climb.quantise,
+                rate_quantise=softly_rounded,
+                stride=climb.stride,
+                growth=climb.growth,
+                prompt=climb.prompt,
+            )
+            self._offer(problem, found, search.search(problem, noise, _after(done, report)).noise)
+            noise, done = found.noise, end
+        return noise
 
 
 def _rounds(target: Target, steps: int) -> int:
