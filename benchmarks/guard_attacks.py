@@ -41,6 +41,7 @@ from robustcodec.details import _COLOURS, _LEVELS, BLOCK, describe
 from robustcodec.files import PICTURE_FORMATS
 from robustcodec.images import Picture, read_picture
 from robustcodec.lab.attacks.budget import LEVELS, fit_l2, to_levels
+from robustcodec.lab.attacks.pictures import batch_of
 from robustcodec.lab.attacks.projected import Norm, direction
 from robustcodec.lab.attacks.shipped import victim_of
 from robustcodec.lab.attacks.threat import DEFAULT_EPSILON
@@ -84,7 +85,7 @@ def shown(encoded: Encoded) -> Pixels:
 
 
 def tensor(pixels: Pixels) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None] / LEVELS
+    return batch_of([pixels])
 
 
 def levels(noise: Tensor, x: Tensor, epsilon: float) -> Pixels:

@@ -24,6 +24,7 @@ from robustcodec.errors import TrainingError
 from robustcodec.lab.attacks import Attack, Precision, Target, Threat, craft
 from robustcodec.lab.attacks.budget import LEVELS
 from robustcodec.lab.attacks.crossing import STEPS_PER_ROUND
+from robustcodec.lab.attacks.pictures import batch_of
 from robustcodec.lab.attacks.shipped import victim_of
 from robustcodec.lab.attacks.threat import DEFAULT_EPSILON
 from robustcodec.lab.attacks.victim import code
@@ -154,7 +155,7 @@ def measured(
         found: dict[str, float] = json.loads(kept.read_text())
         return found
     victim = victim_of(source, QUALITY, torch.device("cpu"))
-    clean = _tensor(crops)
+    clean = batch_of(crops)
     recipe = fast().student
     assert recipe is not None
     own = dataclasses.replace(recipe, hardening=hardening)
@@ -163,7 +164,7 @@ def measured(
         before = code(victim, clean, clean)
     for method, target in ATTACKS:
         attack = Attack(threat=Threat(target), method=method, steps=steps, precision=Precision.AUTO)
-        attacked = _tensor([each.pixels for each in craft(source, crops, attack, QUALITY)])
+        attacked = batch_of([each.pixels for each in craft(source, crops, attack, QUALITY)])
         with torch.no_grad():
             after = code(victim, attacked, clean)
         gains = (after.mse - before.mse) / DEFAULT_EPSILON if target is Target.PSNR else after.bpp / before.bpp
@@ -192,10 +193,6 @@ def _crops(folder: Path) -> list[Pixels]:
 
 def _levels(crops: torch.Tensor) -> torch.Tensor:
     return crops if crops.dtype == torch.uint8 else (crops * LEVELS).round().to(torch.uint8)
-
-
-def _tensor(crops: Sequence[Pixels]) -> torch.Tensor:
-    return torch.stack([torch.from_numpy(crop).permute(2, 0, 1) for crop in crops]) / LEVELS
 
 
 def _options() -> argparse.Namespace:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from robustcodec.lab.attacks import Attack, Target, Threat, craft
-from robustcodec.lab.attacks.budget import LEVELS
+from robustcodec.lab.attacks.pictures import batch_of
 from robustcodec.lab.attacks.shipped import victim_of
 from robustcodec.lab.attacks.victim import code
 from robustcodec.lab.precision import Precision
@@ -73,11 +73,7 @@ def strong_gain(
     attack = Attack(threat=Threat(Target.PSNR), method="strong", epsilon=epsilon, steps=_STEPS, precision=precision)
     crafted = craft(source, crops, attack, quality, report, device)
     victim = victim_of(source, quality, device)
-
-    def batch(pictures: Sequence[Pixels]) -> torch.Tensor:
-        return torch.stack([torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures]).to(device) / LEVELS
-
-    clean = batch(crops)
+    clean, attacked = batch_of(crops, device), batch_of([each.pixels for each in crafted], device)
     with torch.no_grad():
-        before, after = (code(victim, x, clean).mse for x in (clean, batch([each.pixels for each in crafted])))
+        before, after = (code(victim, x, clean).mse for x in (clean, attacked))
     return float((after - before).mean()) / epsilon

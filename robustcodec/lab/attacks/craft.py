@@ -16,8 +16,9 @@ from robustcodec.bundle import Bundle
 from robustcodec.codec import Codec
 from robustcodec.errors import UsageError
 from robustcodec.images import Picture
-from robustcodec.lab.attacks.budget import LEVELS, to_levels
+from robustcodec.lab.attacks.budget import to_levels
 from robustcodec.lab.attacks.methods import METHODS
+from robustcodec.lab.attacks.pictures import batch_of
 from robustcodec.lab.attacks.problem import Problem
 from robustcodec.lab.attacks.shipped import victim_of
 from robustcodec.lab.attacks.threat import Attack
@@ -87,7 +88,7 @@ def _craft(
     device: torch.device,
 ) -> list[Crafted]:
     victim, judges = _open(source, quality, pictures, device)
-    x = torch.stack([torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures]).to(device) / LEVELS
+    x = batch_of(pictures, device)
     with torch.no_grad():
         clean = code(victim, x, x)
     guide = Rough(victim) if in_bfloat16(attack.precision, device) else victim
@@ -144,11 +145,11 @@ def _shipped(codec: Codec, clean: Pixels, quality: float) -> Judge:
 
 
 def _estimated(victim: Victim, clean: Pixels, device: torch.device) -> Judge:
-    x = torch.from_numpy(clean).permute(2, 0, 1)[None].to(device) / LEVELS
+    x = batch_of([clean], device)
 
     @torch.no_grad()
     def judge(pixels: Pixels) -> tuple[float, float]:
-        figures = code(victim, torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device) / LEVELS, x)
+        figures = code(victim, batch_of([pixels], device), x)
         return float(figures.bpp), float(decibels(figures.mse))
 
     return judge

@@ -7,6 +7,7 @@ import torch
 
 from robustcodec.bundle import Bundle
 from robustcodec.lab.attacks.budget import LEVELS
+from robustcodec.lab.attacks.pictures import batch_of
 from robustcodec.lab.attacks.shipped import victim_of
 from robustcodec.lab.attacks.victim import Victim, code
 from robustcodec.lab.evaluation.contenders import Source
@@ -25,12 +26,8 @@ def estimate(
 
 @torch.no_grad()
 def _estimate(victim: Victim, attacked: Pixels, clean: Pixels) -> tuple[float, float]:
-    x = _tensor(clean)
-    figures = code(victim, _tensor(attacked), x)
+    x = batch_of([clean])
+    figures = code(victim, batch_of([attacked]), x)
     shown = (figures.x_hat * LEVELS).round() / LEVELS
     error = float((shown - x).square().mean())
     return float(figures.bpp), -10 * math.log10(max(error, 1e-12))
-
-
-def _tensor(pixels: Pixels) -> torch.Tensor:
-    return torch.tensor(pixels).permute(2, 0, 1)[None].float() / LEVELS
