@@ -99,6 +99,20 @@ def test_what_scores_no_more_than_one_within_the_bound_is_not_looked_at(tiny: Bu
     assert torch.equal(watch.best.noise, noise)
 
 
+def test_on_the_rate_only_smaller_files_mend_what_breaks_the_bound(tiny: Bundle) -> None:
+    problem, _ = problem_of(tiny, Threat(Target.BPP), 2)
+    watch = Watch(problem, unrounded)
+    assert watch.worth_a_look(problem.clean.bpp).all()
+    noise = 3.0 * problem.random_direction()
+    watch.offer(noise, problem.sketch(noise, unrounded), allowed=torch.tensor([True, False]))
+    assert watch.window.excess[0] > 0
+    score = watch.window.score[0].repeat(2)
+    assert watch.worth_a_look(1.1 * score).tolist() == [False, True]
+    assert watch.worth_a_look(0.9 * score).tolist() == [True, True]
+    watch.offer(torch.zeros_like(noise), problem.sketch(torch.zeros_like(noise), unrounded))
+    assert watch.worth_a_look(1.1 * score).all()
+
+
 def test_figures_are_computed_when_they_are_asked_for(tiny: Bundle) -> None:
     problem, victim = problem_of(tiny, Threat(Target.PSNR), 1)
     figures = problem.code(torch.zeros_like(problem.x), torch.round)

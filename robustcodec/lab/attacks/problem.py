@@ -133,6 +133,16 @@ class Watch:
         self._open()
         self._compare(self.real.clean)
 
+    def worth_a_look(self, score: Tensor) -> Tensor:
+        """Tell by scores (B,) which noises are worth a look at their other figure, for searches that need not have it.
+
+        On the rate, files larger than one that breaks the bound as a rule break it by more.
+        """
+        if self.real.threat.target is Target.PSNR:
+            return torch.ones_like(score, dtype=torch.bool)
+        excess = self.window.excess
+        return excess.isinf() | (excess == 0) | (score < self.window.score)
+
     def offer(self, noise: Tensor, figures: Coded, allowed: Tensor | None = None) -> Tensor:
         """Note a step; `allowed` (B,) tells which noises may be kept. Gives which pictures' best became better."""
         if allowed is None or bool(allowed.any()):  # else nobody need know the figures

@@ -82,9 +82,11 @@ class Paper:
             noise.grad = direction(gradient, Norm.L2) if self.optimiser is Optimiser.NORMALISED else gradient
             with torch.no_grad():
                 # the clean picture is no attack; what breaks its bound, the referee shortens
-                watch.offer(shown, figures, allowed=inside & (energy(shown) > 0))
+                allowed = inside & (energy(shown) > 0)
                 if bool(inside.any()):  # of noise outside the budget no score is told: the last one stands
                     score = torch.where(inside, problem.score(figures), score)
+                    allowed &= watch.worth_a_look(score)
+                watch.offer(shown, figures, allowed)
             report(step, score)
             optimiser.step()
         watch.settle()
