@@ -258,7 +258,7 @@ def test_gradients_see_what_dead_zones_make_zero() -> None:
 
     blind = Adaptive(steps=60, quantise=unrounded, rate_quantise=softly_rounded, stride=3.0, growth=0.06, prompt=0.3)
     assert gain(blind.search(problem, noise, silent).noise) < 0.5
-    assert gain(Strong(steps=60)._climb(problem, noise, 60, silent)) > 2
+    assert gain(Strong(steps=60)._climb(problem, noise, 60, silent)[-1].noise) > 2
 
 
 def test_it_nearly_reaches_a_greedy_search_on_a_dct_codec() -> None:

@@ -1,11 +1,11 @@
 """The strongest attack there is here: adaptive steps on the smooth codec, then crossings on the rounded one.
 
 Gradients find the directions that the transforms amplify, and what dead zones do; crossings find what rounding does to
-small moves. Which of the two wins depends on the codec, so crossings begin at a part of what gradients found, on PSNR
-at nothing, too, and the best picture of all stages is kept.
+small moves. Which of the two wins depends on codec and picture, so crossings begin at a part of what the first
+gradients found, or at nothing if that is little, and the best picture of all stages is kept.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,10 +21,8 @@ from robustcodec.lab.attacks.threat import Target
 from robustcodec.lab.attacks.victim import unrounded
 from robustcodec.lab.networks import Quantiser, round_straight_through, softly_rounded
 
-_GRADIENT_SHARE = {Target.PSNR: 0.5, Target.BPP: 0.85}
-"""Of the steps, about; crossings take the rest in equal parts."""
-_BASES = {Target.PSNR: (0.0, 0.5), Target.BPP: (0.9,)}
-"""Lengths of what gradients found, as shares, to begin crossings with: what served best on each target."""
+_GRADIENT_SHARE = {Target.PSNR: 0.75, Target.BPP: 0.85}
+"""Of the steps, about; crossings take the rest."""
 _START = 0.01
 """Length of the first noise on PSNR in radii of the budget; the rate, and restarts, begin on the budget's edge."""
 
@@ -61,6 +59,21 @@ _CLIMBS = {
 amplify most."""
 
 
+@dataclass(frozen=True)
+class _Base:
+    """Where crossings begin."""
+
+    share: float
+    """Length, as a share, of what the first climb found. What a later climb found has crossings in it, and leaves
+    fewer."""
+    least: float
+    """What that climb must have added to the score; else crossings begin at the clean picture. On PSNR, noise that
+    passes through adds 1, and its length would be missing where only rounding does harm."""
+
+
+_BASES = {Target.PSNR: _Base(share=0.5, least=2.0), Target.BPP: _Base(share=0.9, least=0.0)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Strong:
     """All stages, `restarts` times, each in `steps`: from other noise, and every second time from another method."""
@@ -95,17 +108,15 @@ class Strong:
 
     def _once(self, problem: Problem, best: Best, start: Tensor, steps: int, report: Report) -> None:
         target = problem.threat.target
-        bases = _BASES[target]
         rounds = _rounds(target, steps)
-        climbing = steps - rounds * len(bases) * STEPS_PER_ROUND
+        climbing = steps - rounds * STEPS_PER_ROUND
         found = self._climb(problem, start, climbing, report)
-        self._offer(problem, best, found)
-        for index, base in enumerate(bases):
-            cross(problem, base * found, best, rounds, _after(climbing + index * rounds * STEPS_PER_ROUND, report))
+        self._offer(problem, best, found[-1].noise)
+        cross(problem, _base(problem, found[0]), best, rounds, _after(climbing, report))
 
-    def _climb(self, problem: Problem, start: Tensor, steps: int, report: Report) -> Tensor:
-        """Give the best noise that gradients lead to."""
-        found, noise, done = Best.none(problem.x), start, 0
+    def _climb(self, problem: Problem, start: Tensor, steps: int, report: Report) -> list[Best]:
+        """Give the best that gradients have led to by the end of each climb."""
+        best, found, noise, done = Best.none(problem.x), list[Best](), start, 0
         for climb in _CLIMBS[problem.threat.target]:
             end = round(climb.until * steps)
             search = Adaptive(
@@ -116,15 +127,22 @@ class Strong:
                 growth=climb.growth,
                 prompt=climb.prompt,
             )
-            self._offer(problem, found, search.search(problem, noise, _after(done, report)).noise)
-            noise, done = found.noise, end
-        return noise
+            self._offer(problem, best, search.search(problem, noise, _after(done, report)).noise)
+            noise, done = best.noise, end
+            found.append(replace(best))
+        return found
+
+
+def _base(problem: Problem, found: Best) -> Tensor:
+    """Give the noise (B, 3, H, W) that crossings begin with, by what the first climb found."""
+    base = _BASES[problem.threat.target]
+    worth = found.score - problem.score(problem.clean) >= base.least
+    return base.share * torch.where(worth.reshape(-1, 1, 1, 1), found.noise, 0)
 
 
 def _rounds(target: Target, steps: int) -> int:
-    """Give the rounds of crossings from each base: what is not for gradients, but one where that is at most half."""
-    one = len(_BASES[target]) * STEPS_PER_ROUND
-    return max(int((1 - _GRADIENT_SHARE[target]) * steps) // one, int(steps >= 2 * one))
+    """Give the rounds of crossings: what is not for gradients, but one where that is at most half."""
+    return max(int((1 - _GRADIENT_SHARE[target]) * steps) // STEPS_PER_ROUND, int(steps >= 2 * STEPS_PER_ROUND))
 
 
 def _after(done: int, report: Report) -> Report:
