@@ -60,9 +60,14 @@ class Status(StrEnum):
 def measures(codec: Codec, guard: Guard) -> bool:
     """Whether results are decoded: they are not where nothing could come of it."""
     if guard.on_violation is OnViolation.WARN:
-        contract = read_contract(codec.bundle.manifest.contract)
-        return contract is not None or guard.min_psnr is not None or guard.max_bpp is not None
+        return bounded(codec, guard)
     return guard.on_violation is not OnViolation.OFF
+
+
+def bounded(codec: Codec, guard: Guard) -> bool:
+    """Whether results are held to more than being finite: to a floor, a cap or the model's own contract."""
+    contract = read_contract(codec.bundle.manifest.contract)
+    return contract is not None or guard.min_psnr is not None or guard.max_bpp is not None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,11 +72,16 @@ def meet(coder: Coder, target: Target, manifest: Manifest, *, measure: bool, eff
         step = target.value if isinstance(target, Step) else manifest.step(target.value)
         written = coder.code(step, effort)
         return Met(step, written, coder.show(written) if measure else None)
-    plain = _searched(coder, target, manifest.step(4.0), measure and not effort)
-    if not effort:
+    start, plain = manifest.step(4.0), None
+    try:
+        plain = _searched(coder, target, start, measure and not effort)
+    except TargetError:
+        if not effort:  # better latents may reach what plain ones do not
+            raise
+    if plain is not None and not effort:
         return plain
     if isinstance(target, Psnr):
-        step, written = _refined_to_psnr(coder, target, plain, effort)
+        step, written = _refined_to_psnr(coder, target, plain, start if plain is None else plain.step, effort)
     else:
         step, written = _refined_to_size(coder, _bytes(target, coder.picture), plain, effort)
     return Met(step, written, coder.show(written) if measure else None)
@@ -102,7 +107,7 @@ def _searched(coder: Coder, target: Psnr | BitsPerPixel | FileSize, start: int, 
     return Met(step, written, coder.show(written) if measure else None)
 
 
-def _refined_to_psnr(coder: Coder, target: Psnr, plain: Met, effort: int) -> tuple[int, Written]:
+def _refined_to_psnr(coder: Coder, target: Psnr, plain: Met | None, start: int, effort: int) -> tuple[int, Written]:
     """Look for the step anew with better latents; what misses the target must at least save bytes."""
 
     def decode(step: int) -> tuple[float, tuple[float, Written]]:
@@ -111,15 +116,26 @@ def _refined_to_psnr(coder: Coder, target: Psnr, plain: Met, effort: int) -> tup
         return found, (found, written)
 
     try:
-        step, (found, written) = step_for_psnr(decode, target.decibels, plain.step, PSNR_TOLERANCE, _SYNTHESES)
+        step, (found, written) = step_for_psnr(decode, target.decibels, start, PSNR_TOLERANCE, _SYNTHESES)
     except TargetError:
+        if plain is None:
+            raise
         return plain.step, plain.written
     near = abs(found - target.decibels) <= PSNR_TOLERANCE
-    return (step, written) if near or len(written.data) < len(plain.written.data) else (plain.step, plain.written)
+    if plain is None or near or len(written.data) < len(plain.written.data):
+        return step, written
+    return plain.step, plain.written
 
 
-def _refined_to_size(coder: Coder, size: int, plain: Met, effort: int) -> tuple[int, Written]:
+def _refined_to_size(coder: Coder, size: int, plain: Met | None, effort: int) -> tuple[int, Written]:
     """Go to finer steps for what better latents save; a result that is too large is no result."""
+    if plain is None:
+
+        def code(step: int) -> tuple[int, Written]:
+            written = coder.code(step, effort)
+            return len(written.data), written
+
+        return finest_step_within(code, size, STEP_MAX - 1, _SIZE_TOLERANCE)
     step = plain.step
     best = step, plain.written
     for _ in range(_REFINEMENTS):

@@ -509,6 +509,14 @@ def test_the_command_s_guard_is_off_where_nothing_is_asked(command: Callable[...
         assert done.exit_code == 0 and json.loads(done.stdout)["guard"] is None
 
 
+def test_the_command_says_where_its_guard_has_nothing_to_hold_to(command: Callable[..., Any]) -> None:
+    for on_violation in ("fail", "fallback"):
+        done = command("good.png", "--overwrite", "--on-violation", on_violation)
+        assert done.exit_code == 0 and "has no contract and no floor or cap" in done.stderr
+    done = command("good.png", "--overwrite", "--on-violation", "fail", "--min-psnr", "5")
+    assert done.exit_code == 0 and "no contract" not in done.stderr
+
+
 @pytest.mark.parametrize("path", [TINY, CHENG], ids=["hyper", "cheng"])
 def test_a_contract_is_fitted_by_a_command(path: Path, tmp_path: Path) -> None:
     """A copy of the model gets one; a picture that is no picture is left out."""
@@ -530,11 +538,14 @@ def test_a_contract_is_fitted_by_a_command(path: Path, tmp_path: Path) -> None:
     made.verify()
     seen = CliRunner().invoke(app, ["scan", str(data / "0.png"), "-m", str(model), "--threads", "1"])
     assert seen.exit_code == 0 and "0.png: ok " in seen.stdout
-    again = CliRunner().invoke(app, [*arguments, "--most", "10"])
+    fewer = CliRunner().invoke(app, [*arguments, "--most", "10"])
+    assert fewer.exit_code == 0 and "20 results" in fewer.stderr
+    contract = open_bundle(model).manifest.contract
+    for picture in sorted(data.iterdir())[5:]:
+        picture.unlink()
+    again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 1 and isinstance(again.exception, ImageError)
-    for kept in list(data.iterdir())[1:]:
-        kept.unlink()
-    assert open_bundle(model).manifest.contract == made.manifest.contract
+    assert open_bundle(model).manifest.contract == contract != made.manifest.contract
 
 
 def test_scan_tells_pictures_apart(command: Callable[..., Any], tiny: Bundle, contract: Contract) -> None:

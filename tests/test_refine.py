@@ -13,7 +13,7 @@ from robustcodec.architectures import Group, Int32
 from robustcodec.codec import Codec
 from robustcodec.container import unpack
 from robustcodec.entropy import TableSet, ideal_bits
-from robustcodec.errors import UsageError
+from robustcodec.errors import TargetError, UsageError
 from robustcodec.guard import encode as guarded_encode
 from robustcodec.images import Picture
 from robustcodec.metrics import bits_per_pixel, psnr
@@ -182,6 +182,23 @@ def test_effort_none_is_what_it_always_was(codec: Codec) -> None:
     for effort in (-1, 4):
         with pytest.raises(UsageError, match="effort goes from 0"):
             codec.encode(picture, effort=effort)
+
+
+def test_effort_reaches_what_plain_latents_do_not(codec: Codec) -> None:
+    picture = Picture(pixels=sample(96, 80))
+    with pytest.raises(TargetError, match="at most") as refusal:
+        codec.encode(picture, Psnr(70))
+    beyond = Psnr(float(str(refusal.value).split(" dB at most")[0].split()[-1]) + 0.2)
+    with pytest.raises(TargetError, match="at most"):
+        codec.encode(picture, beyond)
+    encoded = codec.encode(picture, beyond, measure=True, effort=3)
+    assert encoded.reconstruction is not None
+    assert psnr(picture.pixels, encoded.reconstruction) >= beyond.decibels - 0.1
+    with pytest.raises(TargetError, match="at most"):
+        codec.encode(picture, Psnr(70), effort=1)
+    for effort in (0, 1):
+        with pytest.raises(TargetError, match="at least"):
+            codec.encode(picture, FileSize(38), effort=effort)
 
 
 @pytest.mark.parametrize("target", [FileSize(600), BitsPerPixel(0.2), Psnr(29.0)])

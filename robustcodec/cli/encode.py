@@ -97,6 +97,11 @@ def encode_file(codec: "Codec", task: EncodeTask, job: Job) -> Result:
     if isinstance(task.target, Psnr) and (verdict is None or verdict.rung is None):
         assert encoded.reconstruction is not None
         notes += describe_miss(task.target, psnr(picture.pixels, encoded.reconstruction))
+    if guarded and not guard.bounded(codec, task.guard):
+        notes.append(
+            f"the model {codec.bundle.id} has no contract and no floor or cap is asked for: the guard holds the result "
+            "to nothing but finite pixels"
+        )
     if verdict is not None and verdict.status != "ok":
         notes.append(verdict.sentence())
     return Result(fields, notes=(*picture.notes, *notes), written=not task.dry_run)

@@ -1,6 +1,7 @@
 """The command `harden`: a robust model out of an ordinary one and a folder of pictures (needs robustcodec[lab])."""
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 from robustcodec.cli import options
 from robustcodec.cli.console import Console
 from robustcodec.cli.lab import require_lab
-from robustcodec.cli.stopper import Stopper
+from robustcodec.cli.stopper import Stopper, how_to_go_on, resumable
 from robustcodec.errors import UsageError
 from robustcodec.lab.hardening_request import CROPS, J_LIMIT, MOST_CROPS, Request
 
@@ -152,14 +153,16 @@ def _run(request: Request, console: Console) -> None:
     from robustcodec.lab.resistance import table
     from robustcodec.lab.team import joined
 
-    with joined() as team, Stopper() as stopper:
+    resumes = f"robustcodec harden -o {request.run}"
+    begun = partial(Request.exists, request.run)
+    with resumable(begun, console.note, resumes), joined() as team, Stopper() as stopper:
         if not team.first:
             console = Console(quiet=True)
         done = run_stages(request, console.note, stopper.asked, team)
         if done is None and not team.first and stopper.number is None:
             return
     if done is None:
-        console.note(f"stopped; go on with: robustcodec harden -o {request.run}")
+        console.note(how_to_go_on(resumes))
         raise typer.Exit(128 + (stopper.number or 0))
     for point in done.points:
         console.note(f"quality {point.quality:g}: {point.bpp:.3f} bpp, {point.psnr:.2f} dB, J {point.score:.3f}")

@@ -12,7 +12,7 @@ import typer
 
 from robustcodec.cli import options
 from robustcodec.cli.console import Console
-from robustcodec.cli.stopper import Stopper
+from robustcodec.cli.stopper import Stopper, how_to_go_on, resumable
 from robustcodec.errors import MissingExtra, UsageError
 
 if TYPE_CHECKING:
@@ -33,10 +33,15 @@ def train(
     validation: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of validation pictures [default: some of --data].")
     ] = None,
-    arch: Annotated[str | None, typer.Option(help="Architecture: hyper [default] or cheng.")] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="Architecture: hyper or cheng [default: hyper, or that of --init].")
+    ] = None,
     channels: Annotated[
         str | None,
-        typer.Option(metavar="N,M", help="Channels inside and of the latents [default: 128,192; cheng: 128,128]."),
+        typer.Option(
+            metavar="N,M",
+            help="Channels inside and of the latents [default: 128,192; cheng: 128,128; or those of --init].",
+        ),
     ] = None,
     quality: Annotated[float | None, typer.Option("-q", "--quality", help="Train for this quality alone.")] = None,
     qualities: Annotated[
@@ -67,14 +72,19 @@ def train(
       robustcodec export runs/base -o my-model
     """
     require_lab()
-    chosen = _choose_recipe(recipe, arch, channels, start, quality, qualities, steps, hours, continues=init is not None)
+    if start is not None and init is not None:
+        raise UsageError("--start and --init exclude each other; give one of them")
+
+    from robustcodec.lab.checkpoints import find_weights
+
+    source = None if init is None else find_weights(init)
+    chosen = _choose_recipe(recipe, arch, channels, start, quality, qualities, steps, hours, source)
     if print_recipe:
         typer.echo(chosen.to_json(), nl=False)
         return
     if run is None:
         raise UsageError("a run needs a folder; name it with -o")
 
-    from robustcodec.lab.checkpoints import find_weights
     from robustcodec.lab.progress import Reporter
     from robustcodec.lab.runs import Run
     from robustcodec.lab.team import joined
@@ -84,7 +94,6 @@ def train(
     console = Console(quiet=quiet, json=False)
     order = None
     if data is not None:
-        source = None if init is None else find_weights(init)
         order = Order(recipe=chosen, data=data, validation=validation, init=source, hours=hours)
     elif not Run(run).exists:
         raise UsageError(f"{run} holds no run to resume; name a folder of training pictures with --data")
@@ -93,14 +102,20 @@ def train(
         for option in (validation, arch, channels, start, quality, qualities, init, hours, steps, recipe)
     ):
         raise UsageError("a run is resumed as it was begun: give -o RUN alone, or all options of a new run with --data")
-    with joined() as team, Reporter(run, console.note) as reporter, Stopper() as stopper:
+    resumes = f"robustcodec train -o {run}"
+    with (
+        resumable(lambda: Run(run).exists, console.note, resumes),
+        joined() as team,
+        Reporter(run, console.note) as reporter,
+        Stopper() as stopper,
+    ):
         if team.first:
             report = reporter.report
         else:
             console, report = Console(quiet=True), lambda progress: None
         finished = run_training(Run(run), order, report, console.note, stopper.asked, team)
     if not finished and stopper.number is not None:
-        console.note(f"stopped; go on with: robustcodec train -o {run}")
+        console.note(how_to_go_on(resumes))
         raise typer.Exit(128 + stopper.number)
     console.note(f"done; make a model of it with: robustcodec export {run} -o MODEL")
 
@@ -204,8 +219,7 @@ def _choose_recipe(
     qualities: str | None,
     steps: int | None,
     hours: float | None,
-    *,
-    continues: bool,
+    init: Path | None,
 ) -> "Recipe":
     """The recipe that the options ask for: a file or the default, with what else was said put into it."""
     from robustcodec.graphs import SIZES
@@ -218,8 +232,6 @@ def _choose_recipe(
         raise UsageError("--steps and --hours exclude each other; give one of them")
     if hours is not None and not 0 < hours < 10000:
         raise UsageError(f"--hours takes a time in hours, not {hours:g}")
-    if start is not None and continues:
-        raise UsageError("--start and --init exclude each other; give one of them")
     if start is not None and start not in list(recipes.Start):
         raise UsageError(f"--start can be {' or '.join(recipes.Start)}, not {start}")
     if arch is not None and arch not in SIZES:
@@ -227,9 +239,8 @@ def _choose_recipe(
     if file is not None:
         chosen = recipes.Recipe.load(file)
     else:
-        chosen = (recipes.continued if continues else recipes.from_start)(_STEPS)
-    if arch is not None and file is None:
-        chosen = adapted(chosen, arch, SIZES[arch][0])
+        chosen = (recipes.from_start if init is None else recipes.continued)(_STEPS)
+        chosen = adapted(chosen, *_network_for(arch, init))
     if file is not None and arch not in (None, chosen.arch):
         raise UsageError(
             f"the recipe is for {chosen.arch}, not for {arch}; leave out --arch, or write it into the recipe"
@@ -249,6 +260,22 @@ def _choose_recipe(
         low, high = _numbers(qualities, "-", "--qualities takes a range, such as 1-6")
         chosen = dataclasses.replace(chosen, quality_low=low, quality_high=high)
     return chosen
+
+
+def _network_for(arch: str | None, init: Path | None) -> tuple[str, tuple[int, int]]:
+    """Architecture and channels: as asked for, else those of the weights to begin with, else the usual ones."""
+    from robustcodec.graphs import SIZES
+    from robustcodec.lab.architectures import untrained
+    from robustcodec.lab.checkpoints import load_weights
+
+    if init is None:
+        arch = arch or next(iter(SIZES))
+        return arch, SIZES[arch][0]
+    trained = untrained(load_weights(init), str(init))
+    if arch in (None, trained.arch):
+        return trained.arch, (trained.n, trained.m)
+    assert arch is not None
+    return arch, next((sizes for sizes in SIZES[arch] if sizes[0] == trained.n), SIZES[arch][0])
 
 
 def _numbers(text: str, separator: str, usage: str) -> tuple[float, float]:

@@ -157,7 +157,8 @@ def contract(
     if not files:
         raise ImageError(f"{clean_name(str(data))} holds no pictures; give a folder of some hundred")
     codec = Codec(bundle.open_bundle(path), threads)
-    found = calibrate(codec, files[:: -(-len(files) // most)], console.note)
+    count = min(most, len(files))
+    found = calibrate(codec, [files[index * len(files) // count] for index in range(count)], console.note)
     bundle.write_contract(path, found.document())
     console.note(
         f"{codec.bundle.id}: {found.results} results; margins, in multiples of the scatter: {found.psnr.margin:.1f} "

@@ -1,8 +1,26 @@
 """Lets long work end well: the first signal asks it to stop, the second one ends the process."""
 
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
+
+
+@contextmanager
+def resumable(begun: Callable[[], bool], note: Callable[[str], None], command: str) -> Iterator[None]:
+    """Say how work that has `begun` goes on, where Ctrl-C ends it before it asks for signals, or does not wait."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if begun():
+            note(how_to_go_on(command))
+        raise
+
+
+def how_to_go_on(command: str) -> str:
+    """Say by which command stopped work goes on."""
+    return f"stopped; go on with: {command}"
 
 
 class Stopper:

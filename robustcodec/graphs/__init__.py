@@ -84,9 +84,13 @@ def with_limits(tensors: Mapping[str, NDArray[Any]], names: Iterable[str]) -> di
 
 def check_size(architecture: str, sizes: tuple[int, int]) -> None:
     """Raise ModelError unless there are graphs for this architecture and these sizes."""
-    if sizes not in SIZES.get(architecture, ()):
-        known = ", ".join(f"{arch} {n}/{m}" for arch, each in SIZES.items() for n, m in each)
-        raise ModelError(f"there is no network {architecture} {'/'.join(map(str, sizes))}; this release has {known}")
+    if architecture not in SIZES:
+        raise ModelError(f"there is no architecture {architecture}; this release has {' and '.join(SIZES)}")
+    if sizes not in SIZES[architecture]:
+        known = " or ".join(f"{n},{m}" for n, m in SIZES[architecture])
+        raise ModelError(
+            f"there is no network {architecture} with channels {','.join(map(str, sizes))}; this release has {known}"
+        )
 
 
 def file_name(architecture: str, sizes: tuple[int, int], network: str) -> str:

@@ -201,15 +201,20 @@ class Cheng(Network):
 
         residual_start(self, crops, generator)
 
-    def start_from(self, trained: Network, crops: Callable[[int], Tensor], generator: torch.Generator) -> None:
-        """Begin with what a hyper network of as many channels inside does."""
-        from robustcodec.lab.transplant import CROPS, transplant
-
+    def check_start(self, trained: Network) -> None:
+        """Ask for a hyper network of as many channels inside."""
         if not isinstance(trained, Hyper) or trained.n != self.n:
             raise TrainingError(
                 f"a cheng network with {self.n} channels cannot begin with a {trained.arch} network with {trained.n}; "
-                "give weights of cheng, or of hyper with as many channels inside"
+                "give weights of cheng, or of hyper with as many channels inside, or other --channels"
             )
+
+    def start_from(self, trained: Network, crops: Callable[[int], Tensor], generator: torch.Generator) -> None:
+        """Begin with what a hyper network does."""
+        from robustcodec.lab.transplant import CROPS, transplant
+
+        self.check_start(trained)
+        assert isinstance(trained, Hyper)
         transplant(self, trained.requires_grad_(False), crops(CROPS), generator)
 
     def in_compressai(self, models: ModuleType) -> Any:

@@ -254,14 +254,19 @@ class Network(nn.Module):
         """Set the weights to an orthonormal start measured on crops (B, 3, H, W) in [0, 1]."""
         raise NotImplementedError
 
+    def check_start(self, trained: "Network") -> None:
+        """Raise TrainingError unless the weights can be set from a trained network of another architecture."""
+        raise TrainingError(
+            f"a {self.arch} network cannot begin with a {trained.arch} network; give weights of {self.arch}, or "
+            f"--arch {trained.arch}"
+        )
+
     def start_from(self, trained: "Network", crops: Callable[[int], Tensor], generator: torch.Generator) -> None:
         """Set the weights from a trained network of another architecture, measured on as many crops as are asked for.
 
         Raises TrainingError where that cannot be.
         """
-        raise TrainingError(
-            f"a {self.arch} network cannot begin with a {trained.arch} network; give weights of {self.arch}"
-        )
+        self.check_start(trained)
 
     def in_compressai(self, models: ModuleType) -> Any:
         """Make CompressAI's network of this architecture and size, of its module `compressai.models`."""

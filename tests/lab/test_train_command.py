@@ -11,7 +11,7 @@ from regenerate import sample
 
 pytest.importorskip("torch")
 
-from robustcodec.cli.stopper import Stopper
+from robustcodec.cli.stopper import Stopper, resumable
 from robustcodec.images import Picture, write_picture
 from robustcodec.lab.recipe import Phase, Recipe
 
@@ -66,6 +66,14 @@ def test_a_terminated_training_saves_its_state(here: Path) -> None:
 
     state = Run(Path("run")).load()
     assert state is not None and state.step >= 10
+
+
+def test_an_interrupt_that_nobody_waits_for_says_how_it_goes_on() -> None:
+    notes: list[str] = []
+    for begun in (True, False):
+        with pytest.raises(KeyboardInterrupt), resumable(lambda begun=begun: begun, notes.append, "robustcodec train"):
+            raise KeyboardInterrupt
+    assert notes == ["stopped; go on with: robustcodec train"]
 
 
 def test_a_stopper_keeps_the_first_signal_for_who_asks() -> None:
