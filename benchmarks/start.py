@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from robustcodec.lab import start
+from robustcodec.lab import hyper_start as start
 from robustcodec.lab.data import Pool, centre_crops, picture_files, read_pictures
+from robustcodec.lab.hyper import Hyper
 from robustcodec.lab.losses import rate_distortion
-from robustcodec.lab.networks import Hyper
 from robustcodec.lab.precision import Precision
 from robustcodec.lab.recipe import Phase, Recipe
 from robustcodec.lab.runs import Run, State, cpu_copy

@@ -83,6 +83,9 @@ def test_what_is_left_of_a_damaged_file(here: Path, codec: Codec) -> None:
     assert (decoded("out/bad.png")[64:128] == 128).all()
     assert np.array_equal(decoded("out/a.png"), codec.decode(Path("a.rbc").read_bytes()).pixels)
     assert run("decode", "--salvage", "a.rbc", "-o", "c.png").exit_code == 0
+    data[bytes(data).index(unpack(Path("a.rbc").read_bytes()).payload[2]) + 30] ^= 4
+    Path("worse.rbc").write_bytes(data)
+    assert "rows 64 to 149 are lost and grey" in run("decode", "--salvage", "worse.rbc", "-o", "c.png").stderr
     Path("longer.rbc").write_bytes(Path("a.rbc").read_bytes() + b"x")
     done = run("decode", "--salvage", "longer.rbc", "-o", "c.png")
     assert done.exit_code == 1 and "longer.rbc: its pixels are intact but the file should end after" in done.stderr

@@ -1,6 +1,8 @@
 """What an architecture gives the codec: transforms, and a schedule that encoder and decoder both walk.
 
-Nothing outside an architecture's own module asks which one it is.
+Nothing outside an architecture's own modules asks which one it is; tables alone name all. A further one is entered in
+`open_architecture` here, in `demands`, in `robustcodec.graphs` (sizes and parts), and in `robustcodec.lab` in
+`architectures`, `graphs` and `integers`.
 """
 
 from collections.abc import Generator

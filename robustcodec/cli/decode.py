@@ -92,10 +92,19 @@ def describe_loss(salvaged: "Salvaged") -> str | None:
         return None
     across = all(region.width == salvaged.picture.width for region in salvaged.lost)
     spans = [region.rows if across else region.columns for region in salvaged.lost]
-    ranges = ", ".join(f"{span.start} to {span.stop - 1}" for span in sorted(spans, key=lambda span: span.start))
+    ranges = ", ".join(f"{start} to {stop - 1}" for start, stop in _merged(spans))
     beside = f", and up to {salvaged.inexact} beside them inexact" if salvaged.inexact else ""
     what = "rows" if across else "columns"
     return f"the file is damaged: {what} {ranges} are lost and grey{beside}; get another copy if you can"
+
+
+def _merged(spans: Sequence[slice]) -> list[tuple[int, int]]:
+    """Give first and stop of ranges in order, those that touch as one."""
+    merged: list[tuple[int, int]] = []
+    for start, stop in sorted((span.start, span.stop) for span in spans):
+        touches = bool(merged) and merged[-1][1] == start
+        merged.append((merged.pop()[0] if touches else start, stop))
+    return merged
 
 
 def other_damage(data: bytes, limits: "Limits") -> str | None:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from robustcodec.errors import TrainingError
 from robustcodec.lab.cheng import Cheng
-from robustcodec.lab.networks import Hyper, Network
+from robustcodec.lab.hyper import Hyper
+from robustcodec.lab.networks import Network
 from robustcodec.lab.recipe import Recipe
 
 NETWORKS: Mapping[str, type[Network]] = MappingProxyType({"hyper": Hyper, "cheng": Cheng})

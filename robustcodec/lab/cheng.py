@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from robustcodec.architectures.wavefront import TAPS, fronts
 from robustcodec.errors import TrainingError
 from robustcodec.lab.entropy_models import FactorizedPrior
+from robustcodec.lab.hyper import Hyper
 from robustcodec.lab.networks import (
     DeadZones,
     Gdn,
-    Hyper,
     Network,
     Quantiser,
     bias,
@@ -211,7 +211,7 @@ class Cheng(Network):
 
     def start_from(self, trained: Network, crops: Callable[[int], Tensor], generator: torch.Generator) -> None:
         """Begin with what a hyper network does."""
-        from robustcodec.lab.transplant import CROPS, transplant
+        from robustcodec.lab.cheng_transplant import CROPS, transplant
 
         self.check_start(trained)
         assert isinstance(trained, Hyper)

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from robustcodec.lab.cheng import Cheng, Double, Residual, ResidualDown, ResidualUp
 from robustcodec.lab.entropy_models import SCALE_MIN
-from robustcodec.lab.networks import Gdn, bias
-from robustcodec.lab.start import (
+from robustcodec.lab.hyper_start import (
     HYPER_CROPS,
     HYPER_FLOOR,
     HYPER_GAIN,
@@ -23,6 +22,7 @@ from robustcodec.lab.start import (
     near_identity,
     principal_components,
 )
+from robustcodec.lab.networks import Gdn, bias
 
 _SMALL = 0.01
 """What is left of random weights beside an identity: features differ in strength by a factor of a hundred."""

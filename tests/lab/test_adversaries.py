@@ -12,8 +12,8 @@ from robustcodec.errors import TrainingError
 from robustcodec.lab.adversaries import Draws, Objective, adversary_of, distortion, local_attack, normalised_steps, rate
 from robustcodec.lab.checkpoints import load_weights, network_of
 from robustcodec.lab.data import Pool
+from robustcodec.lab.hyper import Hyper
 from robustcodec.lab.losses import Batch, Part
-from robustcodec.lab.networks import Hyper
 from robustcodec.lab.recipe import Attacker, Hardening, Method, Phase, Recipe, Rounding
 from robustcodec.lab.training import draw_batch
 

@@ -21,7 +21,8 @@ from robustcodec.errors import ModelDamaged, TrainingError  # noqa: E402
 from robustcodec.exact import quantise_last_layer, quantise_layer  # noqa: E402
 from robustcodec.lab.checkpoints import fill, load_weights, network_of, weights_of_bundle  # noqa: E402
 from robustcodec.lab.export import export  # noqa: E402
-from robustcodec.lab.networks import LIMIT, Gdn, Hyper  # noqa: E402
+from robustcodec.lab.hyper import Hyper  # noqa: E402
+from robustcodec.lab.networks import LIMIT, Gdn  # noqa: E402
 from robustcodec.rate import STEP_UNIT  # noqa: E402
 
 Document = dict[str, Any]

@@ -22,7 +22,7 @@ from robustcodec.codec import Codec  # noqa: E402
 from robustcodec.container import unpack  # noqa: E402
 from robustcodec.errors import TrainingError  # noqa: E402
 from robustcodec.images import Picture  # noqa: E402
-from robustcodec.lab import transplant  # noqa: E402
+from robustcodec.lab import cheng_transplant as transplant  # noqa: E402
 from robustcodec.lab.architectures import make_network  # noqa: E402
 from robustcodec.lab.checkpoints import load_weights, network_of, weights_of_bundle  # noqa: E402
 from robustcodec.lab.cheng import Cheng  # noqa: E402

@@ -18,8 +18,8 @@ from robustcodec.errors import ModelDamaged, ModelError, TrainingError  # noqa: 
 from robustcodec.exact import scale_index  # noqa: E402
 from robustcodec.images import Picture  # noqa: E402
 from robustcodec.lab.export import SCALES, Exported, code_lengths, export, measure_points  # noqa: E402
-from robustcodec.lab.networks import Hyper  # noqa: E402
-from robustcodec.lab.start import orthonormal_start  # noqa: E402
+from robustcodec.lab.hyper import Hyper  # noqa: E402
+from robustcodec.lab.hyper_start import orthonormal_start  # noqa: E402
 from robustcodec.metrics import bits_per_pixel, psnr  # noqa: E402
 from robustcodec.rate import Quality, score  # noqa: E402
 

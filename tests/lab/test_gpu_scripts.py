@@ -20,7 +20,7 @@ from robustcodec.graphs import UNLIMITED
 from robustcodec.images import Picture, write_picture
 from robustcodec.lab import gradients, slices, training
 from robustcodec.lab.crops import Encoding, pack_crops, sample_tiles, unpack_crops
-from robustcodec.lab.networks import Hyper
+from robustcodec.lab.hyper import Hyper
 from robustcodec.lab.parcels import read_parcel, write_parcel
 from robustcodec.lab.recipe import Hardening, Method, Phase, Recipe
 from robustcodec.lab.runs import Run, State

@@ -16,8 +16,8 @@ from robustcodec.errors import TrainingError
 from robustcodec.lab.adversaries import Adversary, drawn, local_attack
 from robustcodec.lab.checkpoints import load_weights, network_of
 from robustcodec.lab.hardening import distilled_loss, fast_loss, loss_of, ma2023_loss, needs_teacher, rate_of
+from robustcodec.lab.hyper import Hyper
 from robustcodec.lab.losses import Batch, rate_distortion
-from robustcodec.lab.networks import Hyper
 from robustcodec.lab.recipe import Attacker, Hardening, Method, Recipe, Rounding, from_start
 from robustcodec.lab.smoothness import smoothness
 

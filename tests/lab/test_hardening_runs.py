@@ -15,8 +15,8 @@ from regenerate import sample
 from robustcodec.errors import TrainingError
 from robustcodec.images import Picture, write_picture
 from robustcodec.lab.hardening import loss_of
+from robustcodec.lab.hyper import Hyper
 from robustcodec.lab.losses import Batch, Loss, Terms
-from robustcodec.lab.networks import Hyper
 from robustcodec.lab.precision import Precision
 from robustcodec.lab.progress import Reporter
 from robustcodec.lab.recipe import Hardening, Method, Phase, Recipe, Rounding

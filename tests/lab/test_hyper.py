@@ -11,8 +11,9 @@ torch = pytest.importorskip("torch")
 mpmath = pytest.importorskip("mpmath")  # comes with torch
 
 from robustcodec.lab.entropy_models import SCALE_MIN, FactorizedPrior, gaussian_bits, lower_bound  # noqa: E402
-from robustcodec.lab.networks import Gdn, Hyper, round_straight_through, uniform_noise  # noqa: E402
-from robustcodec.lab.start import LATENT_GAIN, orthonormal_start  # noqa: E402
+from robustcodec.lab.hyper import Hyper  # noqa: E402
+from robustcodec.lab.hyper_start import LATENT_GAIN, orthonormal_start  # noqa: E402
+from robustcodec.lab.networks import Gdn, round_straight_through, uniform_noise  # noqa: E402
 
 
 def seeded(seed: int) -> Any:

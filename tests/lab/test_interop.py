@@ -15,8 +15,9 @@ from safetensors.torch import load_file  # noqa: E402
 
 from robustcodec.errors import MissingExtra, TrainingError, UsageError  # noqa: E402
 from robustcodec.lab.checkpoints import load_weights, network_of  # noqa: E402
+from robustcodec.lab.hyper import Hyper  # noqa: E402
 from robustcodec.lab.interop import compressai_model, fold_step, write_for_compressai  # noqa: E402
-from robustcodec.lab.networks import Coded, Hyper, round_straight_through  # noqa: E402
+from robustcodec.lab.networks import Coded, round_straight_through  # noqa: E402
 
 FILES = ["network.pth.tar", "network.pt", "network.safetensors"]
 

@@ -22,12 +22,13 @@ from robustcodec.lab.dead_zones import by_scale, dead_zones
 from robustcodec.lab.entropy_models import SCALES, gaussian_bits
 from robustcodec.lab.export import export
 from robustcodec.lab.hardening import fast_loss
+from robustcodec.lab.hyper import Hyper
+from robustcodec.lab.hyper_start import orthonormal_start
 from robustcodec.lab.losses import Batch
-from robustcodec.lab.networks import Hyper, Network, outside, round_straight_through, softly_rounded
+from robustcodec.lab.networks import Network, outside, round_straight_through, softly_rounded
 from robustcodec.lab.recipe import Hardening, Method, Rounding
 from robustcodec.lab.restraint import FULL, NONE, Restraint, attacked
 from robustcodec.lab.search_adversary import _Victim
-from robustcodec.lab.start import orthonormal_start
 
 PICTURES = [sample(128, 128, seed) for seed in range(4)]
 CPU = torch.device("cpu")

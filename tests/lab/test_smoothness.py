@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from robustcodec.lab.entropy_models import gaussian_bits, lower_bound
+from robustcodec.lab.hyper import Hyper
 from robustcodec.lab.losses import Batch
-from robustcodec.lab.networks import Hyper, Quantiser
+from robustcodec.lab.networks import Quantiser
 from robustcodec.lab.recipe import Rounding
 from robustcodec.lab.smoothness import smoothness
 

@@ -17,8 +17,8 @@ from robustcodec.images import Picture, write_picture
 from robustcodec.lab.adversaries import adversary_of
 from robustcodec.lab.data import Pool
 from robustcodec.lab.hardening_recipes import Plan
+from robustcodec.lab.hyper import Hyper
 from robustcodec.lab.losses import Part
-from robustcodec.lab.networks import Hyper
 from robustcodec.lab.recipe import Hardening, Method, Phase, Recipe
 from robustcodec.lab.runs import Run
 from robustcodec.lab.smoothness import smoothness

@@ -21,8 +21,8 @@ from robustcodec.errors import LimitExceeded, TrainingError
 from robustcodec.images import Picture, write_picture
 from robustcodec.lab import runs
 from robustcodec.lab.data import Pool, centre_crops, picture_files, picture_sizes, pool_bytes, read_pictures
+from robustcodec.lab.hyper import Hyper
 from robustcodec.lab.losses import draw_qualities, rate_distortion
-from robustcodec.lab.networks import Hyper
 from robustcodec.lab.precision import Precision
 from robustcodec.lab.recipe import Hardening, Method, Phase, Recipe, Rounding, Start
 from robustcodec.lab.runs import Run, Settings, State

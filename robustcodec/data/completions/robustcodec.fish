@@ -173,7 +173,7 @@ complete -c robustcodec -n '__fish_seen_subcommand_from scan' -s h -l help -d 'S
 complete -c robustcodec -n '__fish_seen_subcommand_from train' -s o -l output -r -d 'Folder of the run'
 complete -c robustcodec -n '__fish_seen_subcommand_from train' -l data -r -d 'Folder of training pictures'
 complete -c robustcodec -n '__fish_seen_subcommand_from train' -l validation -r -d 'Folder of validation pictures'
-complete -c robustcodec -n '__fish_seen_subcommand_from train' -l arch -r -d 'Architecture; hyper'
+complete -c robustcodec -n '__fish_seen_subcommand_from train' -l arch -r -d 'Architecture; hyper or cheng'
 complete -c robustcodec -n '__fish_seen_subcommand_from train' -l channels -r -d 'Channels inside and of the latents'
 complete -c robustcodec -n '__fish_seen_subcommand_from train' -s q -l quality -r -d 'Train for this quality alone'
 complete -c robustcodec -n '__fish_seen_subcommand_from train' -l qualities -r -d 'Train for a range of qualities, such as 1-6'

@@ -1,4 +1,4 @@
-"""The start of training: an orthonormal transform measured on pictures, instead of random kernels.
+"""The start of training for hyper networks: an orthonormal transform measured on pictures, not random kernels.
 
 Each 5x5 stride-2 convolution starts as an orthonormal transform of 2x2 blocks of its input, the principal
 components of the features that arrive there, with the strongest kept where channels run out; synthesis starts as
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from robustcodec.lab.entropy_models import SCALE_MIN
-from robustcodec.lab.networks import Convolution, Gdn, Hyper, bias, convolutions
+from robustcodec.lab.hyper import Hyper
+from robustcodec.lab.networks import Convolution, Gdn, bias, convolutions
 
 LATENT_GAIN = 8.0
 """Latents per unit of an orthonormal transform of pictures in [0, 1]; sets how fine the start quantises."""

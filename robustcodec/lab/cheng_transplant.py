@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from robustcodec.lab.cheng import Cheng, Residual, ResidualDown, ResidualUp
 from robustcodec.lab.cheng_start import plain, silence, start_entropy_model
-from robustcodec.lab.networks import Hyper, bias, convolutions, round_straight_through, uniform_noise
+from robustcodec.lab.hyper import Hyper
+from robustcodec.lab.networks import bias, convolutions, round_straight_through, uniform_noise
 from robustcodec.lab.phases import doubling_taps
 from robustcodec.rate import HIGHEST, LOWEST, high_rate_step
 
