@@ -148,7 +148,7 @@ def test_pictures_too_small_to_calibrate_on_are_refused(network: Hyper, tmp_path
 
 
 def test_sizes_without_graphs_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="hyper 16/16"):
+    with pytest.raises(ModelError, match="hyper with channels 16,16"):
         export_to(tmp_path / "model", Hyper(16, 16))
 
 
