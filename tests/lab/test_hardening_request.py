@@ -92,7 +92,7 @@ def test_what_cannot_begin_leaves_nothing(request_: Request, tmp_path: Path) -> 
         ({"data": small}, TrainingError, "no picture to train on is readable and has 64x64 pixels"),
         ({"validation": small}, TrainingError, "no picture to validate on is readable"),
         ({"plan": Plan(student=large)}, TrainingError, "of the sizes 8/12, the recipe is for 128/192"),
-        ({"plan": Plan(student=dataclasses.replace(large, channels=(9, 9)))}, ModelError, "no network hyper with channels 9,9"),
+        ({"plan": Plan(student=dataclasses.replace(large, channels=(9, 9)))}, ModelError, "hyper with channels 9,9"),
     ]
     for change, kind, message in refusals:
         with pytest.raises(kind, match=message):
