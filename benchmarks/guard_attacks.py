@@ -85,7 +85,7 @@ def shown(encoded: Encoded) -> Pixels:
 
 
 def tensor(pixels: Pixels) -> Tensor:
-    return batch_of([pixels])
+    return batch_of([np.ascontiguousarray(pixels)])
 
 
 def levels(noise: Tensor, x: Tensor, epsilon: float) -> Pixels:

@@ -72,14 +72,13 @@ def meet(coder: Coder, target: Target, manifest: Manifest, *, measure: bool, eff
         step = target.value if isinstance(target, Step) else manifest.step(target.value)
         written = coder.code(step, effort)
         return Met(step, written, coder.show(written) if measure else None)
-    start, plain = manifest.step(4.0), None
+    start = manifest.step(4.0)
+    if not effort:
+        return _searched(coder, target, start, measure)
     try:
-        plain = _searched(coder, target, start, measure and not effort)
+        plain = _searched(coder, target, start, measure=False)
     except TargetError:
-        if not effort:  # better latents may reach what plain ones do not
-            raise
-    if plain is not None and not effort:
-        return plain
+        plain = None  # better latents may reach what plain ones do not
     if isinstance(target, Psnr):
         step, written = _refined_to_psnr(coder, target, plain, start if plain is None else plain.step, effort)
     else:

@@ -258,6 +258,7 @@ class Network(nn.Module):
         Raises TrainingError where that cannot be.
         """
         self.check_start(trained)
+        raise NotImplementedError
 
     def in_compressai(self, models: ModuleType) -> Any:
         """Make CompressAI's network of this architecture and size, of its module `compressai.models`."""
