@@ -1,4 +1,4 @@
-"""A search pays only for the figures that it needs, and finds the same noise as one that computes all of them."""
+"""What a search computes to be fast changes nothing: figures only where they are needed, large batches in parts."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -130,3 +130,29 @@ def test_steps_outside_the_budget_make_no_picture(tiny: Bundle) -> None:
         METHODS[method](Attack(threat=problem.threat, method=method, steps=STEPS)).search(problem, lambda *_: None)
         assert victim.pictures <= most + 2, method
         assert (victim.rates == 0) == (method != "paper")
+
+
+def test_batches_are_coded_in_parts_of_some_pixels(tiny: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, whole = problem_of(tiny, Threat(Target.PSNR), 5)
+    x = problem.x[:, :, :30].requires_grad_()  # padded to 32 rows for the analysis
+    sizes = []
+    analyse = whole.network.analyse
+
+    def noted(part: Tensor) -> Tensor:
+        sizes.append(part.shape[0])
+        return analyse(part)
+
+    monkeypatch.setattr(whole.network, "analyse", noted)
+
+    def result() -> tuple[Tensor, Tensor]:
+        figures = code(whole, x, x.detach(), unrounded)
+        (gradient,) = torch.autograd.grad((figures.bpp + figures.mse).sum(), x)
+        return figures.x_hat.detach(), gradient
+
+    at_once = result()
+    monkeypatch.setattr("robustcodec.lab.attacks.victim._PART_PIXELS", 2 * 32 * 48)
+    for part, together in zip(result(), at_once, strict=True):
+        torch.testing.assert_close(part, together, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr("robustcodec.lab.attacks.victim._PART_PIXELS", 1)
+    result()
+    assert sizes == [5, 2, 2, 1, 1, 1, 1, 1, 1]

@@ -1,5 +1,6 @@
 """A codec as an attacker sees it: differentiable, with latents in units of their quantisation step."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -12,6 +13,8 @@ from robustcodec.lab.entropy_models import Price, gaussian_price
 from robustcodec.lab.networks import DeadZones, Network, Quantiser, round_straight_through
 
 _LATENT_STRIDE = 16
+_PART_PIXELS = 1 << 18
+"""Pixels that a CPU codes at once, four crops of 256: more take longer, since what layers hand on outgrows caches."""
 
 
 class Victim(Protocol):
@@ -62,7 +65,8 @@ class NetworkVictim:
         bottom, right = -x.shape[2] % _LATENT_STRIDE, -x.shape[3] % _LATENT_STRIDE
         if bottom or right:
             x = F.pad(x, (0, right, 0, bottom), mode="replicate")
-        return self.network.analyse(x.contiguous(memory_format=torch.channels_last)) / self.step
+        parts = _parts(x.contiguous(memory_format=torch.channels_last), x[0, 0].numel())
+        return torch.cat([self.network.analyse(part) for part in parts]) / self.step
 
     def quantise(self, latents: Tensor, quantise: Quantiser) -> Tensor:
         """Quantise in units of the step."""
@@ -74,7 +78,8 @@ class NetworkVictim:
 
     def synthesise(self, symbols: Tensor, height: int, width: int) -> Tensor:
         """Synthesise and crop."""
-        return self.network.synthesise(symbols * self.step)[:, :, :height, :width]
+        parts = _parts(symbols * self.step, height * width)
+        return torch.cat([self.network.synthesise(part) for part in parts])[:, :, :height, :width]
 
     def bits(self, latents: Tensor, symbols: Tensor, quantise: Quantiser) -> Tensor:
         """Bits of y and z, of each at most what an escape code takes."""
@@ -84,6 +89,11 @@ class NetworkVictim:
 
     def _steps(self, latents: Tensor) -> Tensor:
         return torch.full((latents.shape[0], 1, 1, 1), self.step, device=latents.device)
+
+
+def _parts(batch: Tensor, pixels: int) -> Sequence[Tensor]:
+    """Split a batch of pictures of so many pixels, or of their latents, into what is best coded at once."""
+    return torch.split(batch, max(1, _PART_PIXELS // pixels)) if batch.device.type == "cpu" else [batch]
 
 
 @dataclass(frozen=True, eq=False)
