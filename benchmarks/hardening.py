@@ -7,9 +7,10 @@
 Each idea trains for as many steps as `--passes` passes allow, where a pass is a crop once forward and backward through
 the whole network, for the gradient of the weights or for a step of an attack; what differentiates a gradient, or passes
 forward alone, counts by its share (`passes_per_step`). The paper's stage II to the letter, `paper`, has ten times as
-many. Stage II learns from `--teacher`, by default the start itself. Then 12 fixed crops are attacked on the
-averaged weights, as the rounded torch network has them. What is done is kept under -o and not done again. Prints a
-Markdown table; A - 1 removed is that of `strong` on PSNR, in per cent of the start's. Needs robustcodec[lab].
+many. Stage II learns from `--teacher`, such as the run of the idea `stage I`, by default from the start itself. Then 12
+fixed crops are attacked on the averaged weights, as the rounded torch network has them. What is done is kept under -o
+and not done again. Prints a Markdown table; A - 1 removed is that of `strong` on PSNR, in per cent of the start's.
+Needs robustcodec[lab].
 """
 
 import argparse
@@ -32,7 +33,7 @@ from robustcodec.lab.checkpoints import load_weights
 from robustcodec.lab.data import centre_crops, picture_files, read_pictures
 from robustcodec.lab.harden import network_in, qualities_of
 from robustcodec.lab.hardening import needs_teacher
-from robustcodec.lab.hardening_recipes import FAST, FAST_MA2023, SMOOTH, Plan, fast, fitted, paper
+from robustcodec.lab.hardening_recipes import FAST, FAST_MA2023, SMOOTH, TEACHER_SMOOTH, fast, paper
 from robustcodec.lab.recipe import Attacker, Hardening, Method, Recipe
 from robustcodec.lab.runs import Run
 from robustcodec.lab.train import Order, train
@@ -69,6 +70,7 @@ IDEAS: Mapping[str, Hardening] = {
     "rate and stability": dataclasses.replace(PLAIN, stability=0.1),
     "rate and smooth_loss": dataclasses.replace(PLAIN, smooth=2e-3),
     "crossing": dataclasses.replace(WHOLE, attacker=Attacker.CROSSING, bpp_steps=1),
+    "stage I": Hardening(method=Method.TEACHER, teacher_smooth=TEACHER_SMOOTH),
     "stage II": STAGE_II,
     "stage II without smooth_loss": dataclasses.replace(STAGE_II, smooth=0.0),
     "stage II without smooth_latents": dataclasses.replace(STAGE_II, smooth_latents=0.0),
@@ -101,9 +103,13 @@ def main() -> None:
     print(_row("start", "", 0, before, before), flush=True)
     for name in options.only or IDEAS:
         for seed in options.seeds:
-            plan = Plan(student=recipe_of(name, options.passes, seed, arch))
-            recipe = fitted(plan, arch, channels, qualities).student
-            assert recipe is not None
+            recipe = dataclasses.replace(
+                recipe_of(name, options.passes, seed, arch),
+                arch=arch,
+                channels=channels,
+                quality_low=qualities[0],
+                quality_high=qualities[1],
+            )
             run = Run(options.output / f"{name.replace(' ', '-').replace(',', '')}-{seed}")
             order = Order(
                 recipe=recipe,
@@ -124,7 +130,8 @@ def passes_per_step(hardening: Hardening, batch: int) -> float:
     attacking = each * (psnr * hardening.psnr_steps + bpp * hardening.bpp_steps)
     # a cut has a quarter of a crop's area
     cuts = hardening.cuts(batch) * (hardening.local_steps + 1) / 4
-    terms = (hardening.smooth > 0) * ((hardening.smooth_bpp > 0) + (hardening.smooth_latents > 0))
+    smooth = hardening.smooth > 0 or hardening.teacher_smooth > 0
+    terms = smooth * ((hardening.smooth_bpp > 0) + (hardening.smooth_latents > 0))
     others = SMOOTH_TERM * terms + STABILITY * (hardening.stability > 0) + TEACHER * needs_teacher(hardening)
     return batch * (1 + others) + attacking + cuts
 
