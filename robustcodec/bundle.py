@@ -438,9 +438,9 @@ def _read(path: Path, limit: int) -> bytes:
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ModelNotFound(
-            f"{path.parent} is no model, since it has no {path.name}; give the folder of one"
-        ) from error
+        folder = path.parent
+        lacking = f"it has no {path.name}" if folder.exists() else "nothing of that name is there"
+        raise ModelNotFound(f"{folder} is no model, since {lacking}; give the folder of one") from error
     except OSError as error:
         raise ModelDamaged(f"{path.name} cannot be read: {error.strerror}") from error
     if len(data) > limit:

@@ -162,6 +162,7 @@ def test_a_manifest_is_no_model(here: Path) -> None:
     done = cli("models", "add", "manifest.json")
     assert done.returncode == 1
     assert b"manifest.json is no model, since it has no manifest.json; give the folder of one" in done.stderr
+    assert b"no/model is no model, since nothing of that name is there" in cli("models", "add", "no/model").stderr
 
 
 # info, and what all commands share: streams, names, signals.

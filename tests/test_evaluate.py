@@ -156,6 +156,24 @@ def test_wrong_usage_is_named(
         run(*(part for option in options.items() for part in option))
 
 
+@pytest.mark.parametrize("asked", [["--models", "hyper-tiny"], ["--steps", "5"], ["--seed", "1", "--report"]])
+def test_what_would_be_ignored_without_pictures_is_refused(
+    asked: list[str], tmp_path: Path, data: Path, tiny_path: Path
+) -> None:
+    models = ["--models", str(tiny_path)]
+    run("--data", str(data), *models, "--attacks", "none", "-o", str(tmp_path))
+    with pytest.raises(UsageError, match=f"{asked[0]} measures nothing without pictures"):
+        run(*asked, "-o", str(tmp_path))
+    assert "summary.md" in run("-o", str(tmp_path), "--reference", "paper")
+    assert "report.html" in run("-o", str(tmp_path), "--report", *models)
+
+
+def test_rows_without_pictures_are_counted(tmp_path: Path, data: Path, tiny_path: Path) -> None:
+    run("--data", str(data), "--models", str(tiny_path), "--attacks", "none", "-o", str(tmp_path))
+    (next(path for path in (tmp_path / "pictures").rglob("flat.png"))).unlink()
+    assert "has no picture of them: 1" in run("--recheck", str(tmp_path), "--models", str(tiny_path))
+
+
 def test_a_seed_beyond_64_bits_is_refused(tmp_path: Path, data: Path) -> None:
     result = CliRunner().invoke(app, ["evaluate", "--data", str(data), "--seed", "9" * 20, "-o", str(tmp_path)])
     assert result.exit_code == 2

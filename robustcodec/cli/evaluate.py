@@ -13,6 +13,7 @@ import typer
 from robustcodec.cli import options
 from robustcodec.cli.console import FAILED, Console
 from robustcodec.errors import UsageError
+from robustcodec.files import clean_name
 from robustcodec.rate import check_quality
 
 if TYPE_CHECKING:
@@ -20,9 +21,26 @@ if TYPE_CHECKING:
 
 _SECONDS_BETWEEN_LINES = 10.0
 _RECHECKED = 3
+_OF_MEASURING = (
+    "attacks",
+    "steps",
+    "epsilon",
+    "restarts",
+    "seed",
+    "precision",
+    "surrogate",
+    "crop",
+    "quality",
+    "match",
+    "shard",
+)
+"""Options that say nothing without pictures."""
+_OF_MODELS = ("models", "arch", "variant")
+"""Options that without pictures are for a report alone, which shows what models make of the stored ones."""
 
 
 def evaluate(
+    context: typer.Context,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder of results; what is there is kept.")
     ] = None,
@@ -78,6 +96,8 @@ def evaluate(
         raise UsageError("name a folder of results with -o, or one to check again with --recheck")
     if reference not in (None, "paper"):
         raise UsageError(f"--reference can be paper, not {reference}")
+    if data is None:
+        _check_asked(context, _OF_MEASURING if report else (*_OF_MEASURING, *_OF_MODELS))
 
     from robustcodec.lab.evaluation.checks import check
     from robustcodec.lab.evaluation.classical import MATCHES
@@ -132,12 +152,22 @@ def evaluate(
         console.note(f"warning {warning}")
 
 
+def _check_asked(context: typer.Context, unused: Sequence[str]) -> None:
+    """Refuse options that would be ignored."""
+    for name in unused:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"--{name} measures nothing without pictures; name a folder of them with --data")
+
+
 def _recheck(folder: Path, names: list[str], threads: int | None, seed: int, console: Console) -> None:
     from robustcodec.lab.evaluation.contenders import contenders_of
     from robustcodec.lab.evaluation.recheck import recheck, rows_to_recheck
     from robustcodec.lab.evaluation.records import read_rows
 
-    chosen = rows_to_recheck(folder, _RECHECKED, seed)
+    chosen, left_out = rows_to_recheck(folder, _RECHECKED, seed)
+    if left_out:
+        console.note(f"rows that cannot be checked, since {clean_name(folder)} has no picture of them: {left_out}")
     at_hand = contenders_of(read_rows(folder), names, threads)
     exact = {(item.name, item.fingerprint): item for item in at_hand}
     # another model of the name tells by its figures how far results have moved

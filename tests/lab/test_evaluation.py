@@ -600,9 +600,9 @@ def test_every_warning_is_explained() -> None:
 
 def test_rows_are_rechecked(tmp_path: Path, data: Path, model: Learned, workshop: Workshop) -> None:
     rows = evaluate(grid(data, model), tmp_path, silent)
-    chosen = rows_to_recheck(tmp_path, 3, seed=1)
-    assert len(chosen) == 3
-    assert rows_to_recheck(tmp_path, 3, seed=1) == chosen
+    chosen, left_out = rows_to_recheck(tmp_path, 3, seed=1)
+    assert (len(chosen), left_out) == (3, 0)
+    assert rows_to_recheck(tmp_path, 3, seed=1) == (chosen, 0)
     for one in chosen:
         again = recheck(tmp_path, one, model)
         assert again.same_file
@@ -615,7 +615,9 @@ def test_rows_are_rechecked(tmp_path: Path, data: Path, model: Learned, workshop
         )
         assert [text.split()[0] for text in recheck(tmp_path, wrong, model).differences] == [name]
     (tmp_path / one.image).unlink()
-    assert one.key not in {row.key for row in rows_to_recheck(tmp_path, 100, seed=0)}
+    chosen, left_out = rows_to_recheck(tmp_path, 100, seed=0)
+    assert one.key not in {row.key for row in chosen}
+    assert (len(chosen), left_out) == (len(rows) - 1, 1)
 
 
 class Tags(HTMLParser):

@@ -41,14 +41,15 @@ class Rechecked:
         return f"{row.picture.name}, {row.model}, quality {row.quality:g}, {row.label}: {files}, {result}"
 
 
-def rows_to_recheck(folder: Path, count: int, seed: int) -> list[Row]:
-    """Draw rows whose pictures are in the folder. Raises UsageError if there is none."""
-    rows = [row for row in read_rows(folder) if (folder / row.image).is_file() and _clean_path(folder, row).is_file()]
+def rows_to_recheck(folder: Path, count: int, seed: int) -> tuple[list[Row], int]:
+    """Draw rows whose pictures are in the folder; tell how many have none there. Raises UsageError if all have none."""
+    every = read_rows(folder)
+    rows = [row for row in every if (folder / row.image).is_file() and _clean_path(folder, row).is_file()]
     if not rows:
         raise UsageError(
             f"{clean_name(folder)} holds no results with their pictures; name a folder that evaluate wrote"
         )
-    return random.Random(seed).sample(rows, min(count, len(rows)))
+    return random.Random(seed).sample(rows, min(count, len(rows))), len(every) - len(rows)
 
 
 def recheck(folder: Path, row: Row, contender: Contender) -> Rechecked:
