@@ -5,6 +5,8 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from robustcodec.images import Picture, write_picture
 from robustcodec.lab.attacks import METHODS, Attack, Precision, Target, Threat, craft
 from robustcodec.lab.attacks.budget import energy, fill_l2, fit_l2, fit_linf, to_levels
 from robustcodec.lab.attacks.controls import channel_offsets
+from robustcodec.lab.attacks.craft import _held
 from robustcodec.lab.attacks.switching import Paper
 from robustcodec.lab.attacks.victim import unrounded
 from robustcodec.lab.checkpoints import weights_of_bundle
@@ -298,3 +301,23 @@ def test_too_little_memory_is_an_error_of_ours(
     monkeypatch.setattr(sys.modules[craft.__module__], "METHODS", {"pgd": lambda attack: Greedy()})
     with pytest.raises(LimitExceeded if size > 0 else RuntimeError, match="memory" if size > 0 else "negative"):
         craft(tiny, [make_sample(32, 32, 0)], Attack(threat=PSNR_FREE, method="pgd", steps=1), device=CPU)
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_shortened_noise_that_does_no_harm_is_none(helps: bool) -> None:
+    clean = np.full((8, 8, 3), 100, np.uint8)
+    x = torch.full((1, 3, 8, 8), 100 / 255)
+
+    def judge(pixels: Pixels) -> tuple[float, float]:
+        levels = float(np.abs(pixels.astype(float) - clean).mean())
+        # all but short noise makes the file too large; that makes the picture better, or worse
+        return 1 + 0.04 * levels, 30 + (0.1 if helps else -0.1) * levels
+
+    problem: Any = SimpleNamespace(x=x, threat=Threat(Target.PSNR), epsilon=EPSILON)
+    pixels, share = _held(problem, torch.full_like(x, 5 / 255), 0, judge, clean)
+    if helps:
+        assert share == 0
+        assert np.array_equal(pixels, clean)
+    else:
+        assert share == 0.2
+        assert np.array_equal(pixels, clean + 1)

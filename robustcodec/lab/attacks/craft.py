@@ -156,14 +156,20 @@ def _estimated(victim: Victim, clean: Pixels, device: torch.device) -> Judge:
 
 
 def _held(problem: Problem, noise: Tensor, index: int, judge: Judge, clean: Pixels) -> tuple[Pixels, float]:
-    """Give the attacked picture with as much of its noise as the threat's bound allows, and how much that is."""
-    x, own = problem.x[index : index + 1], noise[index : index + 1]
-    before = judge(clean) if problem.threat.bounded else (0.0, 0.0)
+    """Give the attacked picture with as much of its noise as the threat's bound allows, and how much that is.
+
+    None, if what is left of shortened noise does no harm.
+    """
+    x, own, threat = problem.x[index : index + 1], noise[index : index + 1], problem.threat
+    if not threat.bounded:
+        return _pixels(to_levels(own, x, problem.epsilon)), 1.0
+    before = judge(clean)
     for share in SHRINKINGS:
         pixels = _pixels(to_levels(share * own, x, problem.epsilon))
-        if not problem.threat.bounded or problem.threat.holds(*before, *judge(pixels)):
+        after = judge(pixels)
+        if threat.holds(*before, *after):
             break
-    return pixels, share
+    return (clean, 0.0) if share < 1 and not threat.harms(*before, *after) else (pixels, share)
 
 
 def _pixels(levels: Tensor) -> Pixels:

@@ -42,6 +42,10 @@ class Threat:
             return abs(bpp - clean_bpp) <= BPP_BAND * clean_bpp
         return clean_psnr == psnr or abs(psnr - clean_psnr) <= PSNR_BAND
 
+    def harms(self, clean_bpp: float, clean_psnr: float, bpp: float, psnr: float) -> bool:
+        """Whether attacked figures are worse than clean ones in what is attacked."""
+        return psnr < clean_psnr if self.target is Target.PSNR else bpp > clean_bpp
+
     def __str__(self) -> str:
         return self.target if self.bounded else f"{self.target}-free"
 
