@@ -33,7 +33,7 @@ from robustcodec.lab.checkpoints import load_weights
 from robustcodec.lab.data import centre_crops, picture_files, read_pictures
 from robustcodec.lab.harden import network_in, qualities_of
 from robustcodec.lab.hardening import needs_teacher
-from robustcodec.lab.hardening_recipes import FAST, FAST_MA2023, SMOOTH, TEACHER_SMOOTH, fast, paper
+from robustcodec.lab.hardening_recipes import FAST, FAST_MA2023, SMOOTH, TEACHER_SMOOTH, Plan, fast, fitted, paper
 from robustcodec.lab.recipe import Attacker, Hardening, Method, Recipe
 from robustcodec.lab.runs import Run
 from robustcodec.lab.train import Order, train
@@ -46,6 +46,7 @@ ATTACKS = (("strong", Target.PSNR), ("paper", Target.PSNR), ("strong", Target.BP
 
 PLAIN = Hardening(method=Method.FAST, bpp_share=0.625)
 WHOLE = dataclasses.replace(PLAIN, least=1.0)
+STAGE_I = "stage I"
 STAGE_II = Hardening(
     method=Method.DISTILLED, least=0.5, psnr_share=1 / 3, psnr_steps=2, bpp_share=1 / 3, bpp_steps=2, smooth=SMOOTH
 )
@@ -70,7 +71,7 @@ IDEAS: Mapping[str, Hardening] = {
     "rate and stability": dataclasses.replace(PLAIN, stability=0.1),
     "rate and smooth_loss": dataclasses.replace(PLAIN, smooth=2e-3),
     "crossing": dataclasses.replace(WHOLE, attacker=Attacker.CROSSING, bpp_steps=1),
-    "stage I": Hardening(method=Method.TEACHER, teacher_smooth=TEACHER_SMOOTH),
+    STAGE_I: Hardening(method=Method.TEACHER, teacher_smooth=TEACHER_SMOOTH),
     "stage II": STAGE_II,
     "stage II without smooth_loss": dataclasses.replace(STAGE_II, smooth=0.0),
     "stage II without smooth_latents": dataclasses.replace(STAGE_II, smooth_latents=0.0),
@@ -103,13 +104,9 @@ def main() -> None:
     print(_row("start", "", 0, before, before), flush=True)
     for name in options.only or IDEAS:
         for seed in options.seeds:
-            recipe = dataclasses.replace(
-                recipe_of(name, options.passes, seed, arch),
-                arch=arch,
-                channels=channels,
-                quality_low=qualities[0],
-                quality_high=qualities[1],
-            )
+            stage = "teacher" if name == STAGE_I else "student"
+            plan = Plan(**{stage: recipe_of(name, options.passes, seed, arch)})
+            ((_, recipe),) = fitted(plan, arch, channels, qualities).stages()
             run = Run(options.output / f"{name.replace(' ', '-').replace(',', '')}-{seed}")
             order = Order(
                 recipe=recipe,

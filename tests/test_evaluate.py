@@ -170,7 +170,7 @@ def test_what_would_be_ignored_without_pictures_is_refused(
 
 def test_rows_without_pictures_are_counted(tmp_path: Path, data: Path, tiny_path: Path) -> None:
     run("--data", str(data), "--models", str(tiny_path), "--attacks", "none", "-o", str(tmp_path))
-    (next(path for path in (tmp_path / "pictures").rglob("flat.png"))).unlink()
+    next((tmp_path / "pictures").rglob("flat.png")).unlink()
     assert "has no picture of them: 1" in run("--recheck", str(tmp_path), "--models", str(tiny_path))
 
 

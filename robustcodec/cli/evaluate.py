@@ -154,10 +154,8 @@ def evaluate(
 
 def _check_asked(context: typer.Context, unused: Sequence[str]) -> None:
     """Refuse options that would be ignored."""
-    for name in unused:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            raise UsageError(f"--{name} measures nothing without pictures; name a folder of them with --data")
+    if asked := options.asked(context, unused):
+        raise UsageError(f"--{asked[0]} measures nothing without pictures; name a folder of them with --data")
 
 
 def _recheck(folder: Path, names: list[str], threads: int | None, seed: int, console: Console) -> None:

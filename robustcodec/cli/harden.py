@@ -139,12 +139,10 @@ def harden(
 
 def _go_on(context: typer.Context, run: Path, console: Console) -> None:
     """Do what a folder was begun with."""
-    for name in context.params:
-        source = context.get_parameter_source(name)
-        if name not in ("run", "quiet") and source is not None and source.name == "COMMANDLINE":
-            raise UsageError(
-                "a hardening goes on as it was begun: give -o RUN alone, or all options of a new one with --data"
-            )
+    if set(options.asked(context, context.params)) - {"run", "quiet"}:
+        raise UsageError(
+            "a hardening goes on as it was begun: give -o RUN alone, or all options of a new one with --data"
+        )
     _run(Request.load(run), console)
 
 

@@ -1,6 +1,7 @@
 """Options that several commands share, and how their values are read."""
 
 import re
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated
 
@@ -112,3 +113,9 @@ def check_json(json: bool, plan: Plan) -> None:
     """Raise UsageError if both a result and the report would go to standard output."""
     if json and any(job.target is None for job in plan.jobs):
         raise UsageError("--json and the result would both write to standard output; give -o a file")
+
+
+def asked(context: typer.Context, names: Iterable[str]) -> list[str]:
+    """Give those of some parameters that the command line names."""
+    sources = ((name, context.get_parameter_source(name)) for name in names)
+    return [name for name, source in sources if source is not None and source.name == "COMMANDLINE"]

@@ -1,6 +1,6 @@
 """A codec as an attacker sees it: differentiable, with latents in units of their quantisation step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -65,8 +65,8 @@ class NetworkVictim:
         bottom, right = -x.shape[2] % _LATENT_STRIDE, -x.shape[3] % _LATENT_STRIDE
         if bottom or right:
             x = F.pad(x, (0, right, 0, bottom), mode="replicate")
-        parts = _parts(x.contiguous(memory_format=torch.channels_last), x[0, 0].numel())
-        return torch.cat([self.network.analyse(part) for part in parts]) / self.step
+        x = x.contiguous(memory_format=torch.channels_last)
+        return _in_parts(self.network.analyse, x, x[0, 0].numel()) / self.step
 
     def quantise(self, latents: Tensor, quantise: Quantiser) -> Tensor:
         """Quantise in units of the step."""
@@ -78,8 +78,7 @@ class NetworkVictim:
 
     def synthesise(self, symbols: Tensor, height: int, width: int) -> Tensor:
         """Synthesise and crop."""
-        parts = _parts(symbols * self.step, height * width)
-        return torch.cat([self.network.synthesise(part) for part in parts])[:, :, :height, :width]
+        return _in_parts(self.network.synthesise, symbols * self.step, height * width)[:, :, :height, :width]
 
     def bits(self, latents: Tensor, symbols: Tensor, quantise: Quantiser) -> Tensor:
         """Bits of y and z, of each at most what an escape code takes."""
@@ -91,9 +90,11 @@ class NetworkVictim:
         return torch.full((latents.shape[0], 1, 1, 1), self.step, device=latents.device)
 
 
-def _parts(batch: Tensor, pixels: int) -> Sequence[Tensor]:
-    """Split a batch of pictures of so many pixels, or of their latents, into what is best coded at once."""
-    return torch.split(batch, max(1, _PART_PIXELS // pixels)) if batch.device.type == "cpu" else [batch]
+def _in_parts(transform: Callable[[Tensor], Tensor], batch: Tensor, pixels: int) -> Tensor:
+    """Transform pictures of so many pixels each, or their latents, as many at once as is best."""
+    if batch.device.type != "cpu":
+        return transform(batch)
+    return torch.cat([transform(part) for part in torch.split(batch, max(1, _PART_PIXELS // pixels))])
 
 
 @dataclass(frozen=True, eq=False)
