@@ -1,4 +1,4 @@
-"""The tables of results in docs/, made of the rows in docs/results/kodak.
+"""The tables of results in docs/, made of the rows in docs/results.
 
     python scripts/tables.py            # write them anew where they stand
     python scripts/tables.py --check    # exit with 1 if a page has others
@@ -18,7 +18,7 @@ from robustcodec.lab.evaluation.summary import Cell, Section, Statistic, inflati
 from robustcodec.lab.evaluation.tables import PAPER_TABLE_1
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "docs" / "results" / "kodak"
+RESULTS = ROOT / "docs" / "results"
 MARK = re.compile(r"(<!-- scripts/tables\.py (\S+) -->\n\n)((?:\|.*\n)*)")
 FIRST = tuple(f"kodim{number:02}" for number in range(1, 9))
 """The pictures of what not all of Kodak was attacked for."""
@@ -53,6 +53,7 @@ class Results:
         epsilon: float = 5e-4,
         precision: str | None = None,
         names: Sequence[str] = (),
+        surrogate: str | None = None,
     ) -> Cell:
         """What an attack makes of a model; `precision` is for where several are as large."""
         found = [
@@ -61,7 +62,7 @@ class Results:
             if cell.attack is not None
             and (cell.attack.label, cell.attack.steps, cell.attack.epsilon) == (label, steps, epsilon)
             and precision in (None, cell.attack.precision)
-            and cell.line.surrogate is None
+            and cell.line.surrogate == surrogate
         ]
         return _one(found, model, f"{label}, N = {steps}, quality {quality:g}", names)
 
@@ -215,6 +216,32 @@ def _gains(cell: Cell) -> list[float]:
     return [gain for row in cell.rows if (gain := row.figures.gain) is not None]
 
 
+CLASSICAL = ("jpeg", "jpeg2000", "webp", "avif", "heic", "jxl")
+
+
+def classical(results: Results) -> Iterator[Line]:
+    """Classical codecs under controls and under what is crafted on hyper-base."""
+    yield (
+        *("codec", "bpp (clean)", "A, `offset`", "A, `noise`", "bpp / clean, `noise`"),
+        *("A, `paper` psnr", "PSNR, `paper` psnr", "bpp / clean, `paper` bpp"),
+    )
+    for model in (BASE, *CLASSICAL):
+        surrogate = None if model == BASE else BASE
+
+        def under(label: str, steps: int, model: str = model, surrogate: str | None = surrogate) -> Cell:
+            return results.under(label, model, steps, surrogate=surrogate)
+
+        offset, noise = under("offset:psnr-free", 1), under("noise:psnr-free", 1)
+        psnr, bpp = under("paper:psnr", 200), under("paper:bpp", 100)
+        yield (
+            *(model, _mean(results.clean(model), "bpp", 3)),
+            *(_shown(cell.statistic("gain"), 2) for cell in (offset, noise)),
+            f"{results.growth(noise)[0].mean:.3f}",
+            *(_shown(psnr.statistic("gain"), 2), _mean(psnr, "psnr", 2)),
+            f"{results.growth(bpp)[0].mean:.3f}",
+        )
+
+
 def cheng(results: Results) -> Iterator[Line]:
     """Both architectures, the first pictures."""
     yield ("", *CHENG)
@@ -279,6 +306,8 @@ def fast(results: Results) -> Iterator[Line]:
 
 
 ALL = (BASE, ROBUST, CONTROL)
+FOLDERS = {"seeds": "curves"}
+"""Where the rows of a table are, if not in kodak."""
 TABLES: Mapping[str, Callable[[Results], Iterator[Line]]] = {
     "on-psnr": lambda results: attacks(
         results,
@@ -318,6 +347,7 @@ TABLES: Mapping[str, Callable[[Results], Iterator[Line]]] = {
     "hyper-robust": lambda results: whole(results, ROBUST),
     "table-1": table_1,
     "strongest": strongest,
+    "classical": classical,
     "seeds": seeds,
     "cheng": cheng,
     "fast": fast,
@@ -328,11 +358,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page has other tables")
     check = parser.parse_args().check
-    results = Results(sections(read_rows(RESULTS)))
+
+    folders = {name: Results(sections(read_rows(RESULTS / name))) for name in ("kodak", *FOLDERS.values())}
+
+    def table(name: str) -> str:
+        return _markdown(list(TABLES[name](folders[FOLDERS.get(name, "kodak")])))
+
     others = []
     for page in sorted((ROOT / "docs").glob("*.md")):
         text = page.read_text(encoding="utf-8")
-        new = MARK.sub(lambda found: found[1] + _markdown(list(TABLES[found[2]](results))), text)
+        new = MARK.sub(lambda found: found[1] + table(found[2]), text)
         if new == text:
             continue
         others.append(page.name)
