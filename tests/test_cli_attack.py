@@ -130,8 +130,9 @@ def test_json_and_going_on(here: Path, codec: Codec, tiny: Bundle) -> None:
         assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
 
     skipped, made = (json.loads(line) for line in again.stdout.splitlines())
-    assert skipped == {"input": "b.png", "output": "two/b.attacked.png", "skipped": True}
-    row = json.loads(done.stdout.splitlines()[0])
+    row, other = (json.loads(line) for line in done.stdout.splitlines())
+    assert {**skipped, "output": ""} == {name: {**other, "output": "", "skipped": True}[name] for name in skipped}
+    assert set(skipped) == {*other, "skipped"} - {"seconds"}
     section = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8").split("\n## attack\n")[1].split("\n## ")[0]
     assert [name for name in row if f"`{name}`" not in section] == []
     assert {**row, "output": "", "seconds": 0} == {**made, "output": "", "seconds": 0}
@@ -144,6 +145,7 @@ def test_json_and_going_on(here: Path, codec: Codec, tiny: Bundle) -> None:
         "fingerprint": tiny.fingerprint.hex(),
         "quality": 4.0,
         "surrogate": None,
+        "surrogate_fingerprint": None,
         "method": "pgd",
         "target": "bpp",
         "free": False,
@@ -176,6 +178,69 @@ def test_json_and_going_on(here: Path, codec: Codec, tiny: Bundle) -> None:
     gain = (error(x, shown["after"]) - error(x, shown["before"])) / EPSILON
     assert row["after"]["gain"] == pytest.approx(gain, abs=0.01)
     assert row["bpp"] == row["after"]["bpp"] > row["before"]["bpp"]
+
+
+def test_results_that_exist_count_in_the_means(here: Path) -> None:
+    whole = attack("a.png", "b.png", "-o", "one/", "--method", "noise")
+    assert attack("b.png", "-o", "two/", "--method", "noise").exit_code == 0
+    for again in (attack("a.png", "b.png", "-o", "two/", "--method", "noise") for _ in range(2)):
+        said = [done.stderr[done.stderr.index("mean of 2 pictures") :].splitlines() for done in (whole, again)]
+        for lines in said:
+            assert lines[-1].startswith("worst: ")
+        assert said[0] == said[1]
+
+
+def test_a_result_that_was_made_otherwise_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert attack("b.png", "--method", "pgd", "--steps", "2", "--device", "cpu").exit_code == 0
+    before = Path("b.attacked.png").read_bytes()
+    monkeypatch.setattr("robustcodec.lab.attacked.attack_picture", lambda *_: pytest.fail("it has begun"))
+    way_out = "; --overwrite makes it anew, or name another place with -o"
+    command = ["a.png", "b.png", "--method", "pgd", "--steps", "2"]  # another device is no other order
+    cheng = str(Path(__file__).parent / "data" / "tiny" / "cheng-tiny")
+    for change, difference in (
+        (["--steps", "3"], "steps 2, not steps 3"),
+        (["--epsilon", "0.001"], "epsilon 0.0005, not epsilon 0.001"),
+        (["--seed", "1", "-q", "3"], "quality 4.0, not quality 3.0, seed 0, not seed 1"),
+        (["--precision", "bfloat16"], "precision float32, not precision bfloat16"),
+        (["--free"], "attack pgd:psnr, not attack pgd:psnr-free"),
+        (["--target", "bpp"], "attack pgd:psnr, not attack pgd:bpp"),
+        (["--method", "ifgsm"], "attack pgd:psnr, not attack ifgsm:psnr"),
+        (["--surrogate", cheng], "crafted on itself, not crafted on cheng-tiny "),
+        (["-m", cheng], "model hyper-tiny "),
+    ):
+        said, code = refusal(*command, *change)
+        assert said.startswith(f"b.attacked.png was made with {difference}")
+        assert said.endswith(way_out)
+        assert (code, "\n" in said) == (2, False)
+    Path("b.png").write_bytes(Path("a.png").read_bytes())
+    assert refusal(*command) == (f"b.attacked.png was made of another picture than b.png{way_out}", 2)
+    assert (names(), Path("b.attacked.png").read_bytes()) == (["a.png", "b.attacked.png", "b.png"], before)
+
+
+def test_a_result_of_unknown_origin_is_skipped_and_said_so(here: Path) -> None:
+    Path("a.attacked.png").write_bytes(Path("a.png").read_bytes())
+    Path("b.attacked.png").mkdir()
+    done = attack("a.png", "b.png", "--method", "offset", "--json")
+    assert done.exit_code == 0, done.output
+    assert done.stderr.splitlines() == [
+        line
+        for name in ("a.attacked.png", "b.attacked.png")
+        for line in (
+            f"{name} exists already, skipped; --overwrite makes it anew",
+            f"{name}: it does not say how it was made, and counts in no mean",
+        )
+    ]
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        {"input": f"{stem}.png", "output": f"{stem}.attacked.png", "skipped": True} for stem in "ab"
+    ]
+
+
+def test_a_result_whose_picture_is_gone_is_skipped_and_said_so(here: Path) -> None:
+    assert attack("a.png", "--method", "offset").exit_code == 0
+    Path("a.png").unlink()
+    done = attack("a.png", "--method", "offset")
+    assert done.exit_code == 0, done.output
+    assert "a.attacked.png: it may be of another picture, and counts in no mean: a.png cannot be read: " in done.stderr
 
 
 def test_without_pictures_it_takes_the_sample(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

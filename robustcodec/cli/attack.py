@@ -11,10 +11,10 @@ import typer
 
 from robustcodec.cli import options
 from robustcodec.cli.batch import Result, Work, process
-from robustcodec.cli.console import Console
+from robustcodec.cli.console import Console, attributed
 from robustcodec.cli.lab import require_lab
 from robustcodec.data import SAMPLE
-from robustcodec.errors import UsageError
+from robustcodec.errors import RobustcodecError, UsageError
 from robustcodec.files import (
     PICTURE_FORMATS,
     Job,
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     import torch
 
     from robustcodec.images import Picture
-    from robustcodec.lab.attacked import Attacked
     from robustcodec.lab.attacks import Attack
     from robustcodec.lab.evaluation.contenders import Learned, Source
+    from robustcodec.lab.origins import Origin
     from robustcodec.measure import Figures
 
 _MARK = ".attacked."
@@ -97,7 +97,7 @@ def attack(
 
     photo.png becomes photo.attacked.png, a picture of whole levels within the budget, and what the model makes of
     both is measured on real files. Results that exist are skipped, so that the same command goes on where it was
-    interrupted.
+    interrupted; one that says it was made otherwise is refused.
 
     \b
       robustcodec attack --target psnr
@@ -134,8 +134,9 @@ def attack(
     codec = Learned(find(model, arch, variant))
     source = codec.source if surrogate is None else open_source(surrogate)
     task = _Task(codec, source, order, quality, find_device(device) if device else None, console)
+    known = {job: task.known(job) for job in plan.skipped}
     try:
-        process(task, plan, console, processes=1)
+        process(task, plan, console, processes=1, known=known)
     finally:
         task.summarise()
 
@@ -160,12 +161,37 @@ class _Task:
         victim_of(self.source.weights, self.quality, self.device or default_device())
         return self._attack
 
+    def known(self, job: Job) -> Result:
+        """What is known of a result that exists. Raises UsageError if it says that it was made otherwise."""
+        from robustcodec.lab.attacked import order_of
+        from robustcodec.lab.evaluation.subjects import digest
+        from robustcodec.lab.origins import read_origin
+
+        assert job.source is not None and job.target is not None  # streams are never skipped
+        origin = read_origin(job.target, options.byte_limit(options.MAX_PIXELS))
+        if origin is None:
+            return Result({}, notes=("it does not say how it was made, and counts in no mean",))
+        name, target = clean_name(job.source), clean_name(job.target)
+        way_out = "--overwrite makes it anew, or name another place with -o"
+        asked = order_of(self.codec, self.source, self.attack, self.quality)
+        if differences := origin.order.differences(asked):
+            raise UsageError(f"{target} was made with {', '.join(differences)}; {way_out}")
+        try:
+            picture = _read(job)
+        except RobustcodecError as error:
+            why = attributed(name, str(error))
+            return Result({}, notes=(f"it may be of another picture, and counts in no mean: {why}",))
+        if origin.clean != digest(picture.pixels):
+            raise UsageError(f"{target} was made of another picture than {name}; {way_out}")
+        self.done.append((name, origin.before, origin.after))
+        return Result(_fields(picture, origin))
+
     def _attack(self, job: Job) -> Result:
-        from robustcodec.images import Picture, read_picture, write_picture
+        from robustcodec.images import Picture, write_picture
         from robustcodec.lab.attacked import attack_picture, exhibits
         from robustcodec.lab.figures import table
 
-        picture = read_picture(read_input(job.source, options.byte_limit(options.MAX_PIXELS)), options.MAX_PIXELS)
+        picture = _read(job)
         name = "-" if job.source is None else clean_name(job.source)
         report = _progress(self.console, name, self.attack)
         result = attack_picture(self.codec, self.source, picture, self.attack, self.quality, self.device, report)
@@ -174,45 +200,19 @@ class _Task:
             for extra, file in zip(_EXTRAS, job.beside, strict=True):
                 write_output(file, write_picture(Picture(pixels=shown[extra]), "PNG"))
         write_output(job.target, result.png)  # last: it tells the next run that all is there
-        self.done.append((name, result.before, result.after))
+        before, after = result.origin.before, result.origin.after
+        self.done.append((name, before, after))
         if not self.console.json:
-            for line in table(name, [result.before], [result.after]):
+            for line in table(name, [before], [after]):
                 self.console.note(line)
-        return Result(self._fields(picture, result), notes=(*picture.notes, *self._remarks(result)))
+        return Result(_fields(picture, result.origin), notes=(*picture.notes, *self._remarks(result.origin)))
 
-    def _fields(self, picture: "Picture", result: "Attacked") -> dict[str, object]:
-        """What JSON says."""
-        attack, crafted_elsewhere = self.attack, self.source.fingerprint != self.codec.fingerprint
-        return {
-            "width": picture.width,
-            "height": picture.height,
-            "bytes": result.after.size,
-            "bpp": result.after.bpp,
-            "psnr": result.after.psnr,
-            "model": self.codec.name,
-            "fingerprint": self.codec.fingerprint,
-            "quality": self.quality,
-            "surrogate": self.source.name if crafted_elsewhere else None,
-            "method": attack.method,
-            "target": str(attack.threat.target),
-            "free": not attack.threat.bounded,
-            "epsilon": attack.epsilon,
-            "steps": attack.steps,
-            "seed": attack.seed,
-            "restarts": attack.restarts,
-            "precision": str(attack.precision),
-            "holds": result.holds,
-            "shrunk": result.shrunk,
-            "before": asdict(result.before),
-            "after": asdict(result.after),
-        }
-
-    def _remarks(self, result: "Attacked") -> Iterator[str]:
-        if result.after.psnr_input == float("inf"):
+    def _remarks(self, origin: "Origin") -> Iterator[str]:
+        if origin.after.psnr_input == float("inf"):
             yield "no noise was found that does harm and keeps the bound; the picture is unchanged"
-        elif result.shrunk < 1:
-            yield f"the noise was shortened to {result.shrunk:g} of its length to keep the bound"
-        if not result.holds:
+        elif origin.shrunk < 1:
+            yield f"the noise was shortened to {origin.shrunk:g} of its length to keep the bound"
+        if not origin.holds:
             yield f"the bound does not hold on {self.codec.name}; it was kept on {self.source.name}"
 
     def summarise(self) -> None:
@@ -229,6 +229,41 @@ class _Task:
         else:
             worst = min(range(len(names)), key=lambda index: after[index].psnr)
         self.console.note(f"worst: {names[worst]} with {after[worst].bpp:.4f} bpp, {after[worst].psnr:.2f} dB")
+
+
+def _read(job: Job) -> "Picture":
+    from robustcodec.images import read_picture
+
+    return read_picture(read_input(job.source, options.byte_limit(options.MAX_PIXELS)), options.MAX_PIXELS)
+
+
+def _fields(picture: "Picture", origin: "Origin") -> dict[str, object]:
+    """What JSON says."""
+    order, attack = origin.order, origin.order.attack
+    return {
+        "width": picture.width,
+        "height": picture.height,
+        "bytes": origin.after.size,
+        "bpp": origin.after.bpp,
+        "psnr": origin.after.psnr,
+        "model": order.model,
+        "fingerprint": order.fingerprint,
+        "quality": order.quality,
+        "surrogate": attack.surrogate,
+        "surrogate_fingerprint": attack.surrogate_fingerprint,
+        "method": attack.method,
+        "target": attack.target,
+        "free": not attack.bounded,
+        "epsilon": attack.epsilon,
+        "steps": attack.steps,
+        "seed": attack.seed,
+        "restarts": attack.restarts,
+        "precision": attack.precision,
+        "holds": origin.holds,
+        "shrunk": origin.shrunk,
+        "before": asdict(origin.before),
+        "after": asdict(origin.after),
+    }
 
 
 def _plan(inputs: Sequence[str], output: str | None, *, recursive: bool, overwrite: bool, save_all: bool) -> Plan:

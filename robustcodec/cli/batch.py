@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from functools import lru_cache
 from time import perf_counter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 import typer
@@ -42,6 +43,10 @@ class Result:
 
 
 Work = Callable[[Job], Result]
+Known = Mapping[Job, Result]
+"""What is known of results that exist."""
+
+_NOTHING: Known = MappingProxyType({})
 
 
 class Task(Hashable, Protocol):
@@ -66,11 +71,13 @@ class Outcome:
         return self.error is not None or self.result.failure is not None
 
 
-def process(task: Task, plan: Plan, console: Console, *, processes: int, shard: Shard = WHOLE) -> None:
+def process(
+    task: Task, plan: Plan, console: Console, *, processes: int, shard: Shard = WHOLE, known: Known = _NOTHING
+) -> None:
     """Do all jobs of a plan, or of one shard of it, and report each; exits as those that failed ask for."""
     plan = share(plan, shard)
     check_streams(plan)
-    note_skipped(plan, console)
+    note_skipped(plan, console, known)
     name_unread(plan, console)
     outcomes = []
     for outcome in run(task, plan.jobs, processes):
@@ -83,11 +90,15 @@ def process(task: Task, plan: Plan, console: Console, *, processes: int, shard: 
         raise typer.Exit(FAILED if plan.unread or FAILED in codes else min(codes))
 
 
-def note_skipped(plan: Plan, console: Console) -> None:
-    """Say which results exist already."""
+def note_skipped(plan: Plan, console: Console, known: Known = _NOTHING) -> None:
+    """Say which results exist already, and what is known of them."""
     for job in plan.skipped:
+        result = known.get(job, Result({}))
         console.note(f"{_name(job.target)} exists already, skipped; --overwrite makes it anew")
-        console.row(named(job.source, "input") | named(job.target, "output") | {"skipped": True})
+        for note in result.notes:
+            console.note(f"{_name(job.target)}: {note}")
+        names = named(job.source, "input") | named(job.target, "output")
+        console.row(names | {"skipped": True} | dict(result.fields))
 
 
 def name_unread(plan: Plan, console: Console) -> None:

@@ -10,8 +10,11 @@ from robustcodec.images import Picture, read_picture, write_picture
 from robustcodec.lab.attacks import Attack, craft
 from robustcodec.lab.evaluation.contenders import Learned, Source
 from robustcodec.lab.evaluation.exhibits import amplified
+from robustcodec.lab.evaluation.records import Assault
+from robustcodec.lab.evaluation.subjects import digest
+from robustcodec.lab.origins import Order, Origin, with_origin
 from robustcodec.lab.sheet import sheet
-from robustcodec.measure import Figures, measure
+from robustcodec.measure import measure
 from robustcodec.metrics import Pixels
 
 Report = Callable[[int, int, list[float]], None]
@@ -22,20 +25,15 @@ Report = Callable[[int, int, list[float]], None]
 class Attacked:
     """A picture before and after an attack: figures of real files, and what their readers see.
 
-    `png` is the attacked picture as a file, with the clean one's metadata. `holds` tells whether the threat's bound
-    holds on the codec that was measured, `shrunk` the share of its length that the noise kept to hold it where it was
-    crafted.
+    `png` is the attacked picture as a file, with the clean one's metadata and its origin.
     """
 
     clean: Pixels
     attacked: Pixels
     png: bytes
-    before: Figures
-    after: Figures
+    origin: Origin
     decoded_before: Pixels
     decoded_after: Pixels
-    holds: bool
-    shrunk: float
 
 
 def attack_picture(
@@ -59,22 +57,45 @@ def attack_picture(
     reference, coded = code(clean), code(attacked)
     before = measure(lambda _: reference, clean, clean, quality=quality)
     after = measure(lambda _: coded, clean, attacked, quality=quality, epsilon=attack.epsilon, reference=reference)
+    origin = Origin(
+        order=order_of(codec, source, attack, quality),
+        clean=digest(clean),
+        holds=attack.threat.holds(before.bpp, before.psnr, after.bpp, after.psnr),
+        shrunk=crafted.shrunk,
+        before=before,
+        after=after,
+    )
     return Attacked(
         clean=clean,
         attacked=attacked,
-        png=png,
-        before=before,
-        after=after,
+        png=with_origin(png, origin),
+        origin=origin,
         decoded_before=reference.pixels,
         decoded_after=coded.pixels,
-        holds=attack.threat.holds(before.bpp, before.psnr, after.bpp, after.psnr),
-        shrunk=crafted.shrunk,
     )
+
+
+def order_of(codec: Learned, source: Source, attack: Attack, quality: float) -> Order:
+    """Say what is asked for where pictures crafted on `source` are measured with `codec`."""
+    elsewhere = source.fingerprint != codec.fingerprint
+    assault = Assault(
+        method=attack.method,
+        target=str(attack.threat.target),
+        bounded=attack.threat.bounded,
+        epsilon=attack.epsilon,
+        steps=attack.steps,
+        seed=attack.seed,
+        restarts=attack.restarts,
+        surrogate=source.name if elsewhere else None,
+        surrogate_fingerprint=source.fingerprint if elsewhere else None,
+        precision=str(attack.precision),
+    )
+    return Order(model=codec.name, fingerprint=codec.fingerprint, quality=quality, attack=assault)
 
 
 def exhibits(result: Attacked) -> Mapping[str, Pixels]:
     """Give pictures to look at, by what they show."""
-    before, after = result.before, result.after
+    before, after = result.origin.before, result.origin.after
     return {
         "noise": amplified(result.attacked, result.clean),
         "decoded-clean": result.decoded_before,

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
@@ -125,17 +126,17 @@ def from_json(line: str) -> Row:
     """Read a line that `to_json` wrote. Raises ValueError."""
     document = json.loads(line)
     try:
-        picture, figures = _build(Picture, document.pop("picture")), _build(Figures, document.pop("figures"))
+        picture, figures = build(Picture, document.pop("picture")), build(Figures, document.pop("figures"))
         attack, crafting = document.pop("attack"), document.pop("crafting")
         if attack is not None:
-            attack = _build(Assault, attack)
+            attack = build(Assault, attack)
         if crafting is not None:
             crafting["trace"] = tuple(
                 (int(step), math.nan if score is None else float(score)) for step, score in crafting["trace"]
             )
-            crafting = _build(Crafting, crafting)
+            crafting = build(Crafting, crafting)
         parts = {"picture": picture, "figures": figures, "attack": attack, "crafting": crafting}
-        row = _build(Row, document | parts)
+        row = build(Row, document | parts)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(str(error)) from error
     # files are written and read by these
@@ -194,8 +195,11 @@ def _end_cleanly(file: Any) -> None:
     file.seek(0, os.SEEK_END)
 
 
-def _build(kind: type[Value], values: Mapping[str, Any]) -> Value:
-    """Make a dataclass of JSON values; null where a number is promised is infinity, as `to_json` wrote it."""
+def build(kind: type[Value], values: Mapping[str, Any]) -> Value:
+    """Make a dataclass of JSON values; null where a number is promised is infinity, as `finite` made it.
+
+    Raises ValueError or TypeError for values of another kind.
+    """
     hints = get_type_hints(kind)
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     if set(values) != set(names):
@@ -212,7 +216,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if isinstance(hint, UnionType):
         return any(_fits(value, part) for part in get_args(hint))
     if hint is float:
-        return isinstance(value, float | int) and not isinstance(value, bool)
+        return isinstance(value, float) or (_fits(value, int) and abs(value) <= sys.float_info.max)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return not isinstance(hint, type) or isinstance(value, hint)
