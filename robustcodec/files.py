@@ -101,17 +101,18 @@ def plan_outputs(
     overwrite: bool = False,
     mark: str | None = None,
     beside: Sequence[str] = (),
+    replaceable: Callable[[Path], bool] = lambda file: False,
 ) -> Plan:
     """Decide where the result of each input goes, before any work.
 
-    `inputs` are files, folders (with `recursive`; files in them count if their suffix is in `found`) or `-`.
-    `output` is a file (overwritten), a folder, `-`, or None for a name beside the input. Names derived from
-    inputs end in `suffix`, and existing ones are skipped unless `overwrite`. Inputs whose name is that of
-    another one with `mark` behind it were made from that one, and are passed over. `beside` are the endings of
-    files that are written beside each result: it exists if all of them do. Beside a file that was named by `output`
-    existing ones may be of another origin, so that only `overwrite` replaces them. Raises UsageError if the
-    arguments contradict each other, if two inputs would be written to one file, or if an input or such a file
-    would be overwritten.
+    `inputs` are files, folders (with `recursive`; files in them count if their suffix is in `found`) or `-`. `output`
+    is a file (overwritten), a folder, `-`, or None for a name beside the input. Names derived from inputs end in
+    `suffix`, and existing ones are skipped unless `overwrite`. Inputs whose name is that of another one with `mark`
+    behind it were made from that one, and are passed over. `beside` are the endings of files that are written beside
+    each result: it exists if all of them do. Beside a file that was named by `output` existing ones may be of another
+    origin, so that only `overwrite` replaces those that are not `replaceable`. Raises UsageError if the arguments
+    contradict each other, if two inputs would be written to one file, or if an input or such a file would be
+    overwritten.
     """
     _check_forgotten_option(inputs, output, found)
     unread: list[Unread] = []
@@ -133,7 +134,7 @@ def plan_outputs(
     jobs = [replace(job, beside=_beside(job.target, beside)) for job in _without_doubles(jobs)]
     _check_collisions(jobs, named=file is not None)
     if file is not None and not overwrite:
-        _check_beside(jobs)
+        _check_beside(jobs, replaceable)
     keep = file is not None or overwrite
     return Plan(
         jobs=tuple(job for job in jobs if keep or not _done(job)),
@@ -403,10 +404,10 @@ def _check_collisions(jobs: Sequence[Job], *, named: bool) -> None:
             raise UsageError(f"{name} is an input and would be overwritten; choose another name")
 
 
-def _check_beside(jobs: Sequence[Job]) -> None:
+def _check_beside(jobs: Sequence[Job], replaceable: Callable[[Path], bool]) -> None:
     """Refuse to replace files beside a result, which may be of another origin."""
     for file in (file for job in jobs for file in job.beside):
-        if _exists(file):
+        if _exists(file) and not replaceable(file):
             raise UsageError(f"{clean_name(file)} exists already; replace it with --overwrite, or choose another name")
 
 

@@ -339,6 +339,46 @@ def test_the_result_itself_comes_last(here: Path, monkeypatch: pytest.MonkeyPatc
     assert not Path("a.attacked.png").exists()
 
 
+@pytest.mark.parametrize(
+    ("output", "result"),
+    [
+        ([], "a.attacked.png"),
+        (["-o", "out/"], "out/a.attacked.png"),
+        (["-o", "y.png"], "y.png"),
+        (["-o", "plain"], "plain"),
+    ],
+)
+def test_a_command_that_failed_half_way_goes_on(
+    output: list[str], result: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from robustcodec.cli import attack as command
+
+    command_line = ["a.png", *output, "--method", "offset", "--save-all"]
+    write, written = command.write_output, []
+
+    def fail_at_the_third(target: Path, data: bytes) -> None:
+        written.append(target)
+        if len(written) == 3:
+            raise OutputError("the disk is full")
+        write(target, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "write_output", fail_at_the_third)
+        assert attack(*command_line).exit_code == 1
+    assert len(names()) == 4
+    done = attack(*command_line)
+    assert done.exit_code == 0, done.output
+    assert len(names()) == 7
+    Path(result).unlink()  # as a kill before the last file leaves it
+    assert attack(*command_line).exit_code == 0
+    assert Path(result).is_file()
+
+
+def test_an_attacked_picture_is_no_picture_beside_another(here: Path) -> None:
+    assert attack("a.png", "-o", "y.noise.png", "--method", "offset").exit_code == 0
+    assert "y.noise.png exists already" in refusal("a.png", "-o", "y.png", "--method", "offset", "--save-all")[0]
+
+
 def test_a_place_that_cannot_be_written_is_named_first(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     monkeypatch.setattr("robustcodec.lab.attacked.attack_picture", lambda *_: pytest.fail("it has begun"))

@@ -168,7 +168,7 @@ class _Task:
         from robustcodec.lab.origins import read_origin
 
         assert job.source is not None and job.target is not None  # streams are never skipped
-        origin = read_origin(job.target, options.byte_limit(options.MAX_PIXELS))
+        origin = read_origin(job.target, _most_bytes())
         if origin is None:
             return Result({}, notes=("it does not say how it was made, and counts in no mean",))
         name, target = clean_name(job.source), clean_name(job.target)
@@ -190,6 +190,7 @@ class _Task:
         from robustcodec.images import Picture, write_picture
         from robustcodec.lab.attacked import attack_picture, exhibits
         from robustcodec.lab.figures import table
+        from robustcodec.lab.origins import as_exhibit
 
         picture = _read(job)
         name = "-" if job.source is None else clean_name(job.source)
@@ -198,7 +199,7 @@ class _Task:
         if job.beside:
             shown = exhibits(result)
             for extra, file in zip(_EXTRAS, job.beside, strict=True):
-                write_output(file, write_picture(Picture(pixels=shown[extra]), "PNG"))
+                write_output(file, as_exhibit(write_picture(Picture(pixels=shown[extra]), "PNG"), extra))
         write_output(job.target, result.png)  # last: it tells the next run that all is there
         before, after = result.origin.before, result.origin.after
         self.done.append((name, before, after))
@@ -234,7 +235,11 @@ class _Task:
 def _read(job: Job) -> "Picture":
     from robustcodec.images import read_picture
 
-    return read_picture(read_input(job.source, options.byte_limit(options.MAX_PIXELS)), options.MAX_PIXELS)
+    return read_picture(read_input(job.source, _most_bytes()), options.MAX_PIXELS)
+
+
+def _most_bytes() -> int:
+    return options.byte_limit(options.MAX_PIXELS)
 
 
 def _fields(picture: "Picture", origin: "Origin") -> dict[str, object]:
@@ -269,6 +274,8 @@ def _fields(picture: "Picture", origin: "Origin") -> dict[str, object]:
 def _plan(inputs: Sequence[str], output: str | None, *, recursive: bool, overwrite: bool, save_all: bool) -> Plan:
     if output is not None and Path(output).suffix.lower() in set(PICTURE_FORMATS) - {".png"}:
         raise UsageError("an attacked picture is written as PNG, which keeps every level; name a .png file with -o")
+    from robustcodec.lab.origins import is_exhibit
+
     if not inputs:
         inputs, output = [str(SAMPLE)], output or "."
     plan = plan_outputs(
@@ -280,6 +287,8 @@ def _plan(inputs: Sequence[str], output: str | None, *, recursive: bool, overwri
         overwrite=overwrite,
         mark=_MARK,
         beside=[f".{name}.png" for name in _EXTRAS] if save_all else (),
+        # so that the same command goes on where it was interrupted
+        replaceable=lambda file: is_exhibit(file, _most_bytes()),
     )
     if save_all and any(job.target is None for job in plan.jobs):
         raise UsageError("--save-all writes several pictures; give -o a file")

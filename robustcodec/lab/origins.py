@@ -12,6 +12,7 @@ from robustcodec.lab.png_text import text_of, with_text
 from robustcodec.measure import Figures
 
 _KEYWORD = "robustcodec attack"
+_SHOWS = "robustcodec attack shows"
 _LONGEST = 80
 """Characters of a value that are shown: what a file says may be anything."""
 
@@ -71,11 +72,7 @@ def with_origin(png: bytes, origin: Origin) -> bytes:
 
 def read_origin(path: Path, max_bytes: int) -> Origin | None:
     """Read the origin that an existing file says it has; None if it says none, or cannot be read."""
-    try:
-        # what is no file may never end
-        return origin_of(read_input(path, max_bytes)) if path.is_file() else None
-    except (OSError, RobustcodecError):
-        return None
+    return origin_of(_bytes_of(path, max_bytes))
 
 
 def origin_of(data: bytes) -> Origin | None:
@@ -93,3 +90,21 @@ def origin_of(data: bytes) -> Origin | None:
         return build(Origin, document)
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
+
+
+def as_exhibit(png: bytes, name: str) -> bytes:
+    """Write into the PNG file of a picture beside an attacked one what it shows."""
+    return with_text(png, _SHOWS, name)
+
+
+def is_exhibit(path: Path, max_bytes: int) -> bool:
+    """Whether an existing file says that it is a picture beside an attacked one."""
+    return text_of(_bytes_of(path, max_bytes), _SHOWS) is not None
+
+
+def _bytes_of(path: Path, max_bytes: int) -> bytes:
+    """Read a file; nothing if it is none, and so might never end, or cannot be read."""
+    try:
+        return read_input(path, max_bytes) if path.is_file() else b""
+    except (OSError, RobustcodecError):
+        return b""
