@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from robustcodec.cli import app
-from robustcodec.errors import MissingExtra, ModelNotFound, UsageError
+from robustcodec.errors import MissingExtra, ModelNotFound, OutputError, UsageError
 from robustcodec.images import Picture, write_picture
 
 Pixels = NDArray[np.uint8]
@@ -131,6 +131,36 @@ def test_shards_make_up_the_whole(tmp_path: Path, data: Path, tiny_path: Path) -
     ]
     assert names[0] | names[1] == {"a", "b", "flat"}
     assert not names[0] & names[1]
+    assert "3 pictures" in (tmp_path / "summary.md").read_text()
+
+
+def test_a_shard_without_a_group_says_so(tmp_path: Path, data: Path, tiny_path: Path) -> None:
+    options = ("--data", str(data), "--models", str(tiny_path), "--attacks", "none", "-o", str(tmp_path))
+    assert "nothing to do: all 3 groups of pictures are of other shards" in run(*options, "--shard", "4/4")
+    assert not list(tmp_path.glob("results*"))
+    assert "nothing to do" not in run(*options, "--shard", "3/4")
+
+
+def test_only_one_process_writes_a_file_of_results(tmp_path: Path, data: Path, tiny_path: Path) -> None:
+    program = """
+import sys
+from pathlib import Path
+from robustcodec.lab.evaluation.records import writing
+with writing(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    held = tmp_path / "results-1-of-2.jsonl"
+    options = ("--data", str(data), "--models", str(tiny_path), "--attacks", "none", "-o", str(tmp_path))
+    command = [sys.executable, "-c", program, str(held)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        with pytest.raises(OutputError, match=r"another process is writing .*results-1-of-2\.jsonl; wait for its end"):
+            run(*options, "--shard", "1/2")
+        assert held.read_bytes() == b""
+        run(*options, "--shard", "2/2")
+        other.kill()
+    run(*options, "--shard", "1/2")
     assert "3 pictures" in (tmp_path / "summary.md").read_text()
 
 

@@ -130,6 +130,8 @@ def evaluate(
             shard=options.parse_shard(shard),
         )
         check_sets(grid.groups, read_rows(output))
+        if not grid.share:
+            console.note(f"nothing to do: all {len(grid.groups)} groups of pictures are of other shards")
         if wanted and threads is not None:
             from robustcodec.lab.runs import use_threads
 

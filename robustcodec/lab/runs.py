@@ -13,9 +13,8 @@ import hashlib
 import json
 import math
 import os
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from robustcodec.errors import TrainingError
+from robustcodec.lab.locks import held
 from robustcodec.lab.recipe import Recipe
-
-if sys.platform != "win32":
-    import fcntl
 
 _SETTINGS, _STATE, LOG, _TEACHER, _LOCK = "run.json", "state.safetensors", "log.jsonl", "teacher.safetensors", "lock"
 _CANDIDATES = "candidates"
@@ -112,21 +109,16 @@ class Run:
 
         Raises TrainingError if another process holds it.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = (self.folder / _LOCK).open("ab")
-        except OSError as error:
-            raise TrainingError(f"the run folder {self.folder} cannot be written: {error.strerror}") from error
-        with file:
-            if sys.platform != "win32":
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    raise TrainingError(
-                        f"another process is training in {self.folder}; wait for its end or choose another folder"
-                    ) from error
-                except OSError:
-                    pass  # a file system without locks
+        with ExitStack() as stack:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(held(self.folder / _LOCK))
+            except BlockingIOError as error:
+                raise TrainingError(
+                    f"another process is training in {self.folder}; wait for its end or choose another folder"
+                ) from error
+            except OSError as error:
+                raise TrainingError(f"the run folder {self.folder} cannot be written: {error.strerror}") from error
             yield
 
     def create(self, settings: Settings, state: State) -> None:

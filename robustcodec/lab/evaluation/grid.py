@@ -11,7 +11,7 @@ from robustcodec.errors import UsageError
 from robustcodec.files import WHOLE, Shard, clean_name
 from robustcodec.lab.evaluation.contenders import Contender, Source
 from robustcodec.lab.evaluation.crafting import attacked_pictures, read_pixels, set_name, write_pixels
-from robustcodec.lab.evaluation.records import RESULTS, Assault, Crafting, Picture, Row, append_row, read_rows
+from robustcodec.lab.evaluation.records import RESULTS, Assault, Crafting, Picture, Row, append_row, read_rows, writing
 from robustcodec.lab.evaluation.subjects import Group, Subject, digest, picture_name
 from robustcodec.measure import Code, Coded, Figures, measure
 from robustcodec.metrics import Pixels, bits_per_pixel, psnr
@@ -36,6 +36,11 @@ class Grid:
     qualities: Sequence[float]
     surrogate: Source | None = None
     shard: Shard = WHOLE
+
+    @property
+    def share(self) -> Sequence[Group]:
+        """The groups of the shard."""
+        return self.groups[self.shard.index - 1 :: self.shard.count]
 
     @property
     def results(self) -> str:
@@ -105,25 +110,30 @@ def parse_attacks(
 def evaluate(grid: Grid, folder: Path, report: Callable[[Event], None]) -> list[Row]:
     """Do what is missing of the grid in a folder of results, and give all rows of the folder.
 
-    A row is written as soon as it is measured, so that an interrupted evaluation goes on where it was.
+    A row is written as soon as it is measured, so that an interrupted evaluation goes on where it was. Raises
+    OutputError if another process does the same shard there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if grid.share:
+        with writing(folder / grid.results):
+            _fill(grid, folder, report)
+    return read_rows(folder)
+
+
+def _fill(grid: Grid, folder: Path, report: Callable[[Event], None]) -> None:
     known = {row.key: row.figures for row in read_rows(folder)}
-    groups = grid.groups[grid.shard.index - 1 :: grid.shard.count]
     columns = len(grid.contenders) * len(grid.qualities) * (1 + len(grid.attacks))
-    total = columns * sum(len(group.paths) for group in groups)
+    total = columns * sum(len(group.paths) for group in grid.share)
     done = 0
 
     def counted(event: Event) -> None:
         report(dataclasses.replace(event, done=done, total=total))
 
-    for group in groups:
+    for group in grid.share:
         for row in _rows_of_group(grid, folder, group, known, counted):
             if row is not None:
                 append_row(folder / grid.results, row)
             done += 1
             report(Event(done=done, total=total, what=""))
-    return read_rows(folder)
 
 
 def check_sets(groups: Sequence[Group], rows: Sequence[Row]) -> None:

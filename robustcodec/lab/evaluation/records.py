@@ -4,7 +4,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from types import UnionType
@@ -13,6 +14,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from robustcodec import __version__
 from robustcodec.errors import OutputError, UsageError
 from robustcodec.files import clean_name
+from robustcodec.lab.locks import held
 from robustcodec.measure import Figures
 
 RESULTS = "results.jsonl"
@@ -165,6 +167,22 @@ def read_rows(folder: Path) -> list[Row]:
                 ) from error
             rows[row.key] = row
     return list(rows.values())
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Hold a file of results, which is made with its folder, for this process alone. Raises OutputError."""
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(path))
+        except BlockingIOError as error:
+            raise OutputError(
+                f"another process is writing {clean_name(path)}; wait for its end or choose another folder"
+            ) from error
+        except OSError as error:
+            raise OutputError(f"{clean_name(path)} cannot be written: {error.strerror}") from error
+        yield
 
 
 def append_row(path: Path, row: Row) -> None:
