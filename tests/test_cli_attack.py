@@ -397,6 +397,12 @@ def test_a_place_that_cannot_be_written_is_named_first(here: Path, monkeypatch: 
     assert names() == ["a.png", "b.png"]
 
 
+def test_a_method_of_one_step_is_the_same_whatever_is_asked_for(here: Path) -> None:
+    made = json.loads(attack("a.png", "--method", "fgsm", "--json").stdout)
+    again = json.loads(attack("a.png", "--method", "fgsm", "--json", "--steps", "5").stdout)
+    assert (made["steps"], again["steps"], again["skipped"]) == (1, 1, True)
+
+
 def test_metadata_is_kept(here: Path) -> None:
     exif = b"II*\x00\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00"
     Path("c.png").write_bytes(write_picture(Picture(pixels=pixels("a.png"), exif=exif), "PNG"))

@@ -1,7 +1,7 @@
 """The command `attack`: pictures that a model codes badly, and how badly (needs robustcodec[lab])."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from time import monotonic
@@ -120,6 +120,7 @@ def attack(
         precision=attacks.Precision(precision),
     )
     check(order, [])
+    order = replace(order, steps=attacks.steps_taken(order))
     if restarts > 1 and method != _STRONG:
         raise UsageError(f"--restarts is for --method {_STRONG}; {method} starts once")
     plan = _plan(inputs or [], output, recursive=recursive, overwrite=overwrite, save_all=save_all)

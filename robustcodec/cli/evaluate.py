@@ -12,6 +12,7 @@ import typer
 
 from robustcodec.cli import options
 from robustcodec.cli.console import FAILED, Console
+from robustcodec.cli.lab import require_lab
 from robustcodec.errors import UsageError
 from robustcodec.files import clean_name
 from robustcodec.rate import check_quality
@@ -101,7 +102,7 @@ def evaluate(
 
     from robustcodec.lab.evaluation.checks import check
     from robustcodec.lab.evaluation.classical import MATCHES
-    from robustcodec.lab.evaluation.grid import Grid, check_sets, parse_attacks
+    from robustcodec.lab.evaluation.grid import NONE, Grid, check_sets, parse_attacks
     from robustcodec.lab.evaluation.grid import evaluate as run
     from robustcodec.lab.evaluation.outputs import write_summary
     from robustcodec.lab.evaluation.records import read_rows
@@ -112,6 +113,8 @@ def evaluate(
         from robustcodec.lab.evaluation.contenders import open_contenders, open_source
         from robustcodec.lab.evaluation.subjects import groups_of
 
+        if attacks != NONE:
+            require_lab()
         wanted = parse_attacks(
             attacks,
             epsilon=epsilon,
@@ -119,7 +122,6 @@ def evaluate(
             seed=seed,
             restarts=restarts,
             precision=precision,
-            methods=_methods(attacks),
         )
         grid = Grid(
             groups=groups_of(data, crop),
@@ -182,18 +184,6 @@ def _recheck(folder: Path, names: list[str], threads: int | None, seed: int, con
         console.note(str(result))
     if any(result.differences for result in results):
         raise typer.Exit(FAILED)
-
-
-def _methods(attacks: str) -> Sequence[str]:
-    """Names of the methods; torch is needed for any."""
-    if attacks == "none":
-        return ()
-    from robustcodec.cli.lab import require_lab
-
-    require_lab()
-    from robustcodec.lab.attacks import METHODS
-
-    return tuple(METHODS)
 
 
 def _names(models: str, arch: str | None, variant: str | None) -> list[str]:

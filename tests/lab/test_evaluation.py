@@ -119,7 +119,7 @@ def silent(event: Event) -> None:
 
 def asked(text: str, **options: Any) -> tuple[Assault, ...]:
     given_options: dict[str, Any] = {"epsilon": EPSILON, "steps": 5, "seed": 0, **options}
-    return parse_attacks(text, methods=("paper", "strong", "fgsm", "noise", "simba"), **given_options)
+    return parse_attacks(text, **given_options)
 
 
 def grid(data: Path, model: Any, text: str = "psnr,noise:bpp-free", **options: Any) -> Grid:
@@ -304,18 +304,27 @@ def test_odd_names_become_visible_ones(tmp_path: Path, data: Path, model: Learne
 
 
 def test_attacks_are_parsed() -> None:
-    first, second, third = asked("psnr,strong:bpp-free, noise:psnr", steps=7, seed=3, restarts=2)
+    first, second, third = asked("psnr,strong:bpp-free, simba:psnr", steps=7, seed=3, restarts=2)
     assert (first.method, first.target, first.bounded, first.label) == ("paper", "psnr", True, "paper:psnr")
     assert (second.method, second.target, second.bounded, second.label) == ("strong", "bpp", False, "strong:bpp-free")
-    assert (third.method, third.steps, third.seed) == ("noise", 7, 3)
+    assert (third.method, third.steps, third.seed) == ("simba", 7, 3)
     assert [attack.restarts for attack in (first, second, third)] == [1, 2, 1]  # the others start once
     assert asked("none") == ()
+
+
+def test_methods_of_one_step_are_the_same_attack_whatever_steps_are_asked_for() -> None:
+    for name in attacks.METHODS:
+        (few,), (many,) = asked(f"{name}:psnr", steps=1), asked(f"{name}:psnr", steps=200)
+        single = name in ("fgsm", "noise", "noise-uniform", "offset")
+        assert (few == many, many.steps) == (single, 1 if single else 200)
 
 
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("newton:psnr", {}, "no attack 'newton'; there are paper, strong, fgsm, noise"),
+        ("newton:psnr", {}, "no attack 'newton'; there are paper, ma2023, fgsm"),
+        ("none,psnr", {}, "none beside others; it stands alone"),
+        ("psnr, none", {}, "none beside others; it stands alone"),
         ("paper", {}, "no target 'paper'"),
         ("paper:psnr,noise:psnr", {"restarts": 2}, "--restarts is for strong"),
         ("paper:rate", {}, "no target 'rate'"),
@@ -444,9 +453,9 @@ def test_differences_are_taken_picture_by_picture() -> None:
 
 
 def test_tables_are_shaped_like_the_papers(tmp_path: Path) -> None:
-    cases = ((None, 0.4), ("psnr", 0.41), ("bpp", 0.8), ("noise:psnr", 0.4))
+    cases = ((None, 0.4), ("psnr", 0.41), ("bpp", 0.8), ("simba:psnr", 0.4), ("noise:psnr", 0.4))
     rows = [row(name, attack, bpp=bpp) for attack, bpp in cases for name in "ab"]
-    table, noise, *details = all_tables(sections(rows), paper=True)
+    table, simba, noise, *details = all_tables(sections(rows), paper=True)
     assert table.title == (
         "set, 2 pictures, centre crops of 256, quality 4; methods paper:psnr, paper:bpp; N = 200, ε = 0.0005, seed 0"
     )
@@ -455,9 +464,14 @@ def test_tables_are_shaped_like_the_papers(tmp_path: Path) -> None:
     assert ours[:3] == ("m", "2", "0.400 ±0.000")
     assert (ours[5], ours[8]) == ("0.410 ±0.000", "0.800 ±0.000")
     assert papers[-1] == ("paper: ours", "24", "0.4323", "32.08", "", "0.4286", "28.40", "", "0.6822", "32.99", "")
-    assert noise.header[5] == "noise:psnr bpp"
-    assert [one.title.split("; ")[1] for one in details] == ["methods paper:psnr, noise:psnr", "method paper:bpp"]
-    assert [line[:3] for line in details[0].rows] == [("paper:psnr", "m", "2"), ("noise:psnr", "m", "2")]
+    assert (simba.header[5], noise.header[5]) == ("simba:psnr bpp", "noise:psnr bpp")
+    assert "N = 1," in noise.title
+    assert [one.title.split("; ")[1] for one in details] == [
+        "methods paper:psnr, simba:psnr",
+        "method paper:bpp",
+        "method noise:psnr",  # of one step
+    ]
+    assert [line[:3] for line in details[0].rows] == [("paper:psnr", "m", "2"), ("simba:psnr", "m", "2")]
     assert [line[6] for line in details[1].rows] == ["2.000 ±0.000"]
 
 

@@ -11,8 +11,8 @@ methods     all of them by name; craft: the referee
 """
 
 from robustcodec.lab.attacks.craft import Crafted, GradientStats, craft
-from robustcodec.lab.attacks.methods import METHODS
+from robustcodec.lab.attacks.methods import METHODS, steps_taken
 from robustcodec.lab.attacks.threat import Attack, Target, Threat
 from robustcodec.lab.precision import Precision
 
-__all__ = ["METHODS", "Attack", "Crafted", "GradientStats", "Precision", "Target", "Threat", "craft"]
+__all__ = ["METHODS", "Attack", "Crafted", "GradientStats", "Precision", "Target", "Threat", "craft", "steps_taken"]

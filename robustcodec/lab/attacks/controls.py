@@ -1,6 +1,7 @@
 """Controls: changes of the budget's energy that follow no gradient. An attack weaker than these is broken."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from robustcodec.lab.attacks.problem import Problem, Report
 class Noise:
     """Gaussian or uniform noise."""
 
+    steps: ClassVar[int] = 1
     uniform: bool = False
 
     def search(self, problem: Problem, report: Report) -> Tensor:
@@ -30,6 +32,8 @@ class Offset:
 
     No codec that keeps brightness can answer it, so its gain A is 1 but for clipping.
     """
+
+    steps: ClassVar[int] = 1
 
     def search(self, problem: Problem, report: Report) -> Tensor:
         """Give the noise (B, 3, H, W), constant in each channel."""

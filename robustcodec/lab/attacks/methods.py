@@ -22,11 +22,19 @@ class Method(Protocol):
         """Give noise (B, 3, H, W) for a batch; each picture's energy should be within the budget."""
 
 
-def _ifgsm(attack: Attack) -> Method:
+class Counted(Method, Protocol):
+    """A search that says how many steps it takes from a start."""
+
+    @property
+    def steps(self) -> int:
+        """Their number."""
+
+
+def _ifgsm(attack: Attack) -> Counted:
     return Projected(steps=attack.steps, norm=Norm.LINF, stride=1 / attack.steps, random_start=False)
 
 
-METHODS: Mapping[str, Callable[[Attack], Method]] = MappingProxyType(
+METHODS: Mapping[str, Callable[[Attack], Counted]] = MappingProxyType(
     {
         "paper": lambda attack: Paper(steps=attack.steps),
         "ma2023": lambda attack: Ma2023(steps=attack.steps),
@@ -41,3 +49,8 @@ METHODS: Mapping[str, Callable[[Attack], Method]] = MappingProxyType(
         "offset": lambda attack: Offset(),
     }
 )
+
+
+def steps_taken(attack: Attack) -> int:
+    """Say how many steps an attack takes: one, whatever was asked for, if its method knows no more."""
+    return METHODS[attack.method](attack).steps

@@ -18,6 +18,8 @@ from robustcodec.metrics import Pixels, bits_per_pixel, psnr
 
 TARGETS = ("psnr", "bpp")
 DEFAULT_METHOD = "paper"
+NONE = "none"
+"""Stands for no attacks."""
 _RESTARTING = "strong"
 """The one method that can start more than once."""
 _FREE = "-free"
@@ -69,32 +71,35 @@ def parse_attacks(
     seed: int,
     restarts: int = 1,
     precision: str = "float32",
-    methods: Sequence[str] = (),
 ) -> tuple[Assault, ...]:
-    """Read a list such as `psnr,bpp,strong:psnr-free`; `none` is an empty one. Raises UsageError."""
-    if text == "none":
+    """Read a list such as `psnr,bpp,strong:psnr-free`; `none` is an empty one and needs no torch. Raises UsageError."""
+    if text == NONE:
         return ()
+    from robustcodec.lab.attacks import METHODS
+
     if not (math.isfinite(epsilon) and 0 < epsilon <= 1):
         raise UsageError(f"the budget is a mean square above 0 and at most 1, such as 5e-4, not {epsilon:g}")
     attacks = []
     for item in text.split(","):
         method, separator, wanted = item.strip().rpartition(":")
         target = wanted.removesuffix(_FREE)
+        if item.strip() == NONE:
+            raise UsageError(f"--attacks has {NONE} beside others; it stands alone, for no attacks at all")
         if target not in TARGETS:
             raise UsageError(
                 f"there is no target {target!r} in {item!r}; --attacks takes psnr, bpp, METHOD:psnr, METHOD:bpp, each "
                 "with -free behind it for no bound on the other figure, or none"
             )
         name = method if separator else DEFAULT_METHOD
-        if name not in methods:
-            raise UsageError(f"there is no attack {name!r}; there are {', '.join(methods)}")
+        if name not in METHODS:
+            raise UsageError(f"there is no attack {name!r}; there are {', '.join(METHODS)}")
         attacks.append(
             Assault(
                 method=name,
                 target=target,
                 bounded=not wanted.endswith(_FREE),
                 epsilon=epsilon,
-                steps=steps,
+                steps=_steps_taken(name, steps),
                 seed=seed,
                 restarts=restarts if name == _RESTARTING else 1,
                 precision=precision,
@@ -105,6 +110,13 @@ def parse_attacks(
     if len(set(attacks)) < len(attacks):
         raise UsageError("--attacks names one attack twice; name each once")
     return tuple(attacks)
+
+
+def _steps_taken(method: str, steps: int) -> int:
+    """Say how many of the steps that are asked for a method takes."""
+    from robustcodec.lab.attacks import Attack, Target, Threat, steps_taken
+
+    return steps_taken(Attack(threat=Threat(Target.PSNR), method=method, steps=steps))
 
 
 def evaluate(grid: Grid, folder: Path, report: Callable[[Event], None]) -> list[Row]:
