@@ -134,6 +134,8 @@ def evaluate(
         check_sets(grid.groups, read_rows(output))
         if not grid.share:
             console.note(f"nothing to do: all {len(grid.groups)} groups of pictures are of other shards")
+            if not read_rows(output):
+                return
         if wanted and threads is not None:
             from robustcodec.lab.runs import use_threads
 

@@ -524,6 +524,31 @@ def test_outputs_of_an_evaluation(tmp_path: Path) -> None:
     assert {len(line.split(",")) for line in (header, *lines)} == {len(header.split(","))}
 
 
+def test_curves_that_went_leave_no_file(tmp_path: Path) -> None:
+    folder = tmp_path / "compressai"
+    write_summary(tmp_path, [row(), row(attack="bpp"), row(attack="noise:psnr")], [], paper=False)
+    clean, bpp, noise, psnr = (
+        "set-256-m-clean.json",
+        "set-256-m-paper-bpp-e0.0005-n200-s0-r1.json",
+        "set-256-m-noise-psnr-e0.0005-n1-s0-r1.json",
+        "set-256-m-paper-psnr-e0.0005-n200-s0-r1.json",
+    )
+    names = {path.name for path in folder.iterdir()}
+    assert names == {bpp, noise, psnr, "SHA256SUMS"}
+    shutil.copy(folder / bpp, folder / "kept.json")  # what others put there, or changed, is theirs
+    (folder / noise).write_text("changed")
+    outside = tmp_path / "outside.json"
+    outside.write_text("outside")
+    sums = (folder / "SHA256SUMS").read_text()
+    lies = [hashlib.sha256(b"outside").hexdigest() + f"  {name}" for name in ("../outside.json", str(outside), "..")]
+    (folder / "SHA256SUMS").write_bytes("\n".join([sums, *lies, "no line"]).encode() + b"\n\xff\0\n")
+    write_summary(tmp_path, [row(attack=None)], [], paper=False)
+    assert {path.name for path in folder.iterdir()} == {clean, noise, "kept.json", "SHA256SUMS"}
+    assert ((folder / noise).read_text(), outside.read_text()) == ("changed", "outside")
+    digest = hashlib.sha256((folder / clean).read_bytes()).hexdigest()
+    assert (folder / "SHA256SUMS").read_text() == f"{digest}  {clean}\n"
+
+
 def test_curves_for_compressai(tmp_path: Path) -> None:
     rows = [row(quality=quality, bpp=quality / 10, psnr=28 + quality) for quality in (3.0, 1.0, 2.0)]
     (curve,) = curves_of(sections(rows))

@@ -9,6 +9,7 @@ from robustcodec.lab.evaluation.checks import Warned
 from robustcodec.lab.evaluation.contenders import Contender
 from robustcodec.lab.evaluation.exchange import Curve, compressai_json, curves_of, rate_table
 from robustcodec.lab.evaluation.exhibits import exhibits
+from robustcodec.lab.evaluation.filesets import replace_set
 from robustcodec.lab.evaluation.records import Row
 from robustcodec.lab.evaluation.report import page
 from robustcodec.lab.evaluation.summary import sections
@@ -36,12 +37,12 @@ def write_summary(folder: Path, rows: Sequence[Row], warned: Sequence[Warned], *
     checks = ["## Checks", "", *(f"- {warning}" for warning in warned)] if warned else []
     text = "\n".join([_HEAD, *(table.markdown() for table in tables_of(rows, paper=paper)), *checks])
     files = {"summary.md": f"{text.rstrip()}\n", "summary.csv": as_csv(parts)}
-    files |= {f"compressai/{name}": content for name, content in map(compressai_json, curves)}
     data = {name: content.encode() for name, content in files.items()}
     data |= _plots(curves, paper=paper)
     for name, content in data.items():
         write_output(folder / name, content)
-    return [folder / name for name in data]
+    exchanged = {name: content.encode() for name, content in map(compressai_json, curves)}
+    return [*(folder / name for name in data), *replace_set(folder / "compressai", exchanged)]
 
 
 def write_report(
