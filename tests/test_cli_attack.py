@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -401,6 +402,43 @@ def test_a_method_of_one_step_is_the_same_whatever_is_asked_for(here: Path) -> N
     made = json.loads(attack("a.png", "--method", "fgsm", "--json").stdout)
     again = json.loads(attack("a.png", "--method", "fgsm", "--json", "--steps", "5").stdout)
     assert (made["steps"], again["steps"], again["skipped"]) == (1, 1, True)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "last"),
+    [
+        (["a.png", "b.png"], [], "stopped; the same command goes on where it was"),
+        (["a.png", "b.png"], ["--overwrite"], "stopped"),
+        (["a.png"], [], "stopped"),
+    ],
+)
+def test_a_signal_says_how_it_goes_on(
+    inputs: list[str], options: list[str], last: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+
+    def end(*_: object) -> None:
+        raise SystemExit(130)  # what the program makes of Ctrl-C
+
+    monkeypatch.setattr("robustcodec.lab.attacked.attack_picture", end)
+    done = attack(*inputs, *options)
+    assert (done.exit_code, done.stderr.splitlines()) == (130, [last])
+    assert attack(*inputs, *options, "--quiet").stderr == ""
+
+
+def test_an_interrupted_process_says_how_it_goes_on(here: Path) -> None:
+    pytest.importorskip("torch")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    program = (
+        "import sys; from robustcodec.cli import attack, main; attack._SECONDS_BETWEEN_LINES = 0.0; "
+        "sys.argv = ['robustcodec', 'attack', 'a.png', 'b.png', '--steps', '1000000']; main()"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) as running:
+        assert running.stderr is not None and running.stderr.readline().startswith(b"a.png: step 1 ")
+        running.send_signal(signal.SIGINT)
+        rest = running.stderr.read().decode().splitlines()
+    assert (running.returncode, rest[-1]) == (130, "stopped; the same command goes on where it was")
 
 
 def test_metadata_is_kept(here: Path) -> None:

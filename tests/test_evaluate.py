@@ -112,6 +112,18 @@ def test_an_evaluation_goes_on_where_it_was(tmp_path: Path, data: Path, tiny_pat
     assert len(lines(tmp_path)) == len(whole)
 
 
+def test_a_signal_says_how_it_goes_on(
+    tmp_path: Path, data: Path, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*_: object, **__: object) -> None:
+        raise SystemExit(143)  # what the program makes of SIGTERM
+
+    monkeypatch.setattr("robustcodec.lab.evaluation.grid.measure", end)
+    options = ("--data", str(data), "--models", str(tiny_path), "--attacks", "none", "-o", str(tmp_path))
+    result = CliRunner().invoke(app, ["evaluate", *options])
+    assert (result.exit_code, result.stderr) == (143, "stopped; the same command goes on where it was\n")
+
+
 def test_a_model_is_named_by_its_architecture(
     tmp_path: Path, data: Path, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from robustcodec.cli import options
 from robustcodec.cli.batch import Result, Work, process
 from robustcodec.cli.console import Console, attributed
 from robustcodec.cli.lab import require_lab
+from robustcodec.cli.stopper import GOES_ON, STOPPED, when_stopped
 from robustcodec.data import SAMPLE
 from robustcodec.errors import RobustcodecError, UsageError
 from robustcodec.files import (
@@ -136,10 +137,13 @@ def attack(
     source = codec.source if surrogate is None else open_source(surrogate)
     task = _Task(codec, source, order, quality, find_device(device) if device else None, console)
     known = {job: task.known(job) for job in plan.skipped}
-    try:
-        process(task, plan, console, processes=1, known=known)
-    finally:
-        task.summarise()
+    # of one picture nothing is kept, and --overwrite begins at the first again
+    goes_on = len(plan.jobs) + len(plan.skipped) > 1 and not overwrite
+    with when_stopped(lambda: console.note(GOES_ON if goes_on else STOPPED)):
+        try:
+            process(task, plan, console, processes=1, known=known)
+        finally:
+            task.summarise()
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ import typer
 from robustcodec.cli import options
 from robustcodec.cli.console import FAILED, Console
 from robustcodec.cli.lab import require_lab
+from robustcodec.cli.stopper import GOES_ON, when_stopped
 from robustcodec.errors import UsageError
 from robustcodec.files import clean_name
 from robustcodec.rate import check_quality
@@ -140,7 +141,8 @@ def evaluate(
             from robustcodec.lab.runs import use_threads
 
             use_threads(threads)
-        rows = run(grid, output, _progress(console))
+        with when_stopped(lambda: console.note(GOES_ON)):
+            rows = run(grid, output, _progress(console))
     else:
         rows = read_rows(output)
         if not rows:

@@ -6,21 +6,41 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
+from robustcodec.cli.console import INTERRUPTED, TERMINATED
+
+STOPPED = "stopped"
+GOES_ON = f"{STOPPED}; the same command goes on where it was"
+
+
+@contextmanager
+def when_stopped(say: Callable[[], None]) -> Iterator[None]:
+    """Say something where a signal ends the work: as Python has it, or as an exit with the code of the signal."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say()
+        raise
+    except SystemExit as end:
+        if end.code in (INTERRUPTED, TERMINATED):
+            say()
+        raise
+
 
 @contextmanager
 def resumable(begun: Callable[[], bool], note: Callable[[str], None], command: str) -> Iterator[None]:
     """Say how work that has `begun` goes on, where Ctrl-C ends it before it asks for signals, or does not wait."""
-    try:
-        yield
-    except KeyboardInterrupt:
+
+    def say() -> None:
         if begun():
             note(how_to_go_on(command))
-        raise
+
+    with when_stopped(say):
+        yield
 
 
 def how_to_go_on(command: str) -> str:
     """Say by which command stopped work goes on."""
-    return f"stopped; go on with: {command}"
+    return f"{STOPPED}; go on with: {command}"
 
 
 class Stopper:

@@ -70,10 +70,13 @@ def test_a_terminated_training_saves_its_state(here: Path) -> None:
 
 def test_an_interrupt_that_nobody_waits_for_says_how_it_goes_on() -> None:
     notes: list[str] = []
-    for begun in (True, False):
-        with pytest.raises(KeyboardInterrupt), resumable(lambda begun=begun: begun, notes.append, "robustcodec train"):
-            raise KeyboardInterrupt
-    assert notes == ["stopped; go on with: robustcodec train"]
+    for end, begun in ((KeyboardInterrupt(), True), (KeyboardInterrupt(), False), (SystemExit(130), True)):
+        with pytest.raises(type(end)), resumable(lambda begun=begun: begun, notes.append, "robustcodec train"):
+            raise end
+    assert notes == ["stopped; go on with: robustcodec train"] * 2
+    with pytest.raises(SystemExit), resumable(lambda: True, notes.append, "robustcodec train"):
+        raise SystemExit(141)  # whoever read the output has gone
+    assert len(notes) == 2
 
 
 def test_a_stopper_keeps_the_first_signal_for_who_asks() -> None:
