@@ -319,6 +319,15 @@ def test_a_result_is_there_when_all_its_pictures_are(here: Path) -> None:
     )
     assert Path("a.attacked.png").read_bytes() == main
     assert attack(*command, "--save-all").stderr.count("exists already, skipped") == 2
+    Path("a.attacked.noise.png").unlink()  # what lacks a picture is not lost to other options, either
+    said, code = refusal("a.png", "--method", "noise", "--save-all")
+    assert (said.startswith("a.attacked.png was made with attack offset:psnr, not attack noise:psnr; "), code) == (
+        True,
+        2,
+    )
+    assert Path("a.attacked.png").read_bytes() == main
+    assert attack("a.png", "--method", "noise", "--save-all", "--overwrite").exit_code == 0
+    assert attack("b.png", "-o", "a.attacked.png", "--method", "offset", "--save-all").exit_code == 0
 
 
 def test_the_result_itself_comes_last(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

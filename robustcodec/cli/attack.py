@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _MARK = ".attacked."
 _EXTRAS = ("noise", "decoded-clean", "decoded", "compared")
 _STRONG = "strong"
+_WAY_OUT = "--overwrite makes it anew, or name another place with -o"
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -137,6 +138,10 @@ def attack(
     source = codec.source if surrogate is None else open_source(surrogate)
     task = _Task(codec, source, order, quality, find_device(device) if device else None, console)
     known = {job: task.known(job) for job in plan.skipped}
+    if not overwrite:
+        for job in plan.jobs:
+            if job.target is not None and job.target != Path(output or ""):
+                task.origin(job.target)  # of a result that lacks pictures beside it, and is not to be lost
     # of one picture nothing is kept, and --overwrite begins at the first again
     goes_on = len(plan.jobs) + len(plan.skipped) > 1 and not overwrite
     with when_stopped(lambda: console.note(GOES_ON if goes_on else STOPPED)):
@@ -168,28 +173,32 @@ class _Task:
 
     def known(self, job: Job) -> Result:
         """What is known of a result that exists. Raises UsageError if it says that it was made otherwise."""
-        from robustcodec.lab.attacked import order_of
         from robustcodec.lab.evaluation.subjects import digest
-        from robustcodec.lab.origins import read_origin
 
         assert job.source is not None and job.target is not None  # streams are never skipped
-        origin = read_origin(job.target, _most_bytes())
+        origin, name = self.origin(job.target), clean_name(job.source)
         if origin is None:
             return Result({}, notes=("it does not say how it was made, and counts in no mean",))
-        name, target = clean_name(job.source), clean_name(job.target)
-        way_out = "--overwrite makes it anew, or name another place with -o"
-        asked = order_of(self.codec, self.source, self.attack, self.quality)
-        if differences := origin.order.differences(asked):
-            raise UsageError(f"{target} was made with {', '.join(differences)}; {way_out}")
         try:
             picture = _read(job)
         except RobustcodecError as error:
             why = attributed(name, str(error))
             return Result({}, notes=(f"it may be of another picture, and counts in no mean: {why}",))
         if origin.clean != digest(picture.pixels):
-            raise UsageError(f"{target} was made of another picture than {name}; {way_out}")
+            raise UsageError(f"{clean_name(job.target)} was made of another picture than {name}; {_WAY_OUT}")
         self.done.append((name, origin.before, origin.after))
         return Result(_fields(picture, origin))
+
+    def origin(self, result: Path) -> "Origin | None":
+        """What a result says of itself, if anything. Raises UsageError if it was made with other options."""
+        from robustcodec.lab.attacked import order_of
+        from robustcodec.lab.origins import read_origin
+
+        origin = read_origin(result, _most_bytes())
+        asked = order_of(self.codec, self.source, self.attack, self.quality)
+        if origin is not None and (differences := origin.order.differences(asked)):
+            raise UsageError(f"{clean_name(result)} was made with {', '.join(differences)}; {_WAY_OUT}")
+        return origin
 
     def _attack(self, job: Job) -> Result:
         from robustcodec.images import Picture, write_picture
