@@ -275,6 +275,8 @@ def test_other_pictures_of_the_same_names_are_refused(
     with pytest.raises(UsageError, match="the results have a of a set"):
         check_sets(groups_of(other, None), read_rows(tmp_path / "out"))
     check_sets(groups_of(other, 72), read_rows(tmp_path / "out"))  # of which there are no results
+    (other / "z.png").unlink()  # what is left is a part of the set
+    check_sets(groups_of(other, None), read_rows(tmp_path / "out"))
 
 
 def test_a_second_crop_and_a_second_set_add_all_their_pictures(
@@ -584,7 +586,7 @@ def test_bjontegaard_rates() -> None:
     ]
 
 
-HEALTHY = [row(), row("b"), row(attack="bpp")]
+HEALTHY = [row(), row("b"), row(attack="bpp"), row(attack="noise:bpp", bpp=0.3, torch_bpp=0.3)]
 HEALTHY += [row(attack=f"{weaker}:psnr", gain=gain) for weaker, gain in [("fgsm", 2.0), ("noise", 0.5), ("simba", 0.4)]]
 
 SICK: dict[str, list[Row]] = {
@@ -598,6 +600,7 @@ SICK: dict[str, list[Row]] = {
     "E08": [row(holds=False)],
     "E09": [row(gain=1.0), row(attack="simba:psnr", gain=1.1)],
     "E10": [row(), dataclasses.replace(row("b"), version="older")],
+    "E11": [row(), row(attack="noise:psnr-free", gain=0.5)],
 }
 
 
@@ -607,7 +610,15 @@ def test_a_healthy_evaluation_has_no_warning() -> None:
 
 @pytest.mark.parametrize("code", CODES)
 def test_each_sign_of_failure_is_found(code: str) -> None:
-    assert {warning.code for warning in check(SICK[code])} == {code}
+    # most of them have nothing to beat
+    assert {warning.code for warning in check(SICK[code])} - {"E11"} == {code} - {"E11"}
+    assert code in {warning.code for warning in check(SICK[code])}
+
+
+def test_what_has_nothing_to_beat_is_told_what_to_name() -> None:
+    (warning,) = check([row(), row(attack="bpp-free"), row(attack="fgsm:bpp-free", bpp=0.3, torch_bpp=0.3)])
+    assert warning.text == "no control stands beside paper:psnr; name offset:psnr in --attacks, too"
+    assert check([row(surrogate="other"), row(attack="noise:psnr", gain=0.5), row(attack="simba:psnr", gain=0.4)]) == []
 
 
 @pytest.mark.parametrize(
@@ -620,11 +631,11 @@ def test_each_sign_of_failure_is_found(code: str) -> None:
     ],
 )
 def test_each_other_sign_is_found(code: str, rows: list[Row]) -> None:
-    assert [warning.code for warning in check(rows)] == [code]
+    assert [warning.code for warning in check(rows)] == [code, "E11"]
 
 
 def test_an_early_score_beyond_the_bound_is_no_sign() -> None:
-    assert check([row(trace=((1, 1.0), (10, 5.0), (200, 4.0)))]) == []
+    assert check([row(trace=((1, 1.0), (10, 5.0), (200, 4.0))), row(attack="noise:psnr", gain=0.5)]) == []
 
 
 def test_strengths_are_compared_within_the_bound_only() -> None:

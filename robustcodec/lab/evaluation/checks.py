@@ -107,6 +107,9 @@ def _pairs(batches: Sequence[_Batch], ignoring: Sequence[str]) -> Iterator[tuple
                 yield second, first
 
 
+_OF_SEARCHES = ("method", "steps", "restarts", "precision")
+"""What sets an attack apart from a control, to which steps and restarts mean nothing."""
+
 _NOTHING: dict[str, Any] = {
     "method": "",
     "steps": 0,
@@ -159,8 +162,7 @@ def _best_step(row: Row) -> int:
 
 
 def _control_beat_attack(batches: Sequence[_Batch]) -> Iterator[str]:
-    # steps and restarts mean nothing to a control
-    for attack, control in _pairs(batches, ["method", "steps", "restarts", "precision"]):
+    for attack, control in _pairs(batches, _OF_SEARCHES):
         white_box = attack.attack.method not in (*CONTROLS, *BLIND) and attack.attack.surrogate is None
         if control.attack.method in CONTROLS and white_box:
             found = _strengths(attack, control)
@@ -170,7 +172,7 @@ def _control_beat_attack(batches: Sequence[_Batch]) -> Iterator[str]:
 
 def _no_stronger(batches: Sequence[_Batch], than: Sequence[str]) -> Iterator[str]:
     """Searches along gradients that do no more than methods which cannot do much."""
-    for climbing, other in _pairs(batches, ["method", "steps", "restarts", "precision"]):
+    for climbing, other in _pairs(batches, _OF_SEARCHES):
         if other.attack.method in than and climbing.climbs and climbing.attack.surrogate is None:
             found = _strengths(climbing, other)
             if found and found[1] >= found[0]:
@@ -236,6 +238,20 @@ def _releases_mixed(batches: Sequence[_Batch]) -> Iterator[str]:
         yield f"attacks of releases {' and '.join(releases)} stand side by side, whose searches may differ"
 
 
+def _nothing_to_beat(batches: Sequence[_Batch]) -> Iterator[str]:
+    beside = [
+        first for first, second in _pairs(batches, _OF_SEARCHES) if second.attack.method in (*CONTROLS, *ONE_STEP)
+    ]
+    alone = [batch.attack for batch in batches if batch.climbs and not batch.attack.surrogate and batch not in beside]
+    if alone:
+        labels = dict.fromkeys(attack.label for attack in alone)
+        controls = dict.fromkeys(dataclasses.replace(attack, method=_CONTROL[attack.target]).label for attack in alone)
+        yield f"no control stands beside {', '.join(labels)}; name {', '.join(controls)} in --attacks, too"
+
+
+_CONTROL = {"psnr": "offset", "bpp": "noise"}
+"""What is worth beating first, by the target."""
+
 _CHECKS: dict[str, Callable[[Sequence[_Batch]], Iterator[str]]] = {
     "E01": _zero_gradients,
     "E02": _steps_did_not_help,
@@ -247,5 +263,6 @@ _CHECKS: dict[str, Callable[[Sequence[_Batch]], Iterator[str]]] = {
     "E08": _bound_broken,
     "E09": partial(_no_stronger, than=BLIND),
     "E10": _releases_mixed,
+    "E11": _nothing_to_beat,
 }
 CODES = tuple(_CHECKS)

@@ -149,14 +149,18 @@ def _fill(grid: Grid, folder: Path, report: Callable[[Event], None]) -> None:
 
 
 def check_sets(groups: Sequence[Group], rows: Sequence[Row]) -> None:
-    """Refuse a folder of pictures that has the name of another one in the results. Raises UsageError."""
-    names = {(group.data, group.crop): set[str]() for group in groups}
+    """Refuse a folder of pictures that has the name of another one in the results. Raises UsageError.
+
+    A part of the pictures that there are results of is the same set, and so is one that has more.
+    """
+    given: dict[tuple[str, int | None], set[str]] = {}
     for group in groups:
-        names[group.data, group.crop] |= {picture_name(path) for path in group.paths}
-    for picture in (row.picture for row in rows):
-        if picture.name not in names.get((picture.data, picture.crop), {picture.name}):
+        given.setdefault((group.data, group.crop), set()).update(map(picture_name, group.paths))
+    for (data, crop), names in given.items():
+        known = {row.picture.name for row in rows if (row.picture.data, row.picture.crop) == (data, crop)}
+        if not (known <= names or names <= known):
             raise UsageError(
-                f"the results have {clean_name(picture.name)} of a set {clean_name(picture.data)} that lies elsewhere; "
+                f"the results have {clean_name(min(known - names))} of a set {clean_name(data)} that lies elsewhere; "
                 "use another folder of results"
             )
 
