@@ -91,6 +91,7 @@ def attack(
         bool, typer.Option("--save-all", help="Write the noise, both decoded pictures and a comparison, too.")
     ] = False,
     json: options.Json = False,
+    threads: options.Threads = None,
     overwrite: options.Overwrite = False,
     recursive: options.Recursive = False,
     quiet: options.Quiet = False,
@@ -132,9 +133,11 @@ def attack(
     from robustcodec.bundle import find
     from robustcodec.lab.attacked import find_device
     from robustcodec.lab.evaluation.contenders import Learned, open_source
+    from robustcodec.lab.runs import threads_for, use_threads
 
+    use_threads(threads_for(threads))
     console = Console(quiet=quiet, json=json)
-    codec = Learned(find(model, arch, variant))
+    codec = Learned(find(model, arch, variant), threads)
     source = codec.source if surrogate is None else open_source(surrogate)
     task = _Task(codec, source, order, quality, find_device(device) if device else None, console)
     known = {job: task.known(job) for job in plan.skipped}

@@ -137,10 +137,10 @@ def evaluate(
             console.note(f"nothing to do: all {len(grid.groups)} groups of pictures are of other shards")
             if not read_rows(output):
                 return
-        if wanted and threads is not None:
-            from robustcodec.lab.runs import use_threads
+        if wanted:
+            from robustcodec.lab.runs import threads_for, use_threads
 
-            use_threads(threads)
+            use_threads(threads_for(threads))
         with when_stopped(lambda: console.note(GOES_ON)):
             rows = run(grid, output, _progress(console))
     else:

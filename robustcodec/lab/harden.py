@@ -34,7 +34,7 @@ from robustcodec.lab.progress import Reporter
 from robustcodec.lab.recipe import CROP_UNIT, Method, Recipe
 from robustcodec.lab.resistance import Comparison, compare, held_out, manifest_entries
 from robustcodec.lab.restraint import NONE, restraint_of
-from robustcodec.lab.runs import Run, Settings, default_device, digest
+from robustcodec.lab.runs import Run, Settings, default_device, digest, threads_for, use_threads
 from robustcodec.lab.team import ALONE, Team
 from robustcodec.lab.train import Announce, Order, check_order, split_files, split_pictures, train, validation_crops
 from robustcodec.lab.training import Report, Stop, reported_quality, seconds_per_step, validate
@@ -72,6 +72,7 @@ def harden(request: Request, announce: Announce, stop: Stop = lambda: False, tea
     every process of a `team` but the first, which trains with them and does the rest alone. Raises TrainingError,
     ModelError, OutputError, and UsageError for folders that get into each other's way.
     """
+    use_threads(threads_for(None))
     stages = _stages(request)
     if team.first:
         if len(stages) < len(request.plan.stages()):
@@ -333,6 +334,7 @@ class Estimate:
 
 def estimate(request: Request, announce: Announce) -> Estimate:
     """Measure what the plan would take on this machine; an attack of many steps is measured by few of them."""
+    use_threads(threads_for(None))
     weights = load_weights(request.init)
     stages = request.plan.stages()
     hours = {}

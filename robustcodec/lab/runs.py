@@ -27,6 +27,7 @@ from torch import Tensor
 from robustcodec.errors import TrainingError
 from robustcodec.lab.locks import held
 from robustcodec.lab.recipe import Recipe
+from robustcodec.processors import usable_threads, useful_threads
 
 _SETTINGS, _STATE, LOG, _TEACHER, _LOCK = "run.json", "state.safetensors", "log.jsonl", "teacher.safetensors", "lock"
 _CANDIDATES = "candidates"
@@ -281,6 +282,14 @@ def digest(weights: dict[str, Tensor]) -> str:
 def cpu_copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copy tensors to the CPU."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+def threads_for(wanted: int | None) -> int:
+    """Number of CPU threads for torch when so many are wanted, or any number (None).
+
+    That is torch's own, which knows of OMP_NUM_THREADS and of the other processes of a team, but of no quota.
+    """
+    return min(torch.get_num_threads(), usable_threads()) if wanted is None else useful_threads(wanted)
 
 
 def use_threads(threads: int) -> None:

@@ -23,7 +23,7 @@ from robustcodec.lab.memory import available_memory, memory_named
 from robustcodec.lab.networks import Network
 from robustcodec.lab.precision import Precision, resolved
 from robustcodec.lab.recipe import CROP_UNIT, Recipe, Start
-from robustcodec.lab.runs import Run, Settings, State, cpu_copy, default_device, digest, use_threads
+from robustcodec.lab.runs import Run, Settings, State, cpu_copy, default_device, digest, threads_for, use_threads
 from robustcodec.lab.team import ALONE, Team
 from robustcodec.lab.training import Report, Stop, fit, seconds_per_step
 
@@ -123,7 +123,7 @@ def _settings(order: Order) -> Settings:
         data=str(order.data.resolve()),
         validation=None if order.validation is None else str(order.validation.resolve()),
         parent=f"{order.recipe.start} start" if order.init is None else str(order.init.resolve()),
-        threads=torch.get_num_threads(),
+        threads=threads_for(None),
         teacher=None if order.teacher is None else digest(load_weights(order.teacher)),
         hours=order.hours,
     )

@@ -23,7 +23,7 @@ _robustcodec() {
     done
     case $command in
         '') words="attack decode encode evaluate export harden info models sample scan train" options="--version --install-completion --show-completion --help" ;;
-        attack) words="" options="--output --target --free --method --steps --epsilon --quality --model --arch --variant --surrogate --seed --restarts --precision --device --save-all --json --overwrite --recursive --quiet --help" ;;
+        attack) words="" options="--output --target --free --method --steps --epsilon --quality --model --arch --variant --surrogate --seed --restarts --precision --device --save-all --json --threads --overwrite --recursive --quiet --help" ;;
         decode) words="" options="--output --format --quality --max-side --model --json --recursive --overwrite --threads --jobs --shard --max-pixels --max-memory --region --salvage --quiet --help" ;;
         encode) words="" options="--output --quality --target-bpp --target-size --target-psnr --model --arch --variant --psnr --effort --min-psnr --max-bpp --on-violation --guard-rungs --strip --strip-all --dry-run --json --recursive --overwrite --threads --jobs --shard --max-pixels --max-memory --quiet --verbose --help" ;;
         evaluate) words="" options="--output --data --models --arch --variant --attacks --steps --epsilon --restarts --seed --precision --surrogate --crop --quality --match --shard --reference --report --recheck --threads --quiet --help" ;;

@@ -31,6 +31,7 @@ complete -c robustcodec -n '__fish_seen_subcommand_from attack' -l precision -r 
 complete -c robustcodec -n '__fish_seen_subcommand_from attack' -l device -r -d 'Where to search'
 complete -c robustcodec -n '__fish_seen_subcommand_from attack' -l save-all -d 'Write the noise, both decoded pictures and a comparison, too'
 complete -c robustcodec -n '__fish_seen_subcommand_from attack' -l json -d 'One JSON object for each file on standard output'
+complete -c robustcodec -n '__fish_seen_subcommand_from attack' -l threads -r -d 'Threads of each process'
 complete -c robustcodec -n '__fish_seen_subcommand_from attack' -l overwrite -d 'Replace results that exist already instead of skipping them'
 complete -c robustcodec -n '__fish_seen_subcommand_from attack' -s r -l recursive -d 'Take folders as inputs and keep their tree under -o'
 complete -c robustcodec -n '__fish_seen_subcommand_from attack' -l quiet -d 'Say nothing but errors'
