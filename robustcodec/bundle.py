@@ -267,6 +267,8 @@ def find(
         matches = [
             bundle for bundle in installed() if len(model) >= 4 and bundle.fingerprint.hex().startswith(model.lower())
         ]
+        if not matches and Path(model).exists():
+            return open_bundle(Path(model))  # which says what it lacks
         if not matches:
             raise ModelNotFound(
                 f"there is no model {model!r}; `robustcodec models list` shows those that are installed"
@@ -439,8 +441,14 @@ def _read(path: Path, limit: int) -> bytes:
             data = file.read(limit + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
         folder = path.parent
-        lacking = f"it has no {path.name}" if folder.exists() else "nothing of that name is there"
-        raise ModelNotFound(f"{folder} is no model, since {lacking}; give the folder of one") from error
+        if not folder.exists():
+            raise ModelNotFound(
+                f"{folder} is no model, since nothing of that name is there; give the folder of one"
+            ) from error
+        raise ModelNotFound(
+            f"{folder} is no model, since it has no {path.name}; give the folder of one, which `robustcodec export` "
+            "makes of a run, or of a CompressAI checkpoint with --data"
+        ) from error
     except OSError as error:
         raise ModelDamaged(f"{path.name} cannot be read: {error.strerror}") from error
     if len(data) > limit:

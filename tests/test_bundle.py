@@ -518,6 +518,18 @@ def test_ids_come_before_paths_and_exclude_architectures(tmp_path: Path, monkeyp
             find("near", **more)
 
 
+@pytest.mark.parametrize("inside", ["", "./"])
+def test_checkpoints_and_runs_are_no_models_and_export_makes_some(
+    inside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.pth.tar").write_bytes(b"weights")
+    Path("run").mkdir()
+    for name in ("net.pth.tar", "run"):
+        with pytest.raises(ModelNotFound, match=rf"^{name} is no model, since it has no manifest.json; .* export"):
+            find(inside + name)
+
+
 def test_the_default_is_the_model_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROBUSTCODEC_MODELS", str(tmp_path))
     for name in ("experiment", "hyper-base"):

@@ -461,7 +461,7 @@ def test_damaged_models(
         f"model/tiny is {'no model, since it has' if part + damage == 'manifest.jsonmissing' else 'damaged ('}" in error
     )
     assert part in error
-    assert error.endswith(("; install it again", "; give the folder of one"))
+    assert error.endswith(("; install it again", "of a CompressAI checkpoint with --data"))
     assert not Path(target).exists()
 
 
