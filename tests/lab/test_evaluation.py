@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from typer.testing import CliRunner
 
+from robustcodec import __version__
 from robustcodec.bundle import Bundle
 from robustcodec.cli import app
 from robustcodec.errors import MissingExtra, ModelError, TrainingError, UsageError
@@ -34,6 +35,7 @@ from robustcodec.images import read_picture, write_picture
 from robustcodec.lab import attacks
 from robustcodec.lab.attacks import threat
 from robustcodec.lab.checkpoints import weights_of_bundle
+from robustcodec.lab.evaluation import crafting
 from robustcodec.lab.evaluation.checks import CODES, check
 from robustcodec.lab.evaluation.classical import CODECS, Classical
 from robustcodec.lab.evaluation.contenders import Learned, Source, open_source
@@ -195,6 +197,30 @@ def test_a_half_done_group_is_crafted_again_as_a_whole(
     assert workshop.orders == ["paper:psnr x2"]
     assert image.read_bytes() == before
     assert {row.key for row in again} == {row.key for row in rows}
+
+
+def test_an_attacked_row_is_of_the_release_that_crafted_its_picture(
+    tmp_path: Path, data: Path, model: Learned, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(crafting, "__version__", "older")
+        evaluate(grid(data, model, "psnr"), tmp_path, silent)
+    (tmp_path / "results.jsonl").unlink()
+    rows = evaluate(grid(data, model, "psnr"), tmp_path, silent)
+    assert {(row.attack is None, row.version) for row in rows} == {(True, __version__), (False, "older")}
+
+    (note,) = (tmp_path / "attacked").rglob("c.json")
+    values = json.loads(note.read_text())
+    del values["version"]  # as a release wrote notes that did not say which one it was
+    note.write_text(json.dumps(values))
+    (tmp_path / "results.jsonl").unlink()
+    rows = evaluate(grid(data, model, "psnr"), tmp_path, silent)
+    assert {(row.picture.name, row.version) for row in rows if row.attack} == {
+        ("a", "older"),
+        ("b", "older"),
+        ("c", __version__),
+    }
+    assert "E10" in {warning.code for warning in check(rows)}
 
 
 def test_a_group_with_another_picture_is_measured_again(

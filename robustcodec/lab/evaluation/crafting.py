@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustcodec import __version__
 from robustcodec.errors import ImageError, RobustcodecError
 from robustcodec.files import write_output
 from robustcodec.images import Picture, read_picture, write_picture
@@ -26,10 +27,14 @@ _TRACE_POINTS = 32
 
 @dataclass(frozen=True, eq=False)
 class Attacked:
-    """An attacked picture as it was read back, how it came about, and its place in the folder of results."""
+    """An attacked picture as it was read back, how it came about, and its place in the folder of results.
+
+    `version` is the release that crafted it.
+    """
 
     pixels: Pixels
     crafting: Crafting
+    version: str
     image: str
 
 
@@ -41,15 +46,11 @@ def attacked_pictures(
     The result depends on the batch, so a group is never crafted in part. Raises what `craft` raises.
     """
     images = [f"{_place(source, subject, assault, quality)}.png" for subject in subjects]
-    found = [_read(folder / image, subject) for image, subject in zip(images, subjects, strict=True)]
-    if any(crafting is None for crafting in found):
+    found = [_read(folder, image, subject) for image, subject in zip(images, subjects, strict=True)]
+    if any(attacked is None for attacked in found):
         _craft(folder, images, source, subjects, assault, quality, report)
-        found = [_read(folder / image, subject) for image, subject in zip(images, subjects, strict=True)]
-    return [
-        Attacked(read_pixels(folder / image), crafting, image)
-        for image, crafting in zip(images, found, strict=True)
-        if crafting is not None
-    ]
+        found = [_read(folder, image, subject) for image, subject in zip(images, subjects, strict=True)]
+    return [attacked for attacked in found if attacked is not None]
 
 
 def read_pixels(path: Path) -> Pixels:
@@ -107,6 +108,7 @@ def _craft(
             "clean": subject.picture.sha256,
             "attacked": digest(result.pixels),
             "crafting": asdict(_summary(result, figures)),
+            "version": __version__,
         }
         write_output(path.with_suffix(".json"), json.dumps(note).encode())
 
@@ -125,13 +127,17 @@ def _summary(crafted: "Crafted", figures: tuple[float, float] | None) -> Craftin
     )
 
 
-def _read(path: Path, subject: Subject) -> Crafting | None:
-    """How an attacked picture came about, if it is there, whole, and a version of this clean picture."""
+def _read(folder: Path, image: str, subject: Subject) -> Attacked | None:
+    """Read an attacked picture, if it is there, whole, and a version of this clean picture."""
+    path = folder / image
     try:
         note: Any = json.loads(path.with_suffix(".json").read_bytes())
-        if note["clean"] != subject.picture.sha256 or note["attacked"] != digest(read_pixels(path)):
+        pixels = read_pixels(path)
+        if note["clean"] != subject.picture.sha256 or note["attacked"] != digest(pixels):
             return None
         values = note["crafting"]
-        return Crafting(**values | {"trace": tuple((int(step), float(score)) for step, score in values["trace"])})
+        crafting = Crafting(**values | {"trace": tuple((int(step), float(score)) for step, score in values["trace"])})
+        # notes have said nothing of releases once
+        return Attacked(pixels, crafting, str(note.get("version", __version__)), image)
     except (OSError, ValueError, KeyError, TypeError, RobustcodecError):
         return None

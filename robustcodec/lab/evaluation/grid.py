@@ -233,9 +233,9 @@ def _rows(
     source: Source | None,
     report: Callable[[Event], None],
 ) -> Iterator[Row | None]:
-    images: list[tuple[Pixels, Crafting | None, str]]
+    images: list[tuple[Pixels, Crafting | None, str, str]]
     if attack is None:
-        images = [(subject.pixels, None, clean_image(subject.picture)) for subject in subjects]
+        images = [(subject.pixels, None, __version__, clean_image(subject.picture)) for subject in subjects]
     else:
         assert source is not None  # contenders without gradients stand beside a model
 
@@ -245,14 +245,20 @@ def _rows(
             report(Event(done=0, total=0, what=what, step=step, steps=steps, score=score))
 
         found = attacked_pictures(folder, source, subjects, attack, bench.quality, progress)
-        images = [(item.pixels, item.crafting, item.image) for item in found]
-    for subject, (pixels, crafting, image) in zip(subjects, images, strict=True):
-        row = _row(bench, subject, attack, pixels, crafting, image)
+        images = [(item.pixels, item.crafting, item.version, item.image) for item in found]
+    for subject, image in zip(subjects, images, strict=True):
+        row = _row(bench, subject, attack, *image)
         yield None if known.get(row.key) == row.figures else row
 
 
 def _row(
-    bench: _Bench, subject: Subject, attack: Assault | None, pixels: Pixels, crafting: Crafting | None, image: str
+    bench: _Bench,
+    subject: Subject,
+    attack: Assault | None,
+    pixels: Pixels,
+    crafting: Crafting | None,
+    version: str,
+    image: str,
 ) -> Row:
     code, reference = bench.clean(subject)
     figures = measure(
@@ -275,7 +281,7 @@ def _row(
         holds=holds(attack, before, figures) if attack else None,
         crafting=crafting,
         image=image,
-        version=__version__,
+        version=version,
     )
 
 

@@ -85,7 +85,8 @@ class Crafting:
 class Row:
     """One result. `attack` and `crafting` are None for clean rows, `holds` whether the threat's bound was kept.
 
-    `image` is where the coded picture lies, relative to the folder of results.
+    `image` is where the coded picture lies, relative to the folder of results. `version` is the release that the result
+    depends on most: of an attacked row the one that crafted the picture, of a clean one the one that measured it.
     """
 
     model: str
