@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from robustcodec.cli import app
+from robustcodec.cli.console import Console
+from robustcodec.cli.evaluate import _progress
 from robustcodec.errors import MissingExtra, ModelNotFound, OutputError, UsageError
 from robustcodec.images import Picture, write_picture
+from robustcodec.lab.evaluation.grid import Event
 
 Pixels = NDArray[np.uint8]
 
@@ -110,6 +113,22 @@ def test_an_evaluation_goes_on_where_it_was(tmp_path: Path, data: Path, tiny_pat
     assert lines(tmp_path)[:3] == whole[:3]
     run(*command)
     assert len(lines(tmp_path)) == len(whole)
+
+
+def test_time_left_is_of_work_that_this_process_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half of 200 rows were known: what they took is not in the time that has passed."""
+    now = 0.0
+    monkeypatch.setattr("robustcodec.cli.evaluate.monotonic", lambda: now)
+    report = _progress(Console(quiet=False))
+    report(Event(done=1, total=200, what=""))
+    now = 100.0
+    report(Event(done=101, total=200, what="", share=0.1))
+    now = 1000.0
+    report(Event(done=200, total=200, what="", share=1.0))
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["101 of 200 rows; 15 minutes left", "200 of 200 rows"]
 
 
 def test_a_signal_says_how_it_goes_on(

@@ -209,11 +209,9 @@ def _qualities(text: str) -> list[float]:
 def _progress(console: Console) -> "Callable[[Event], None]":
     """Say now and then how far the evaluation is."""
     started = last = monotonic()
-    first: int | None = None
 
     def report(event: "Event") -> None:
-        nonlocal last, first
-        first = event.done if first is None else first
+        nonlocal last
         now = monotonic()
         if event.done < event.total and now - last < _SECONDS_BETWEEN_LINES:
             return
@@ -221,8 +219,8 @@ def _progress(console: Console) -> "Callable[[Event], None]":
         line = f"{event.done} of {event.total} rows"
         if event.what:
             line += f"; {event.what}: step {event.step} of {event.steps}, mean score {event.score:.4g}"
-        if event.done > first:
-            left = (now - started) / (event.done - first) * (event.total - event.done)
+        if event.done < event.total and event.share > 0:
+            left = (now - started) * (1 / event.share - 1)
             line += f"; {left / 60:.0f} minutes left"
         console.note(line)
 

@@ -155,6 +155,33 @@ def test_every_cell_of_the_grid_is_measured_once(
     assert len(workshop.orders) == count
 
 
+def test_progress_is_of_the_work_that_is_left(tmp_path: Path, data: Path, model: Learned, workshop: Workshop) -> None:
+    """Rows that are known are none of it, and a search is all steps of its pictures."""
+    evaluate(grid(data, model, "psnr", qualities=[2.0]), tmp_path, silent)
+    both = [model, Classical("jpeg", model, "psnr")]
+    wanted = dataclasses.replace(grid(data, model, "psnr", qualities=[2.0, 4.0]), contenders=both)
+    events: list[Event] = []
+    evaluate(wanted, tmp_path, events.append)
+    # 18 rows of the 24 are new, and the three pictures are attacked anew at one quality, in five steps
+    whole = 18 + 3 * 5
+    found = [(event.done, event.step, event.share * whole) for event in events]
+    # a picture that is a group of its own: two rows are known, then jpeg's; clean, a step of five, and attacked
+    assert found[:7] == [
+        (1, 0, 0),
+        (2, 0, 0),
+        (3, 0, pytest.approx(1)),
+        (4, 0, pytest.approx(2)),
+        (5, 0, pytest.approx(3)),
+        (5, 1, pytest.approx(3 + 6 / 5)),
+        (6, 0, pytest.approx(3 + 6)),
+    ]
+    assert found[-1] == (24, 0, pytest.approx(whole))
+    assert [event.share for event in events] == sorted(event.share for event in events)
+    events.clear()
+    evaluate(wanted, tmp_path, events.append)
+    assert {event.share for event in events} == {0}
+
+
 def test_torch_and_the_shipped_codec_agree(model: Learned, make_sample: Callable[..., Pixels]) -> None:
     clean, coded = make_sample(72, 90, 5), make_sample(72, 90, 6)
     expected = estimate(model.source, [coded], [clean], 3.0)[0]

@@ -53,11 +53,15 @@ class Grid:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """What `evaluate` is doing: `done` of `total` rows, and of the attack in hand the step, steps and mean score."""
+    """What `evaluate` is doing: `done` of `total` rows, and of the attack in hand the step, steps and mean score.
+
+    `share` is how much of its work is done, about, where rows that were known at the start are none.
+    """
 
     done: int
     total: int
     what: str
+    share: float = 0.0
     step: int = 0
     steps: int = 0
     score: float = 0.0
@@ -132,20 +136,50 @@ def evaluate(grid: Grid, folder: Path, report: Callable[[Event], None]) -> list[
 
 
 def _fill(grid: Grid, folder: Path, report: Callable[[Event], None]) -> None:
-    known = {row.key: row.figures for row in read_rows(folder)}
-    columns = len(grid.contenders) * len(grid.qualities) * (1 + len(grid.attacks))
-    total = columns * sum(len(group.paths) for group in grid.share)
-    done = 0
+    rows = read_rows(folder)
+    known = {row.key: row.figures for row in rows}
+    named = {_by_name(row) for row in rows}
+    efforts = [effort for group in grid.share for effort in _efforts(grid, group, named)]
+    total, whole = len(efforts), sum(efforts) or 1
+    done = spent = 0
 
     def counted(event: Event) -> None:
-        report(dataclasses.replace(event, done=done, total=total))
+        now = spent + efforts[done] * min(1.0, event.step / event.steps)
+        report(dataclasses.replace(event, done=done, total=total, share=now / whole))
 
     for group in grid.share:
         for row in _rows_of_group(grid, folder, group, known, counted):
             if row is not None:
                 append_row(folder / grid.results, row)
+            spent += efforts[done]
             done += 1
-            report(Event(done=done, total=total, what=""))
+            report(Event(done=done, total=total, what="", share=spent / whole))
+
+
+def _by_name(row: Row) -> tuple[object, ...]:
+    """What identifies a result before its picture has been read."""
+    picture = row.picture
+    return row.model, row.fingerprint, row.quality, row.attack, picture.data, picture.crop, picture.name
+
+
+def _efforts(grid: Grid, group: Group, known: set[tuple[object, ...]]) -> Iterator[int]:
+    """Estimate what each row of a group takes, in their order, in steps: coding a picture is taken for one.
+
+    A search comes before the first row of its pictures, and once for all contenders that these are measured with.
+    """
+    names = [picture_name(path) for path in group.paths]
+    for quality in grid.qualities:
+        searched = set[tuple[Source | None, Assault]]()
+        for contender in grid.contenders:
+            source = _source(grid, contender)
+            for attack in (None, *grid.attacks):
+                efforts = [1] * len(names)
+                if attack is not None and (source, attack) not in searched:
+                    searched.add((source, attack))
+                    efforts[0] += len(names) * attack.steps * attack.restarts
+                asked = attack and _crafted_on(attack, contender, grid)
+                column = contender.name, contender.fingerprint, quality, asked, group.data, group.crop
+                yield from [0] * len(names) if known.issuperset((*column, name) for name in names) else efforts
 
 
 def check_sets(groups: Sequence[Group], rows: Sequence[Row]) -> None:
