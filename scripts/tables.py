@@ -176,7 +176,7 @@ def strongest(results: Results) -> Iterator[Line]:
 
 
 def seeds(results: Results) -> Iterator[Line]:
-    """hyper-ma2023 and hyper-robust, two seeds each, at three qualities; gradients in bfloat16, the first pictures."""
+    """hyper-ma2023 and hyper-robust, two seeds each, at three qualities, the first pictures."""
     yield (
         *(
             "quality",
@@ -191,9 +191,7 @@ def seeds(results: Results) -> Iterator[Line]:
 
         def both(label: str, model: str, steps: int, quality: float = quality) -> list[Cell]:
             names = (model, SECOND_SEED[model])
-            return [
-                results.under(label, name, steps, quality=quality, precision="bfloat16", names=FIRST) for name in names
-            ]
+            return [results.under(label, name, steps, quality=quality, names=FIRST) for name in names]
 
         theirs, ours = (both("strong:psnr", model, 200) for model in (MA2023, ROBUST))
         # means over the seeds, picture by picture
