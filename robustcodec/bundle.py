@@ -267,9 +267,9 @@ def find(
         matches = [
             bundle for bundle in installed() if len(model) >= 4 and bundle.fingerprint.hex().startswith(model.lower())
         ]
-        if not matches and Path(model).exists():
-            return open_bundle(Path(model))  # which says what it lacks
         if not matches:
+            if Path(model).exists():
+                return open_bundle(Path(model))  # which says what it lacks
             raise ModelNotFound(
                 f"there is no model {model!r}; `robustcodec models list` shows those that are installed"
             )

@@ -13,8 +13,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,23 +103,13 @@ class Run:
                 f"run with --init {self.folder}"
             )
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> AbstractContextManager[None]:
         """Hold the folder, which is made, for this process alone; the system lets go of it when the process ends.
 
         Raises TrainingError if another process holds it.
         """
-        with ExitStack() as stack:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(held(self.folder / _LOCK))
-            except BlockingIOError as error:
-                raise TrainingError(
-                    f"another process is training in {self.folder}; wait for its end or choose another folder"
-                ) from error
-            except OSError as error:
-                raise TrainingError(f"the run folder {self.folder} cannot be written: {error.strerror}") from error
-            yield
+        name, busy = f"the run folder {self.folder}", f"training in {self.folder}"
+        return held(self.folder / _LOCK, TrainingError, name=name, busy=busy)
 
     def create(self, settings: Settings, state: State) -> None:
         """Make the folder and write its first state and, when that stands, its settings."""

@@ -4,8 +4,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from types import UnionType
@@ -170,20 +170,9 @@ def read_rows(folder: Path) -> list[Row]:
     return list(rows.values())
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> AbstractContextManager[None]:
     """Hold a file of results, which is made with its folder, for this process alone. Raises OutputError."""
-    with ExitStack() as stack:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(held(path))
-        except BlockingIOError as error:
-            raise OutputError(
-                f"another process is writing {clean_name(path)}; wait for its end or choose another folder"
-            ) from error
-        except OSError as error:
-            raise OutputError(f"{clean_name(path)} cannot be written: {error.strerror}") from error
-        yield
+    return held(path, OutputError, name=clean_name(path), busy=f"writing {clean_name(path)}")
 
 
 def append_row(path: Path, row: Row) -> None:
