@@ -97,6 +97,29 @@ def test_two_processes_train_what_one_does(hardening: Hardening | None, tmp_path
     assert float(difference.norm() / start.norm()) < 1e-5
 
 
+LEAVING = """
+from pathlib import Path
+import torch
+from robustcodec.lab.team import joined
+
+with joined() as team:
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+    assert team.part.count == 2 and team.agree(True)
+left = sorted(path.read_text() for path in Path("/proc/self/task").glob("*/comm"))
+assert not any("gloo" in name for name in left), left
+"""
+
+
+@pytest.mark.skipif(not distributed.is_available() or not distributed.is_gloo_available(), reason="needs gloo")
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc to see threads")
+def test_no_thread_of_the_group_is_left(tmp_path: Path) -> None:
+    """One that lets go of a tensor while the interpreter ends aborts the process."""
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*launcher, tmp_path / "leaving.py"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.skipif(not distributed.is_available() or not distributed.is_gloo_available(), reason="needs gloo")
 def test_a_failure_of_two_processes_is_said_once(tmp_path: Path, tiny_path: Path) -> None:
     """One has no folder to write in; the other waits for it."""
