@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-# its functions keep the group that there is when they are first imported, as an optimizer does: the threads of the group
+# its functions keep the group that exists when they are first imported, as an optimizer does: the group's threads
 # would outlive destroy_process_group, and abort a process in whose last moments they still hold a tensor
 import torch.distributed.nn
 from torch import distributed, nn
