@@ -3,7 +3,7 @@
 Without attacks it needs no torch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated
@@ -149,7 +149,7 @@ def evaluate(
             raise UsageError(f"{output} holds no results; name pictures with --data and models with --models")
     warned = check(rows)
     written = write_summary(output, rows, warned, paper=reference == "paper")
-    console.note(f"wrote {output}: {', '.join(path.name for path in written if path.parent == output)}")
+    console.note(f"wrote {output}: {', '.join(_named(output, written))}")
     if report:
         from robustcodec.lab.evaluation.contenders import contenders_of
         from robustcodec.lab.evaluation.outputs import write_report
@@ -158,6 +158,14 @@ def evaluate(
         console.note(f"wrote {write_report(output, rows, warned, at_hand, paper=reference == 'paper')}")
     for warning in warned:
         console.note(f"warning {warning}")
+
+
+def _named(folder: Path, written: Sequence[Path]) -> Iterator[str]:
+    """Name the tables and folders, and count the plots, of which there is one for each attack."""
+    yield from (path.name for path in written if path.suffix in (".md", ".csv"))
+    if plots := sum(path.suffix == ".svg" for path in written):
+        yield f"{plots} plots (.svg, .png)"
+    yield from sorted({f"{path.parent.name}/" for path in written if path.parent != folder})
 
 
 def _check_asked(context: typer.Context, unused: Sequence[str]) -> None:
