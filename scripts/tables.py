@@ -303,9 +303,63 @@ def fast(results: Results) -> Iterator[Line]:
             yield (name.format(method), *cells)
 
 
+IDEAS = {
+    "`fast`": "fast",
+    "`ma2023`": "ma2023",
+    "stage I": "stage-i",
+    "stage II": "stage-ii",
+    "without smooth_loss": "stage-ii-without-smooth-loss",
+    "without the gradient of bpp_main": "stage-ii-without-smooth-bpp",
+    "without the Jacobian of y": "stage-ii-without-smooth-latents",
+    "without the teacher": "stage-ii-without-the-teacher",
+}
+"""What scripts/ablations.sh makes of a start, and how it calls the models, but for their seeds."""
+
+
+def ablations(results: Results, start: str) -> Iterator[Line]:
+    """Ways of hardening for the same compute, two seeds each; in brackets what overlaps with stage II whole."""
+    digits = (3, 2, 2, 3, 3, 3)
+    yield (
+        *("", "J, whole Kodak", "A, `paper` psnr", "A, `strong` psnr", "bpp / clean, `paper` bpp"),
+        *("bpp / clean, `strong` bpp", "ΔJ, `strong` bpp"),
+    )
+
+    def figures(model: str) -> Line:
+        """As they are shown."""
+        psnr = [results.under(f"{method}:psnr", model, 200, names=FIRST) for method in ("paper", "strong")]
+        rate = [results.under(f"{method}:bpp", model, 100, names=FIRST) for method in ("paper", "strong")]
+        values = (
+            results.clean(model, crop=None).score,
+            *(cell.statistic("gain").mean for cell in psnr),
+            *(results.growth(cell)[0].mean for cell in rate),
+            rate[1].statistic("score_change").mean,
+        )
+        return tuple(f"{value:.{digit}f}" for value, digit in zip(values, digits, strict=True))
+
+    def both(model: str) -> list[Line]:
+        return list(zip(*(figures(f"{model}-{seed}") for seed in (0, 1)), strict=True))
+
+    whole = both(IDEAS["stage II"])
+    yield (start, *figures(start))
+    for name, model in IDEAS.items():
+        compared = name.startswith("without")
+        yield (
+            name,
+            *(
+                f"({'; '.join(pair)})" if compared and _overlap(pair, other) else "; ".join(pair)
+                for pair, other in zip(both(model), whole, strict=True)
+            ),
+        )
+
+
+def _overlap(pair: Line, other: Line) -> bool:
+    numbers, others = (sorted(map(float, line)) for line in (pair, other))
+    return numbers[0] <= others[-1] and others[0] <= numbers[-1]
+
+
 ALL = (BASE, ROBUST, CONTROL)
 EVERY = (BASE, ROBUST, MA2023, TEACHER, CONTROL, "cheng-base", "cheng-robust")
-FOLDERS = {"seeds": "curves"}
+FOLDERS = {"seeds": "curves", "ablations-control": "ablations-control"}
 """Where the rows of a table are, if not in kodak."""
 TABLES: Mapping[str, Callable[[Results], Iterator[Line]]] = {
     "on-psnr": lambda results: attacks(
@@ -350,6 +404,7 @@ TABLES: Mapping[str, Callable[[Results], Iterator[Line]]] = {
     "seeds": seeds,
     "cheng": cheng,
     "fast": fast,
+    "ablations-control": lambda results: ablations(results, CONTROL),
 }
 
 
