@@ -1,6 +1,6 @@
-"""The README: its commands run, and its tables say what is there.
+"""The README: its commands run, and its tables say what is there; so does the page about the layout.
 
-`python tests/test_readme.py` writes the table of the layout anew.
+`python tests/test_readme.py` writes that page anew.
 """
 
 import ast
@@ -19,27 +19,40 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def layout() -> list[str]:
-    """The table's rows: each module with the first line of its docstring."""
-    rows = []
-    for path in sorted((ROOT / "robustcodec").rglob("*.py")):
-        name = path.relative_to(ROOT).as_posix().removesuffix("__init__.py")
-        document = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-        assert document, f"{name} has no docstring"
-        rows.append(f"| `{name}` | {document.splitlines()[0].removesuffix('.')} |")
-    return rows
+LAYOUT = ROOT / "docs" / "layout.md"
+HEAD = """# Layout
+
+What each module is for, by its docstring's first line. `python tests/test_readme.py` writes this page.
+"""
 
 
-def with_layout(readme: str) -> str:
-    """The README with the table of the layout as it should be."""
-    before, after = readme.split("## Layout")
-    table = "\n".join(["|---|---|", *layout(), ""])
-    after = re.sub(r"[|]---[|]---[|]\n(?:[|] `.*\n)*", lambda _: table, after, count=1)
-    return f"{before}## Layout{after}"
+def layout() -> str:
+    """A table for each package: its modules, each with the first line of its docstring."""
+    parts = [HEAD]
+    for package in sorted(path.parent for path in (ROOT / "robustcodec").rglob("__init__.py")):
+        parts.append(f"## {package.relative_to(ROOT).as_posix()}\n\n{purpose(package / '__init__.py')}.\n")
+        modules = [path for path in sorted(package.glob("*.py")) if path.name != "__init__.py"]
+        if modules:
+            parts.append(
+                "".join(["| | |\n|---|---|\n", *(f"| `{path.name}` | {purpose(path)} |\n" for path in modules)])
+            )
+    return "\n".join(parts)
+
+
+def purpose(path: Path) -> str:
+    document = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert document, f"{path.relative_to(ROOT)} has no docstring"
+    return document.splitlines()[0].removesuffix(".")
 
 
 def test_the_layout_is_that_of_the_package() -> None:
-    assert with_layout(README) == README, "a module or its docstring has changed: run python tests/test_readme.py"
+    found = LAYOUT.read_text(encoding="utf-8")
+    assert found == layout(), "a module or its docstring has changed: run python tests/test_readme.py"
+
+
+def test_the_layout_of_the_readme_is_there() -> None:
+    named = re.findall(r"^\| `([^`]+)` \|", README.split("## Layout")[1], re.MULTILINE)
+    assert named and all((ROOT / name).exists() for name in named)
 
 
 @pytest.mark.parametrize(
@@ -67,4 +80,4 @@ def test_the_first_command_runs(tmp_path: Path, tiny_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    (ROOT / "README.md").write_text(with_layout(README), encoding="utf-8")
+    LAYOUT.write_text(layout(), encoding="utf-8")
