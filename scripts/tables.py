@@ -1,4 +1,4 @@
-"""The tables of results in docs/, made of the rows in docs/results.
+"""The tables of results in README.md and docs/, made of the rows in docs/results.
 
     python scripts/tables.py            # write them anew where they stand
     python scripts/tables.py --check    # exit with 1 if a page has others
@@ -156,6 +156,18 @@ def table_1(results: Results) -> Iterator[Line]:
     for model in (BASE, MA2023, ROBUST):
         cells = [results.clean(model), results.under("paper:psnr", model, 200), results.under("paper:bpp", model, 100)]
         yield (model, *(f"{_mean(cell, 'bpp', 3)}, {_mean(cell, 'psnr', 2)}" for cell in cells))
+
+
+def hardened(results: Results) -> Iterator[Line]:
+    """What the strongest attack makes of an ordinary model and of hardened ones."""
+    yield ("model", "PSNR, clean", "PSNR, attacked", "A", "size, attacked / clean", "J, whole Kodak")
+    for model in (BASE, MA2023, ROBUST):
+        psnr, size = results.under("strong:psnr", model, 200), results.under("strong:bpp", model, 100)
+        yield (
+            *(model, f"{_mean(results.clean_of(psnr), 'psnr', 2)} dB", f"{_mean(psnr, 'psnr', 2)} dB"),
+            *(f"{psnr.statistic('gain').mean:.2f}", f"{results.growth(size)[0].mean:.2f}"),
+            f"{results.clean(model, crop=None).score:.3f}",
+        )
 
 
 def strongest(results: Results) -> Iterator[Line]:
@@ -399,6 +411,7 @@ TABLES: Mapping[str, Callable[[Results], Iterator[Line]]] = {
     "hyper-base": lambda results: whole(results, BASE),
     "hyper-robust": lambda results: whole(results, ROBUST),
     "table-1": table_1,
+    "hardened": hardened,
     "strongest": strongest,
     "classical": classical,
     "seeds": seeds,
@@ -419,7 +432,7 @@ def main() -> None:
         return _markdown(list(TABLES[name](folders[FOLDERS.get(name, "kodak")])))
 
     others = []
-    for page in sorted((ROOT / "docs").glob("*.md")):
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         text = page.read_text(encoding="utf-8")
         new = MARK.sub(lambda found: found[1] + table(found[2]), text)
         if new == text:
