@@ -105,8 +105,10 @@ class Manifest:
         found = float(np.interp(-within, [-value for value in steps], values))
         return math.exp(found - 2 * (at - within))
 
-    def quality(self, step: int) -> float:
-        """Quality whose step is `step`; steps beyond the table's ends have the quality of that end."""
+    def quality(self, step: int) -> float | None:
+        """Quality whose step is `step`; None for steps beyond those of the lowest and the highest quality."""
+        if not self.rates[-1].step <= step <= self.rates[0].step:
+            return None
         steps = [math.log(point.step) for point in self.rates]
         qualities = [point.quality for point in self.rates]
         return float(np.interp(-math.log(step), [-value for value in steps], qualities))

@@ -75,7 +75,8 @@ class Encoded:
     """A file and how it was made: its quality (1 to 6), its step R and, if asked for, what a decoder will show.
 
     `largest` is the largest magnitude of its latents, `expected` the bits that their probability tables expect of them.
-    Files whose payload is not the network's have no quality, a step of 0 and no latents.
+    A step coarser than that of quality 1 or finer than that of 6, which a target may need, has no quality. Files whose
+    payload is not the network's have none either, a step of 0 and no latents.
     """
 
     data: bytes
