@@ -39,6 +39,11 @@ class Results:
 
     parts: Sequence[Section]
 
+    @property
+    def models(self) -> set[str]:
+        """Names of all models."""
+        return {cell.line.model for part in self.parts for cell in part.cells}
+
     def clean(self, model: str, quality: float = 4.0, crop: int | None = 256, names: Sequence[str] = ()) -> Cell:
         """What a model makes of clean pictures: of all, or of those named."""
         return _one([cell for cell in self._cells(quality, crop) if cell.attack is None], model, "clean", names)
@@ -329,7 +334,7 @@ IDEAS = {
 
 
 def ablations(results: Results, start: str) -> Iterator[Line]:
-    """Ways of hardening for the same compute, two seeds each; in brackets what overlaps with stage II whole."""
+    """Ways of hardening for the same compute, each seed; in brackets what overlaps with stage II whole."""
     digits = (3, 2, 2, 3, 3, 3)
     yield (
         *("", "J, whole Kodak", "A, `paper` psnr", "A, `strong` psnr", "bpp / clean, `paper` bpp"),
@@ -348,24 +353,28 @@ def ablations(results: Results, start: str) -> Iterator[Line]:
         )
         return tuple(f"{value:.{digit}f}" for value, digit in zip(values, digits, strict=True))
 
-    def both(model: str) -> list[Line]:
-        return list(zip(*(figures(f"{model}-{seed}") for seed in (0, 1)), strict=True))
+    def seeds(model: str) -> list[Line]:
+        there = [name for name in (f"{model}-0", f"{model}-1") if name in results.models]
+        return list(zip(*map(figures, there), strict=True))
 
-    whole = both(IDEAS["stage II"])
+    whole = seeds(IDEAS["stage II"])
     yield (start, *figures(start))
     for name, model in IDEAS.items():
         compared = name.startswith("without")
         yield (
             name,
             *(
-                f"({'; '.join(pair)})" if compared and _overlap(pair, other) else "; ".join(pair)
-                for pair, other in zip(both(model), whole, strict=True)
+                f"({'; '.join(values)})" if compared and _overlap(values, other) else "; ".join(values)
+                for values, other in zip(seeds(model), whole, strict=True)
             ),
         )
 
 
-def _overlap(pair: Line, other: Line) -> bool:
-    numbers, others = (sorted(map(float, line)) for line in (pair, other))
+def _overlap(values: Line, other: Line) -> bool:
+    """Whether the ranges of two ways overlap; with one seed there are no ranges."""
+    if len(values) == 1:
+        return False
+    numbers, others = (sorted(map(float, line)) for line in (values, other))
     return numbers[0] <= others[-1] and others[0] <= numbers[-1]
 
 
