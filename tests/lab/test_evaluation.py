@@ -343,6 +343,19 @@ def test_a_second_crop_and_a_second_set_add_all_their_pictures(
     assert sorted(found, key=str) == [(False, 72, 3), (False, None, 3), (True, None, 3)]
 
 
+def test_a_set_of_links_is_named_by_its_own_folder(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, links = tmp_path / "store", tmp_path / "links"
+    links.mkdir()
+    for name in "ab":
+        (store / name).mkdir(parents=True)
+        shutil.copy(data / f"{name}.png", store / name)
+        (links / f"{name}.png").symlink_to(store / name / f"{name}.png")
+    monkeypatch.chdir(links)
+    for folder in (links, Path()):
+        found = {subject.picture.data for group in groups_of(folder, None) for subject in group.load()}
+        assert found == {"links"}
+
+
 def test_odd_names_become_visible_ones(tmp_path: Path, data: Path, model: Learned, workshop: Workshop) -> None:
     odd = tmp_path / "set$\\frac$\x1b[31m"
     odd.mkdir()

@@ -67,7 +67,8 @@ def picture_name(path: Path) -> str:
 
 def data_name(path: Path) -> str:
     """What results call the set of a picture: its folder's name, in visible characters."""
-    return clean_name(path.resolve().parent.name)
+    # not where a link to the picture leads
+    return clean_name(path.parent.resolve().name)
 
 
 def groups_of(folder: Path, crop: int | None) -> list[Group]:
