@@ -229,6 +229,15 @@ def test_what_would_be_ignored_without_pictures_is_refused(
     assert "report.html" in run("-o", str(tmp_path), "--report", *models)
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [["--crop", "64"], ["--attacks", "strong:psnr"], ["--quality", "2"], ["--reference", "nonsense"], ["--report"]],
+)
+def test_what_a_recheck_would_ignore_is_refused(asked: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"{asked[0]} is not for --recheck"):
+        run("--recheck", str(tmp_path), "--seed", "1", "--threads", "1", "--quiet", *asked)
+
+
 def test_rows_without_pictures_are_counted(tmp_path: Path, data: Path, tiny_path: Path) -> None:
     run("--data", str(data), "--models", str(tiny_path), "--attacks", "none", "-o", str(tmp_path))
     next((tmp_path / "pictures").rglob("flat.png")).unlink()
