@@ -29,7 +29,7 @@ from typer.testing import CliRunner
 from robustcodec import __version__
 from robustcodec.bundle import Bundle
 from robustcodec.cli import app
-from robustcodec.errors import MissingExtra, ModelError, TrainingError, UsageError
+from robustcodec.errors import ImageError, MissingExtra, ModelError, TrainingError, UsageError
 from robustcodec.images import Picture as Image
 from robustcodec.images import read_picture, write_picture
 from robustcodec.lab import attacks
@@ -58,7 +58,7 @@ from robustcodec.lab.evaluation.records import (
 from robustcodec.lab.evaluation.subjects import groups_of
 from robustcodec.lab.evaluation.summary import Statistic, inflation, paired, sections
 from robustcodec.lab.evaluation.tables import all_tables
-from robustcodec.measure import Figures, measure
+from robustcodec.measure import Coded, Figures, measure
 from robustcodec.metrics import psnr
 
 Pixels = NDArray[np.uint8]
@@ -852,6 +852,18 @@ def test_every_classical_codec_codes(name: str, model: Learned, make_sample: Cal
     coded = Classical(name, model, "psnr").code(pixels, 4.0)(pixels)
     assert coded.pixels.shape == pixels.shape
     assert psnr(pixels, coded.pixels) == pytest.approx(psnr(pixels, model.code(pixels, 4.0)(pixels).pixels), abs=0.5)
+
+
+@pytest.mark.parametrize(("name", "width"), [("webp", 16400), ("jpeg", 66000), ("avif", 70000)])
+def test_a_picture_that_a_classical_codec_cannot_hold_is_named(
+    name: str, width: int, tmp_path: Path, model: Learned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.zeros((2, width, 3), np.uint8)
+    (tmp_path / "wide.png").write_bytes(write_picture(Image(pixels=pixels), "PNG"))
+    coded = Coded(b"", pixels, 0.0)
+    monkeypatch.setattr(model, "code", lambda *_: lambda _: coded)  # which need not code it, to save time
+    with pytest.raises(ImageError, match=f"^wide: {name} cannot code a picture of {width} x 2 pixels .* or {name}, or"):
+        evaluate(grid(tmp_path, Classical(name, model, "psnr"), "none"), tmp_path / "out", silent)
 
 
 def test_a_missing_plugin_says_what_to_install(model: Learned, monkeypatch: pytest.MonkeyPatch) -> None:
