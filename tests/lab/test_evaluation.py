@@ -58,6 +58,7 @@ from robustcodec.lab.evaluation.records import (
 from robustcodec.lab.evaluation.subjects import groups_of
 from robustcodec.lab.evaluation.summary import Statistic, inflation, paired, sections
 from robustcodec.lab.evaluation.tables import all_tables
+from robustcodec.lab.resistance import held_out
 from robustcodec.measure import Coded, Figures, measure
 from robustcodec.metrics import psnr
 
@@ -341,6 +342,13 @@ def test_a_second_crop_and_a_second_set_add_all_their_pictures(
         rows = evaluate(grid(folder, model, "none", crop=crop), tmp_path / "out", silent)
     found = [(section.data == "again", section.crop, section.count) for section in sections(rows)]
     assert sorted(found, key=str) == [(False, 72, 3), (False, None, 3), (True, None, 3)]
+
+
+def test_a_picture_that_is_too_large_is_named_or_passed_over(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robustcodec.lab.evaluation.subjects.MAX_PIXELS", 64 * 64)
+    with pytest.raises(ImageError, match=r"a\.png: the picture has 96 x 80 pixels, more than 4096; shrink it"):
+        groups_of(data, 64)
+    assert held_out(sorted(data.iterdir()), 2).paths == (data / "b.png", data / "c.png")
 
 
 def test_a_set_of_links_is_named_by_its_own_folder(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
