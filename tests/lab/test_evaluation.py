@@ -364,19 +364,26 @@ def test_a_set_of_links_is_named_by_its_own_folder(tmp_path: Path, data: Path, m
         assert found == {"links"}
 
 
-def test_odd_names_become_visible_ones(tmp_path: Path, data: Path, model: Learned, workshop: Workshop) -> None:
+def test_odd_names_become_visible_ones(
+    tmp_path: Path, data: Path, model: Learned, tiny: Bundle, workshop: Workshop
+) -> None:
     odd = tmp_path / "set$\\frac$\x1b[31m"
     odd.mkdir()
     for name in (b"byte\xff.png", b"[\x1b[31m.png"):
         (odd / os.fsdecode(name)).write_bytes((data / "b.png").read_bytes())
-    rows = evaluate(grid(odd, model, "psnr"), tmp_path / "out", silent)
-    written = write_summary(tmp_path / "out", rows, check(rows), paper=False)
-    written.append(write_report(tmp_path / "out", rows, check(rows), [model], paper=False))
-    assert all(path.parent in (tmp_path / "out", tmp_path / "out" / "compressai") for path in written)
+    checkpoint = tmp_path / os.fsdecode(b"net\xff\x1b.pth")
+    torch.save(weights_of_bundle(tiny), checkpoint)
+    out = tmp_path / os.fsdecode(b"out\xff")
+    rows = evaluate(grid(odd, model, "psnr", surrogate=open_source(str(checkpoint))), out, silent)
+    written = write_summary(out, rows, check(rows), paper=False)
+    written.append(write_report(out, rows, check(rows), [model], paper=False))
+    assert all(path.parent in (out, out / "compressai") for path in written)
     for path in written:
         if path.suffix != ".png":
             assert "\x1b" not in path.read_text(encoding="utf-8")
-    assert "byte\\xff" in (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
+    summary = (out / "summary.md").read_text(encoding="utf-8")
+    assert "byte\\xff" in summary and "net\\xff\\x1b" in summary
+    assert "out\\xff" in (out / "report.html").read_text(encoding="utf-8")
 
 
 def test_attacks_are_parsed() -> None:
