@@ -452,9 +452,9 @@ def row(
     trace = changes.pop("trace", tuple((step, float(step)) for step in range(1, 201)))
     assault = None
     if attack is not None:
-        options = {key: changes.pop(key) for key in ("steps", "surrogate") if key in changes}
-        (assault,) = asked(attack, **{"steps": 200} | {key: value for key, value in options.items() if key == "steps"})
-        assault = dataclasses.replace(assault, surrogate=options.get("surrogate"))
+        options = {"steps": 200} | {key: changes.pop(key) for key in ("steps", "seed") if key in changes}
+        (assault,) = asked(attack, **options)
+        assault = dataclasses.replace(assault, surrogate=changes.pop("surrogate", None))
     return Row(
         model=model,
         fingerprint=f"{model}-fingerprint",
@@ -721,6 +721,16 @@ def test_each_other_sign_is_found(code: str, rows: list[Row]) -> None:
 
 def test_an_early_score_beyond_the_bound_is_no_sign() -> None:
     assert check([row(trace=((1, 1.0), (10, 5.0), (200, 4.0))), row(attack="noise:psnr", gain=0.5)]) == []
+
+
+def test_controls_of_another_seed_are_compared() -> None:
+    weaker = [
+        row(attack="offset:psnr", gain=0.5),
+        row(attack="fgsm:psnr", gain=2.0),
+        row(attack="simba:psnr", gain=0.4),
+    ]
+    assert check([row(seed=1), *weaker]) == []
+    assert [warning.code for warning in check([row(seed=1, gain=0.3), *weaker])] == ["E03", "E04", "E09"]
 
 
 def test_strengths_are_compared_within_the_bound_only() -> None:
