@@ -611,6 +611,17 @@ def test_outputs_of_an_evaluation(tmp_path: Path) -> None:
     assert {len(line.split(",")) for line in (header, *lines)} == {len(header.split(","))}
 
 
+def test_sets_of_similar_names_have_files_of_their_own(tmp_path: Path) -> None:
+    sets = ["my-photos", "my photos", "рисунки", "снимки"]
+    one = row(attack=None)
+    rows = [dataclasses.replace(one, picture=dataclasses.replace(one.picture, data=data)) for data in sets]
+    written = write_summary(tmp_path, rows, [], paper=False)
+    assert len([path for path in written if path.suffix == ".json"]) == 4
+    assert len({path for path in written if path.suffix == ".svg"}) == 4
+    assert all(path.is_file() and path.name.isascii() for path in written)
+    assert {"rd-my-photos-256.svg", "my-photos-256-m-clean.json"} <= {path.name for path in written}
+
+
 def test_curves_that_went_leave_no_file(tmp_path: Path) -> None:
     folder = tmp_path / "compressai"
     write_summary(tmp_path, [row(), row(attack="bpp"), row(attack="noise:psnr")], [], paper=False)
