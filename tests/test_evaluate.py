@@ -205,6 +205,7 @@ with writing(Path(sys.argv[1])):
         ({"--shard": "3/2"}, "is no shard; give --shard I/N"),
         ({"--match": "size"}, "can be psnr or bpp"),
         ({"--reference": "book"}, "can be paper"),
+        ({"--surrogate": "net.pth"}, "--surrogate is to craft attacked pictures on, and there are no attacks"),
         ({"--data": "nowhere"}, "is no folder"),
         ({"--recheck": "nowhere"}, "takes no -o and no --data"),
     ],

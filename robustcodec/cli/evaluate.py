@@ -127,6 +127,8 @@ def evaluate(
             restarts=restarts,
             precision=precision,
         )
+        if not wanted:
+            _check_asked(context, ["surrogate"], "--{} is to craft attacked pictures on, and there are no attacks")
         grid = Grid(
             groups=groups_of(data, crop),
             contenders=open_contenders(names, match, threads),
