@@ -109,8 +109,8 @@ def plan_outputs(
     is a file (overwritten), a folder, `-`, or None for a name beside the input. Names derived from inputs end in
     `suffix`, and existing ones are skipped unless `overwrite`. Inputs whose name is that of another one with `mark`
     behind it were made from that one, and are passed over. `beside` are the endings of files that are written beside
-    each result: it exists if all of them do. Beside a file that was named by `output` existing ones may be of another
-    origin, so that only `overwrite` replaces those that are not `replaceable`. Raises UsageError if the arguments
+    each result: it exists if all of them do. Where some do, they may be of another origin, so that only `overwrite`
+    replaces those that are not `replaceable`. Raises UsageError if the arguments
     contradict each other, if two inputs would be written to one file, or if an input or such a file would be
     overwritten.
     """
@@ -133,11 +133,12 @@ def plan_outputs(
 
     jobs = [replace(job, beside=_beside(job.target, beside)) for job in _without_doubles(jobs)]
     _check_collisions(jobs, named=file is not None)
-    if file is not None and not overwrite:
-        _check_beside(jobs, replaceable)
     keep = file is not None or overwrite
+    to_do = tuple(job for job in jobs if keep or not _done(job))
+    if not overwrite:
+        _check_beside(to_do, replaceable)
     return Plan(
-        jobs=tuple(job for job in jobs if keep or not _done(job)),
+        jobs=to_do,
         skipped=tuple(job for job in jobs if not keep and _done(job)),
         unread=tuple(unread),
     )

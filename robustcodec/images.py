@@ -152,7 +152,7 @@ def read_picture(
     width and height before the pixels are decoded, and may raise.
     """
     kind, opener = recognise(data)
-    with _pillow_errors(f"the {kind} picture is damaged", advice="; get a whole copy"):
+    with pillow_errors(f"the {kind} picture is damaged", advice="; get a whole copy"):
         image = opener(BytesIO(data))
         _check(kind, image, max_pixels)
         if admit is not None:
@@ -180,7 +180,7 @@ def to_picture(image: Image.Image | Pixels | bytes, max_pixels: int) -> Picture:
     if not isinstance(image, Image.Image):
         return _from_array(image)
     kind = image.format or "Pillow"
-    with _pillow_errors(f"the {kind} picture is damaged", advice="; get a whole copy"):
+    with pillow_errors(f"the {kind} picture is damaged", advice="; get a whole copy"):
         _check(kind, image, max_pixels)
         if not (image.width and image.height):
             raise ImageError("the picture has no pixels")
@@ -221,7 +221,7 @@ def write_picture(picture: Picture, format: str, quality: int | None = None) -> 
     what. Raises OutputError when the format cannot hold the picture.
     """
     out = BytesIO()
-    with _pillow_errors(f"the picture cannot be written as {format}", OutputError):
+    with pillow_errors(f"the picture cannot be written as {format}", OutputError):
         if picture.alpha is not None and format in _WITHOUT_ALPHA:
             picture = _on_white(picture)
         left_out: dict[str, Any] = dict.fromkeys(_unheld(picture, format))
@@ -245,7 +245,7 @@ def compress(samples: Pixels, format: str, quality: int | None) -> bytes | None:
     if format == "AVIF":
         options |= {"subsampling": "4:0:0" if samples.ndim == 2 else "4:4:4", "speed": 8, "max_threads": 1}
     out = BytesIO()
-    with _pillow_errors(f"the picture cannot be compressed as {format}"):
+    with pillow_errors(f"the picture cannot be compressed as {format}"):
         Image.fromarray(samples).save(out, format.upper(), **options)
     return out.getvalue()
 
@@ -255,7 +255,7 @@ def decompress(data: bytes, format: str) -> Pixels:
 
     Raises ImageError if it is damaged, or if Pillow was built without the format.
     """
-    with _pillow_errors(f"its {format} data cannot be read"):
+    with pillow_errors(f"its {format} data cannot be read"):
         image = _OPENERS[format][1](BytesIO(data))
         return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
 
@@ -288,7 +288,7 @@ def _unheld(picture: Picture, format: str) -> dict[str, str]:
 def _can_write(picture: Picture, format: str) -> bool:
     """Try it, since Pillow alone knows how much metadata fits, and what EXIF data it can take apart."""
     try:
-        with _pillow_errors("metadata", OutputError):
+        with pillow_errors("metadata", OutputError):
             Image.fromarray(picture.samples).save(BytesIO(), format.upper(), **_WRITERS[format](picture))
     except OutputError:
         return False
@@ -362,7 +362,7 @@ def _picture(kind: str, image: Image.Image, as_is: bool) -> Picture:
 
 
 @contextmanager
-def _pillow_errors(sentence: str, kind: type[RobustcodecError] = ImageError, advice: str = "") -> Iterator[None]:
+def pillow_errors(sentence: str, kind: type[RobustcodecError] = ImageError, advice: str = "") -> Iterator[None]:
     """Turn whatever Pillow raises on hostile data into one of our errors: what was found, why, and what to do.
 
     Its parsers raise OSError, SyntaxError, struct.error, IndexError and many more; none of them may get out.
@@ -530,7 +530,7 @@ def _exif_of_tiff(image: Image.Image) -> bytes:
     try:
         kept = _descriptive(image.getexif())
         return kept.tobytes() if kept else b""
-    except Exception:  # as in _pillow_errors: anything may come out of hostile tags
+    except Exception:  # as in pillow_errors: anything may come out of hostile tags
         return b"damaged"
 
 

@@ -330,6 +330,27 @@ def test_a_result_is_there_when_all_its_pictures_are(here: Path) -> None:
     assert attack("b.png", "-o", "a.attacked.png", "--method", "offset", "--save-all").exit_code == 0
 
 
+def test_what_is_no_result_of_this_picture_is_not_replaced_unasked(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("a.png", "b.png", "--method", "offset", "--save-all")
+    assert attack("b.png", *command[2:]).exit_code == 0
+    monkeypatch.setattr("robustcodec.lab.attacked.attack_picture", lambda *_: pytest.fail("it has begun"))
+    way_out = "; --overwrite makes it anew, or name another place with -o"
+    Path("a.attacked.png").write_bytes(b"foreign")
+    assert refusal(*command) == (f"a.attacked.png exists already and does not say how it was made{way_out}", 2)
+    Path("a.attacked.png").rename("a.attacked.noise.png")
+    message = "a.attacked.noise.png exists already; replace it with --overwrite, or choose another name"
+    assert refusal(*command) == (message, 2)
+    Path("a.attacked.noise.png").unlink()
+    Path("b.attacked.noise.png").unlink()
+    kept = {name: Path(name).read_bytes() for name in names()}
+    Path("b.png").write_bytes(Path("a.png").read_bytes())
+    assert refusal(*command) == (f"b.attacked.png was made of another picture than b.png{way_out}", 2)
+    Path("b.png").write_bytes(b"no picture")
+    assert "no picture in a known format" in attack("b.png", *command[2:]).output
+    Path("b.png").write_bytes(kept["b.png"])
+    assert {name: Path(name).read_bytes() for name in names()} == kept
+
+
 def test_the_result_itself_comes_last(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted while it writes, a command leaves nothing that the next one takes for done."""
     from robustcodec.cli import attack as command

@@ -205,6 +205,7 @@ with writing(Path(sys.argv[1])):
         ({"--shard": "3/2"}, "is no shard; give --shard I/N"),
         ({"--match": "size"}, "can be psnr or bpp"),
         ({"--reference": "book"}, "can be paper"),
+        ({"--surrogate": "net.pth"}, "--surrogate is to craft attacked pictures on, and there are no attacks"),
         ({"--data": "nowhere"}, "is no folder"),
         ({"--recheck": "nowhere"}, "takes no -o and no --data"),
     ],
@@ -227,6 +228,15 @@ def test_what_would_be_ignored_without_pictures_is_refused(
         run(*asked, "-o", str(tmp_path))
     assert "summary.md" in run("-o", str(tmp_path), "--reference", "paper")
     assert "report.html" in run("-o", str(tmp_path), "--report", *models)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [["--crop", "64"], ["--attacks", "strong:psnr"], ["--quality", "2"], ["--reference", "nonsense"], ["--report"]],
+)
+def test_what_a_recheck_would_ignore_is_refused(asked: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"{asked[0]} is not for --recheck"):
+        run("--recheck", str(tmp_path), "--seed", "1", "--threads", "1", "--quiet", *asked)
 
 
 def test_rows_without_pictures_are_counted(tmp_path: Path, data: Path, tiny_path: Path) -> None:

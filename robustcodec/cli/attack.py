@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from os.path import lexists
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated
@@ -143,8 +144,8 @@ def attack(
     known = {job: task.known(job) for job in plan.skipped}
     if not overwrite:
         for job in plan.jobs:
-            if job.target is not None and job.target != Path(output or ""):
-                task.origin(job.target)  # of a result that lacks pictures beside it, and is not to be lost
+            if job.target is not None and job.target != Path(output or "") and lexists(job.target):
+                task.check_replaced(job)
     # of one picture nothing is kept, and --overwrite begins at the first again
     goes_on = len(plan.jobs) + len(plan.skipped) > 1 and not overwrite
     with when_stopped(lambda: console.note(GOES_ON if goes_on else STOPPED)):
@@ -176,8 +177,6 @@ class _Task:
 
     def known(self, job: Job) -> Result:
         """What is known of a result that exists. Raises UsageError if it says that it was made otherwise."""
-        from robustcodec.lab.evaluation.subjects import digest
-
         assert job.source is not None and job.target is not None  # streams are never skipped
         origin, name = self.origin(job.target), clean_name(job.source)
         if origin is None:
@@ -187,10 +186,21 @@ class _Task:
         except RobustcodecError as error:
             why = attributed(name, str(error))
             return Result({}, notes=(f"it may be of another picture, and counts in no mean: {why}",))
-        if origin.clean != digest(picture.pixels):
-            raise UsageError(f"{clean_name(job.target)} was made of another picture than {name}; {_WAY_OUT}")
+        _check_clean(job, picture, origin)
         self.done.append((name, origin.before, origin.after))
         return Result(_fields(picture, origin))
+
+    def check_replaced(self, job: Job) -> None:
+        """Raise UsageError if a result that lacks pictures beside it would be lost where all are made anew."""
+        assert job.target is not None
+        origin = self.origin(job.target)
+        if origin is None:
+            raise UsageError(f"{clean_name(job.target)} exists already and does not say how it was made; {_WAY_OUT}")
+        try:
+            picture = _read(job)
+        except RobustcodecError:
+            return  # it will fail again where it is to be attacked, and its result stays
+        _check_clean(job, picture, origin)
 
     def origin(self, result: Path) -> "Origin | None":
         """What a result says of itself, if anything. Raises UsageError if it was made with other options."""
@@ -253,6 +263,16 @@ def _read(job: Job) -> "Picture":
     from robustcodec.images import read_picture
 
     return read_picture(read_input(job.source, _most_bytes()), options.MAX_PIXELS)
+
+
+def _check_clean(job: Job, picture: "Picture", origin: "Origin") -> None:
+    """Raise UsageError if a result was made of another picture than that of its job."""
+    from robustcodec.lab.evaluation.subjects import digest
+
+    assert job.source is not None and job.target is not None
+    if origin.clean != digest(picture.pixels):
+        of = clean_name(job.source)
+        raise UsageError(f"{clean_name(job.target)} was made of another picture than {of}; {_WAY_OUT}")
 
 
 def _most_bytes() -> int:

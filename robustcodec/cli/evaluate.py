@@ -92,6 +92,8 @@ def evaluate(
     if recheck is not None:
         if output is not None or data is not None:
             raise UsageError("--recheck looks at a folder of results and takes no -o and no --data")
+        unused = [name for name in (*_OF_MEASURING, "reference", "report") if name != "seed"]
+        _check_asked(context, unused, "--{} is not for --recheck, which repeats what was measured; leave it out")
         _recheck(recheck, names, threads, seed, console)
         return
     if output is None:
@@ -99,7 +101,8 @@ def evaluate(
     if reference not in (None, "paper"):
         raise UsageError(f"--reference can be paper, not {reference}")
     if data is None:
-        _check_asked(context, _OF_MEASURING if report else (*_OF_MEASURING, *_OF_MODELS))
+        unused = list(_OF_MEASURING if report else (*_OF_MEASURING, *_OF_MODELS))
+        _check_asked(context, unused, "--{} measures nothing without pictures; name a folder of them with --data")
 
     from robustcodec.lab.evaluation.checks import check
     from robustcodec.lab.evaluation.classical import MATCHES
@@ -124,6 +127,8 @@ def evaluate(
             restarts=restarts,
             precision=precision,
         )
+        if not wanted:
+            _check_asked(context, ["surrogate"], "--{} is to craft attacked pictures on, and there are no attacks")
         grid = Grid(
             groups=groups_of(data, crop),
             contenders=open_contenders(names, match, threads),
@@ -168,10 +173,10 @@ def _named(folder: Path, written: Sequence[Path]) -> Iterator[str]:
     yield from sorted({f"{path.parent.name}/" for path in written if path.parent != folder})
 
 
-def _check_asked(context: typer.Context, unused: Sequence[str]) -> None:
-    """Refuse options that would be ignored."""
+def _check_asked(context: typer.Context, unused: Sequence[str], refusal: str) -> None:
+    """Refuse options that would be ignored, by a sentence with a place for the first one's name."""
     if asked := options.asked(context, unused):
-        raise UsageError(f"--{asked[0]} measures nothing without pictures; name a folder of them with --data")
+        raise UsageError(refusal.format(asked[0]))
 
 
 def _recheck(folder: Path, names: list[str], threads: int | None, seed: int, console: Console) -> None:

@@ -1,5 +1,6 @@
 """The command `harden`: a robust model out of an ordinary one and a folder of pictures (needs robustcodec[lab])."""
 
+import shlex
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -151,7 +152,7 @@ def _run(request: Request, console: Console) -> None:
     from robustcodec.lab.resistance import table
     from robustcodec.lab.team import joined
 
-    resumes = f"robustcodec harden -o {request.run}"
+    resumes = shlex.join(["robustcodec", "harden", "-o", str(request.run)])
     begun = partial(Request.exists, request.run)
     with resumable(begun, console.note, resumes), joined() as team, Stopper() as stopper:
         if not team.first:
@@ -166,7 +167,8 @@ def _run(request: Request, console: Console) -> None:
         console.note(f"quality {point.quality:g}: {point.bpp:.3f} bpp, {point.psnr:.2f} dB, J {point.score:.3f}")
     for line in table(done.comparisons) if done.comparisons else ():
         console.note(line)
-    console.note(f"wrote {done.bundle.path}: model {done.bundle.id}; encode with: -m {done.bundle.path}")
+    model = str(done.bundle.path)
+    console.note(f"wrote {model}: model {done.bundle.id}; encode with: -m {shlex.quote(model)}")
 
 
 def _crops(measure: str) -> int:

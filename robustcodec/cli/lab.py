@@ -4,6 +4,7 @@ Without it each command still exists and says what to install. Their bodies live
 """
 
 import dataclasses
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -102,7 +103,7 @@ def train(
         for option in (validation, arch, channels, start, quality, qualities, init, hours, steps, recipe)
     ):
         raise UsageError("a run is resumed as it was begun: give -o RUN alone, or all options of a new run with --data")
-    resumes = f"robustcodec train -o {run}"
+    resumes = shlex.join(["robustcodec", "train", "-o", str(run)])
     with (
         resumable(lambda: Run(run).exists, console.note, resumes),
         joined() as team,
@@ -117,7 +118,7 @@ def train(
     if not finished and stopper.number is not None:
         console.note(how_to_go_on(resumes))
         raise typer.Exit(128 + stopper.number)
-    console.note(f"done; make a model of it with: robustcodec export {run} -o MODEL")
+    console.note(f"done; make a model of it with: robustcodec export {shlex.quote(str(run))} -o MODEL")
 
 
 def export(

@@ -1,5 +1,6 @@
 """The command `scan`: how suspicious pictures are, writing nothing."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -100,7 +101,7 @@ def scan(
     if read_contract(bundle.manifest.contract) is None:
         raise UsageError(
             f"the model {bundle.id} has no contract to tell suspicious pictures by; fit one to ordinary pictures with: "
-            f"robustcodec models contract {clean_name(str(bundle.path))} --data DIR"
+            f"robustcodec models contract {clean_name(shlex.quote(str(bundle.path)))} --data DIR"
         )
     task = ScanTask(
         bundle=bundle.path,

@@ -29,7 +29,7 @@ from typer.testing import CliRunner
 from robustcodec import __version__
 from robustcodec.bundle import Bundle
 from robustcodec.cli import app
-from robustcodec.errors import MissingExtra, ModelError, TrainingError, UsageError
+from robustcodec.errors import ImageError, MissingExtra, ModelError, TrainingError, UsageError
 from robustcodec.images import Picture as Image
 from robustcodec.images import read_picture, write_picture
 from robustcodec.lab import attacks
@@ -58,7 +58,8 @@ from robustcodec.lab.evaluation.records import (
 from robustcodec.lab.evaluation.subjects import groups_of
 from robustcodec.lab.evaluation.summary import Statistic, inflation, paired, sections
 from robustcodec.lab.evaluation.tables import all_tables
-from robustcodec.measure import Figures, measure
+from robustcodec.lab.resistance import held_out
+from robustcodec.measure import Coded, Figures, measure
 from robustcodec.metrics import psnr
 
 Pixels = NDArray[np.uint8]
@@ -343,19 +344,46 @@ def test_a_second_crop_and_a_second_set_add_all_their_pictures(
     assert sorted(found, key=str) == [(False, 72, 3), (False, None, 3), (True, None, 3)]
 
 
-def test_odd_names_become_visible_ones(tmp_path: Path, data: Path, model: Learned, workshop: Workshop) -> None:
+def test_a_picture_that_is_too_large_is_named_or_passed_over(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robustcodec.lab.evaluation.subjects.MAX_PIXELS", 64 * 64)
+    with pytest.raises(ImageError, match=r"a\.png: the picture has 96 x 80 pixels, more than 4096; shrink it"):
+        groups_of(data, 64)
+    assert held_out(sorted(data.iterdir()), 2).paths == (data / "b.png", data / "c.png")
+
+
+def test_a_set_of_links_is_named_by_its_own_folder(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, links = tmp_path / "store", tmp_path / "links"
+    links.mkdir()
+    for name in "ab":
+        (store / name).mkdir(parents=True)
+        shutil.copy(data / f"{name}.png", store / name)
+        (links / f"{name}.png").symlink_to(store / name / f"{name}.png")
+    monkeypatch.chdir(links)
+    for folder in (links, Path()):
+        found = {subject.picture.data for group in groups_of(folder, None) for subject in group.load()}
+        assert found == {"links"}
+
+
+def test_odd_names_become_visible_ones(
+    tmp_path: Path, data: Path, model: Learned, tiny: Bundle, workshop: Workshop
+) -> None:
     odd = tmp_path / "set$\\frac$\x1b[31m"
     odd.mkdir()
     for name in (b"byte\xff.png", b"[\x1b[31m.png"):
         (odd / os.fsdecode(name)).write_bytes((data / "b.png").read_bytes())
-    rows = evaluate(grid(odd, model, "psnr"), tmp_path / "out", silent)
-    written = write_summary(tmp_path / "out", rows, check(rows), paper=False)
-    written.append(write_report(tmp_path / "out", rows, check(rows), [model], paper=False))
-    assert all(path.parent in (tmp_path / "out", tmp_path / "out" / "compressai") for path in written)
+    checkpoint = tmp_path / os.fsdecode(b"net\xff\x1b.pth")
+    torch.save(weights_of_bundle(tiny), checkpoint)
+    out = tmp_path / os.fsdecode(b"out\xff")
+    rows = evaluate(grid(odd, model, "psnr", surrogate=open_source(str(checkpoint))), out, silent)
+    written = write_summary(out, rows, check(rows), paper=False)
+    written.append(write_report(out, rows, check(rows), [model], paper=False))
+    assert all(path.parent in (out, out / "compressai") for path in written)
     for path in written:
         if path.suffix != ".png":
             assert "\x1b" not in path.read_text(encoding="utf-8")
-    assert "byte\\xff" in (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
+    summary = (out / "summary.md").read_text(encoding="utf-8")
+    assert "byte\\xff" in summary and "net\\xff\\x1b" in summary
+    assert "out\\xff" in (out / "report.html").read_text(encoding="utf-8")
 
 
 def test_attacks_are_parsed() -> None:
@@ -424,9 +452,9 @@ def row(
     trace = changes.pop("trace", tuple((step, float(step)) for step in range(1, 201)))
     assault = None
     if attack is not None:
-        options = {key: changes.pop(key) for key in ("steps", "surrogate") if key in changes}
-        (assault,) = asked(attack, **{"steps": 200} | {key: value for key, value in options.items() if key == "steps"})
-        assault = dataclasses.replace(assault, surrogate=options.get("surrogate"))
+        options = {"steps": 200} | {key: changes.pop(key) for key in ("steps", "seed") if key in changes}
+        (assault,) = asked(attack, **options)
+        assault = dataclasses.replace(assault, surrogate=changes.pop("surrogate", None))
     return Row(
         model=model,
         fingerprint=f"{model}-fingerprint",
@@ -476,6 +504,10 @@ def test_rows_survive_a_crash_at_any_byte(tmp_path_factory: pytest.TempPathFacto
         "no json",
         "\udcff",
         '{"model": 1}',
+        "[" * 100_000,
+        to_json(row()).replace("[1, 1.0]", "[1e999, 1.0]"),
+        to_json(row()).replace("[1, 1.0]", f"[1, {10**400}]"),
+        to_json(row()).replace('"set"', '"set\\udcff"'),
         to_json(row()).replace('"size"', '"sizes"'),
         to_json(row()).replace('"bpp": 0.5', '"bpp": "0.5"'),
         to_json(row()).replace('"picture.png"', "null"),
@@ -577,6 +609,17 @@ def test_outputs_of_an_evaluation(tmp_path: Path) -> None:
     header, *lines = (tmp_path / "summary.csv").read_text().splitlines()
     assert len(lines) == 2
     assert {len(line.split(",")) for line in (header, *lines)} == {len(header.split(","))}
+
+
+def test_sets_of_similar_names_have_files_of_their_own(tmp_path: Path) -> None:
+    sets = ["my-photos", "my photos", "рисунки", "снимки"]
+    one = row(attack=None)
+    rows = [dataclasses.replace(one, picture=dataclasses.replace(one.picture, data=data)) for data in sets]
+    written = write_summary(tmp_path, rows, [], paper=False)
+    assert len([path for path in written if path.suffix == ".json"]) == 4
+    assert len({path for path in written if path.suffix == ".svg"}) == 4
+    assert all(path.is_file() and path.name.isascii() for path in written)
+    assert {"rd-my-photos-256.svg", "my-photos-256-m-clean.json"} <= {path.name for path in written}
 
 
 def test_curves_that_went_leave_no_file(tmp_path: Path) -> None:
@@ -689,6 +732,16 @@ def test_each_other_sign_is_found(code: str, rows: list[Row]) -> None:
 
 def test_an_early_score_beyond_the_bound_is_no_sign() -> None:
     assert check([row(trace=((1, 1.0), (10, 5.0), (200, 4.0))), row(attack="noise:psnr", gain=0.5)]) == []
+
+
+def test_controls_of_another_seed_are_compared() -> None:
+    weaker = [
+        row(attack="offset:psnr", gain=0.5),
+        row(attack="fgsm:psnr", gain=2.0),
+        row(attack="simba:psnr", gain=0.4),
+    ]
+    assert check([row(seed=1), *weaker]) == []
+    assert [warning.code for warning in check([row(seed=1, gain=0.3), *weaker])] == ["E03", "E04", "E09"]
 
 
 def test_strengths_are_compared_within_the_bound_only() -> None:
@@ -839,6 +892,18 @@ def test_every_classical_codec_codes(name: str, model: Learned, make_sample: Cal
     coded = Classical(name, model, "psnr").code(pixels, 4.0)(pixels)
     assert coded.pixels.shape == pixels.shape
     assert psnr(pixels, coded.pixels) == pytest.approx(psnr(pixels, model.code(pixels, 4.0)(pixels).pixels), abs=0.5)
+
+
+@pytest.mark.parametrize(("name", "width"), [("webp", 16400), ("jpeg", 66000), ("avif", 70000)])
+def test_a_picture_that_a_classical_codec_cannot_hold_is_named(
+    name: str, width: int, tmp_path: Path, model: Learned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.zeros((2, width, 3), np.uint8)
+    (tmp_path / "wide.png").write_bytes(write_picture(Image(pixels=pixels), "PNG"))
+    coded = Coded(b"", pixels, 0.0)
+    monkeypatch.setattr(model, "code", lambda *_: lambda _: coded)  # which need not code it, to save time
+    with pytest.raises(ImageError, match=f"^wide: {name} cannot code a picture of {width} x 2 pixels .* or {name}, or"):
+        evaluate(grid(tmp_path, Classical(name, model, "psnr"), "none"), tmp_path / "out", silent)
 
 
 def test_a_missing_plugin_says_what_to_install(model: Learned, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from regenerate import sample
+from typer.testing import CliRunner
 
 pytest.importorskip("torch")
 
+from robustcodec.cli import app
 from robustcodec.cli.stopper import Stopper, resumable
 from robustcodec.images import Picture, write_picture
 from robustcodec.lab.recipe import Phase, Recipe
@@ -53,7 +56,7 @@ def write_toy(folder: Path) -> None:
 
 def test_a_terminated_training_saves_its_state(here: Path) -> None:
     write_toy(here)
-    arguments = ("train", "--data", "pictures", "--recipe", "recipe.json", "-o", "run")
+    arguments = ("train", "--data", "pictures", "--recipe", "recipe.json", "-o", "my run")
     with subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, env=environment()) as running:
         assert running.stderr is not None
         lines = (line.decode() for line in running.stderr)
@@ -61,11 +64,22 @@ def test_a_terminated_training_saves_its_state(here: Path) -> None:
         running.send_signal(signal.SIGTERM)
         rest = list(lines)
     assert running.returncode == 143
-    assert rest[-1] == "stopped; go on with: robustcodec train -o run\n"
+    assert rest[-1] == "stopped; go on with: robustcodec train -o 'my run'\n"
     from robustcodec.lab.runs import Run
 
-    state = Run(Path("run")).load()
+    state = Run(Path("my run")).load()
     assert state is not None and state.step >= 10
+
+
+def test_a_stopped_hardening_says_a_command_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robustcodec.cli.harden.Request.load", lambda run: SimpleNamespace(run=run))
+    monkeypatch.setattr("robustcodec.lab.harden.harden", lambda *_: None)
+    done = CliRunner().invoke(app, ["harden", "-o", "my run"])
+    assert done.stderr == "stopped; go on with: robustcodec harden -o 'my run'\n"
+    monkeypatch.setattr("robustcodec.lab.harden.harden", lambda *_: made)
+    made = SimpleNamespace(points=(), comparisons=(), bundle=SimpleNamespace(path=Path("my run/model"), id="model"))
+    done = CliRunner().invoke(app, ["harden", "-o", "my run"])
+    assert done.stderr == "wrote my run/model: model model; encode with: -m 'my run/model'\n"
 
 
 def test_an_interrupt_that_nobody_waits_for_says_how_it_goes_on() -> None:

@@ -107,8 +107,8 @@ def _pairs(batches: Sequence[_Batch], ignoring: Sequence[str]) -> Iterator[tuple
                 yield second, first
 
 
-_OF_SEARCHES = ("method", "steps", "restarts", "precision")
-"""What sets an attack apart from a control, to which steps and restarts mean nothing."""
+_OF_SEARCHES = ("method", "steps", "seed", "restarts", "precision")
+"""What sets an attack apart from a control, to which steps and restarts mean nothing, and any seed is as good."""
 
 _NOTHING: dict[str, Any] = {
     "method": "",

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from robustcodec.errors import MissingExtra
+from robustcodec.images import pillow_errors
 from robustcodec.measure import Code, Coded
 from robustcodec.metrics import Pixels, bits_per_pixel, psnr
 
@@ -102,10 +103,14 @@ class Classical:
     def _coded(self, pixels: Pixels, setting: float) -> Coded:
         out = BytesIO()
         options = {**self._format.options, **self._format.option(setting)}
-        Image.fromarray(pixels).save(out, self._format.pillow, **options)
-        data = out.getvalue()
-        with Image.open(BytesIO(data)) as image:
-            shown = np.asarray(image.convert("RGB"))
+        height, width = pixels.shape[:2]
+        sentence = f"{self.name} cannot code a picture of {width} x {height} pixels"
+        # each format has its own limits, which Pillow's writers, plugins among them, report in their own ways
+        with pillow_errors(sentence, advice=f"; leave out the picture or {self.name}, or take --crop"):
+            Image.fromarray(pixels).save(out, self._format.pillow, **options)
+            data = out.getvalue()
+            with Image.open(BytesIO(data)) as image:
+                shown = np.asarray(image.convert("RGB"))
         return Coded(data, shown, setting)
 
 

@@ -10,6 +10,7 @@ from typing import Protocol
 from robustcodec.bundle import Bundle, find
 from robustcodec.codec import Codec
 from robustcodec.errors import MissingExtra, ModelError, UsageError
+from robustcodec.files import clean_name
 from robustcodec.lab.evaluation.records import Row
 from robustcodec.measure import Code, coder
 from robustcodec.metrics import Pixels
@@ -129,6 +130,6 @@ def open_source(name: str) -> Source:
 
         network_of(load_weights(path), str(path))  # what cannot be crafted on is refused before any work
         with path.open("rb") as file:
-            return Source(path.stem, hashlib.file_digest(file, "sha256").hexdigest()[:16], path)
+            return Source(clean_name(path.stem), hashlib.file_digest(file, "sha256").hexdigest()[:16], path)
     bundle = find(name)
     return Source(bundle.id, bundle.fingerprint.hex(), bundle)

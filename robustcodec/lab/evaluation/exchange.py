@@ -1,5 +1,6 @@
 """Curves for other tools: CompressAI's JSON, and Bjøntegaard rates between curves."""
 
+import hashlib
 import itertools
 import json
 import math
@@ -61,14 +62,15 @@ def compressai_json(curve: Curve) -> tuple[str, str]:
             "quality": [cell.rows[0].quality for cell in curve.cells],
         },
     }
-    what = f"{curve.attack.label}-{curve.attack.options}" if curve.attack else "clean"
+    what = f"{curve.attack.label.replace(':', '-')}-{curve.attack.options}" if curve.attack else "clean"
     parts = [curve.data, str(curve.crop or "whole"), curve.line.title, what]
     return f"{file_name('-'.join(parts))}.json", json.dumps(finite(document), indent=1, allow_nan=False) + "\n"
 
 
 def file_name(text: str) -> str:
-    """What a file is called by a text that may have any characters."""
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", text).strip("-")
+    """What a file is called by a text that may have any characters: other texts give other names."""
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", text).strip("-")
+    return name if name == text else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def rate_table(curves: Sequence[Curve]) -> Table | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustcodec import __version__
-from robustcodec.errors import UsageError
+from robustcodec.errors import ImageError, UsageError
 from robustcodec.files import WHOLE, Shard, clean_name
 from robustcodec.lab.evaluation.contenders import Contender, Source
 from robustcodec.lab.evaluation.crafting import attacked_pictures, read_pixels, set_name, write_pixels
@@ -253,8 +253,11 @@ class _Bench:
         """What codes a picture, and the clean picture coded."""
         name = subject.picture.name
         if name not in self.coded:
-            code = self.contender.code(subject.pixels, self.quality)
-            self.coded[name] = code, code(subject.pixels)
+            try:
+                code = self.contender.code(subject.pixels, self.quality)
+                self.coded[name] = code, code(subject.pixels)
+            except ImageError as error:
+                raise ImageError(f"{name}: {error}") from error
         return self.coded[name]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from robustcodec.files import write_output
+from robustcodec.files import clean_name, write_output
 from robustcodec.lab.evaluation.checks import Warned
 from robustcodec.lab.evaluation.contenders import Contender
 from robustcodec.lab.evaluation.exchange import Curve, compressai_json, curves_of, rate_table
@@ -57,7 +57,7 @@ def write_report(
     if left_out:
         notes.append(f"{left_out} more attacks on models are in the tables and not among the pictures.")
     text = page(
-        f"Evaluation of {folder.resolve().name}",
+        f"Evaluation of {clean_name(folder.resolve().name)}",
         tables_of(rows, paper=paper),
         warned,
         shown,

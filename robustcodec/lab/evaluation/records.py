@@ -127,8 +127,8 @@ def finite(value: Any) -> Any:
 
 def from_json(line: str) -> Row:
     """Read a line that `to_json` wrote. Raises ValueError."""
-    document = json.loads(line)
     try:
+        document = json.loads(line)
         picture, figures = build(Picture, document.pop("picture")), build(Figures, document.pop("figures"))
         attack, crafting = document.pop("attack"), document.pop("crafting")
         if attack is not None:
@@ -140,7 +140,9 @@ def from_json(line: str) -> Row:
             crafting = build(Crafting, crafting)
         parts = {"picture": picture, "figures": figures, "attack": attack, "crafting": crafting}
         row = build(Row, document | parts)
-    except (AttributeError, KeyError, TypeError) as error:
+        # names go into files, which hold UTF-8
+        json.dumps(asdict(row), ensure_ascii=False).encode()
+    except (AttributeError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(str(error)) from error
     # files are written and read by these
     if any("/" in name or name in (".", "..") for name in (picture.data, picture.name)):

@@ -1,11 +1,12 @@
 """The pictures of an evaluation: read from a folder, cropped, and put into groups that are attacked together."""
 
 import hashlib
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from robustcodec.errors import ImageError, UsageError
+from robustcodec.errors import ImageError, LimitExceeded, UsageError
 from robustcodec.files import PICTURE_FORMATS, clean_name
 from robustcodec.images import read_picture
 from robustcodec.lab.evaluation.records import Picture
@@ -44,12 +45,15 @@ class Group:
 
 
 def read_subject(path: Path, crop: int | None) -> Subject:
-    """Read a picture, or the square of `crop` pixels in its middle (all of a side that is shorter)."""
+    """Read a picture, or the square of `crop` pixels in its middle (all of a side that is shorter).
+
+    Raises ImageError, also for a picture that is too large.
+    """
     try:
-        pixels = read_picture(path.read_bytes(), MAX_PIXELS).pixels
+        pixels = read_picture(path.read_bytes(), sys.maxsize, admit=_admit).pixels
     except OSError as error:
         raise ImageError(f"{clean_name(path)} cannot be read: {error.strerror}") from error
-    except ImageError as error:
+    except (ImageError, LimitExceeded) as error:
         raise ImageError(f"{clean_name(path)}: {error}") from error
     if crop is not None:
         pixels = _centre(pixels, crop)
@@ -67,7 +71,8 @@ def picture_name(path: Path) -> str:
 
 def data_name(path: Path) -> str:
     """What results call the set of a picture: its folder's name, in visible characters."""
-    return clean_name(path.resolve().parent.name)
+    # not where a link to the picture leads
+    return clean_name(path.parent.resolve().name)
 
 
 def groups_of(folder: Path, crop: int | None) -> list[Group]:
@@ -98,6 +103,12 @@ def groups_of(folder: Path, crop: int | None) -> list[Group]:
 def digest(pixels: Pixels) -> str:
     """sha256 of a picture's size and samples."""
     return hashlib.sha256(f"{pixels.shape[1]}x{pixels.shape[0]}\n".encode() + pixels.tobytes()).hexdigest()
+
+
+def _admit(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        # no option raises this limit, as what LimitExceeded advises
+        raise ImageError(f"the picture has {width} x {height} pixels, more than {MAX_PIXELS}; shrink it")
 
 
 def _parts(paths: list[Path], count: int) -> Iterator[list[Path]]:
