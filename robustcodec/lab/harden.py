@@ -4,6 +4,7 @@ RUN/teacher    the run of stage I
 RUN/student    the run of stage II
 RUN/model      the bundle of the last stage that is done
 RUN/measured   attacked pictures and figures of the start and of the result, as `robustcodec evaluate` writes them
+RUN/lock       empty; held by the process that hardens
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,20 +80,23 @@ def harden(request: Request, announce: Announce, stop: Stop = lambda: False, tea
         if len(stages) < len(request.plan.stages()):
             announce(f"{request.run / 'teacher'} is gone; the student has begun and keeps a copy of it")
         request = _checked(request, stages, announce)
-        request.save()
-    for name, recipe in stages:
-        folder = request.run / name
-        announce(f"stage {'I' if name == 'teacher' else 'II'}: {folder}")
-        with Reporter(folder, announce) as reporter:
-            report: Report = reporter.report if team.first else lambda _: None
-            if not train(Run(folder), _order(request, recipe), report, announce, stop, team):
-                return None
-    if not team.first:
-        return None
-    try:
-        return _finish(request, Run(request.run / stages[-1][0]), announce, stop)
-    except _Stopped:
-        return None
+    # before the request is written: it may be that of a process which has not begun its first stage yet
+    with Run(request.run).lock() if team.first else nullcontext():
+        if team.first:
+            request.save()
+        for name, recipe in stages:
+            folder = request.run / name
+            announce(f"stage {'I' if name == 'teacher' else 'II'}: {folder}")
+            with Reporter(folder, announce) as reporter:
+                report: Report = reporter.report if team.first else lambda _: None
+                if not train(Run(folder), _order(request, recipe), report, announce, stop, team):
+                    return None
+        if not team.first:
+            return None
+        try:
+            return _finish(request, Run(request.run / stages[-1][0]), announce, stop)
+        except _Stopped:
+            return None
 
 
 def _stages(request: Request) -> list[tuple[str, Recipe]]:

@@ -100,6 +100,16 @@ def test_what_cannot_begin_leaves_nothing(request_: Request, tmp_path: Path) -> 
         assert not request_.run.exists()
 
 
+def test_one_process_at_a_time_hardens_in_a_folder(request_: Request) -> None:
+    """The request of one that has not begun its first stage yet is not replaced."""
+    request_.save()
+    kept = Request.load(request_.run)
+    other = dataclasses.replace(request_, plan=Plan(student=dataclasses.replace(STUDENT, steps=4)))
+    with Run(request_.run).lock(), pytest.raises(TrainingError, match=r"another process is training in .*run; wait"):
+        harden(other, quiet, lambda: True)
+    assert Request.load(request_.run) == kept and not (request_.run / "student").exists()
+
+
 def test_weights_that_have_changed_are_found_before_training(request_: Request, tmp_path: Path) -> None:
     """A request without a run is forgotten, with one it tells what the start was."""
     start = tmp_path / "start.safetensors"
