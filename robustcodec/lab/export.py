@@ -100,14 +100,6 @@ class Exported:
     points: tuple[Point, ...]
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """Weights of a run other than its last: where they lie, and their step."""
-
-    weights: Path
-    step: int
-
-
 def export(
     weights: Mapping[str, Tensor],
     folder: Path,
@@ -184,26 +176,28 @@ def export_run(
     variant: str,
     data: Path | None,
     announce: Callable[[str], None],
-    chosen: Chosen | None = None,
     validation: Path | None = None,
     restraint: Restraint | None = None,
 ) -> Exported:
-    """Export a run, a bundle or a checkpoint. Pictures: those of `data`, or those that the run names.
+    """Export a run, a candidate of one, a bundle or a checkpoint. Pictures: those of `data`, or those of the run.
 
     With `validation` its pictures are measured, and those of `data` are for calibration alone. Of a run the last
-    weights are taken, or those that were `chosen`. Without a `restraint` it is what the run's recipe says, and none for
-    weights of no run. A bundle keeps its provenance.
+    weights are taken. Without a `restraint` it is what the run's recipe says, and none for weights of no run. A bundle
+    keeps its provenance.
     """
     if validation is not None and data is None:
         raise UsageError("pictures to measure on go with pictures to calibrate on: a run has its own")
-    run = Run(source)
+    run = Run.behind(source)
     provenance: dict[str, Any] = {"source": source.name}
-    if run.exists:
+    if run is not None:
         settings, state = run.settings(), run.load()
         if state is None:
-            raise TrainingError(f"{source} holds no trained state; train it first with: robustcodec train -o {source}")
-        weights = state.average if chosen is None else load_weights(chosen.weights)
-        steps = state.step if chosen is None else chosen.step
+            raise TrainingError(
+                f"{run.folder} holds no trained state; train it first with: robustcodec train -o {run.folder}"
+            )
+        last = source == run.folder
+        weights = state.average if last else load_weights(source)
+        steps = state.step if last else int(source.stem)
         provenance = {
             "parent": _name(Path(settings.parent)),
             "steps": steps,
@@ -225,7 +219,7 @@ def export_run(
         training = measured = picture_files(data)
         if validation is not None:
             measured = picture_files(validation)
-    elif run.exists:
+    elif run is not None:
         training, measured = split_pictures(settings)
         provenance["pictures"] = len(training)
     else:

@@ -29,7 +29,7 @@ from robustcodec.lab.choice import Choice, choose, strong_gain
 from robustcodec.lab.data import Pool, picture_files, picture_sizes, pool_bytes, read_pictures
 from robustcodec.lab.evaluation.grid import Event
 from robustcodec.lab.evaluation.subjects import Group
-from robustcodec.lab.export import Chosen, Point, calibration_files, export, export_run
+from robustcodec.lab.export import Point, calibration_files, export, export_run
 from robustcodec.lab.hardening import loss_of, needs_teacher
 from robustcodec.lab.hardening_request import Request
 from robustcodec.lab.progress import Reporter
@@ -211,7 +211,6 @@ def _finish(request: Request, run: Run, announce: Announce, stop: Stop) -> Harde
     group = held_out(validation, request.crops)
     sources = _sources(run, recipe, announce)
     choice = _choose(request, settings, sources, group, announce, stop)
-    chosen = Chosen(sources[choice.step], choice.step)
 
     def report(event: Event) -> None:
         if event.what and event.step == 1:
@@ -221,7 +220,7 @@ def _finish(request: Request, run: Run, announce: Announce, stop: Stop) -> Harde
 
     # elsewhere: an interruption must not leave a model without its figures where one with them may have been
     with tempfile.TemporaryDirectory() as scratch:
-        exported = export_run(run.folder, Path(scratch) / MODEL, _id(request.run), variant, None, announce, chosen)
+        exported = export_run(sources[choice.step], Path(scratch) / MODEL, _id(request.run), variant, None, announce)
         model, start = exported.bundle, _start(request, training, group, announce)
         comparisons = compare(
             start,

@@ -1,5 +1,7 @@
 """Restraint: dead zones as the lab models them, attacks that know them, and tables of attacked latents."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from robustcodec.bundle import Bundle
 from robustcodec.codec import Codec
-from robustcodec.images import Picture
+from robustcodec.images import Picture, write_picture
 from robustcodec.lab import dead_zones as module
 from robustcodec.lab.adversaries import held_rate
 from robustcodec.lab.attacks.crossing import _BEYOND, _Start
@@ -20,14 +22,15 @@ from robustcodec.lab.attacks.victim import NetworkVictim, code, unrounded
 from robustcodec.lab.cheng import Cheng
 from robustcodec.lab.dead_zones import by_scale, dead_zones
 from robustcodec.lab.entropy_models import SCALES, gaussian_bits
-from robustcodec.lab.export import export
+from robustcodec.lab.export import export, export_run
 from robustcodec.lab.hardening import fast_loss
 from robustcodec.lab.hyper import Hyper
 from robustcodec.lab.hyper_start import orthonormal_start
 from robustcodec.lab.losses import Batch
 from robustcodec.lab.networks import Network, outside, round_straight_through, softly_rounded
-from robustcodec.lab.recipe import Hardening, Method, Rounding
-from robustcodec.lab.restraint import FULL, NONE, Restraint, attacked
+from robustcodec.lab.recipe import Hardening, Method, Phase, Recipe, Rounding
+from robustcodec.lab.restraint import FULL, NONE, Restraint, attacked, restraint_of
+from robustcodec.lab.runs import Run, Settings, State, cpu_copy
 from robustcodec.lab.search_adversary import _Victim
 
 PICTURES = [sample(128, 128, seed) for seed in range(4)]
@@ -239,3 +242,21 @@ def test_victims_in_training_have_the_zones_of_shipped_ones(network: Hyper) -> N
         assert torch.equal(inside.zero_bins(latents)[1][index], alone.zero_bins(own)[1][0])
     assert torch.equal(inside.quantise(latents, unrounded), latents)
     assert (found != latents.round()).any()
+
+
+def test_a_candidate_is_exported_as_its_run_is(network: Hyper, tmp_path: Path) -> None:
+    """With its restraint, its recipe and its pictures."""
+    (tmp_path / "pictures").mkdir()
+    for seed, picture in enumerate(PICTURES[:2]):
+        (tmp_path / "pictures" / f"{seed}.png").write_bytes(write_picture(Picture(pixels=picture), "PNG"))
+    hardening = Hardening(method=Method.FAST, bpp_share=0.5, dead_zones=True, dither=True)
+    phase = Phase(share=1.0, rate_from=1e-4, rate_to=0.0)
+    recipe = Recipe(steps=8, channels=(8, 12), phases=(phase,), hardening=hardening)
+    run, weights = Run(tmp_path / "run"), network.state_dict()
+    settings = Settings(recipe=recipe, data=str(tmp_path / "pictures"), validation=None, parent="start", threads=1)
+    run.create(settings, State(8, 1.0, weights, cpu_copy(weights), {}))
+    run.keep_candidate(4, weights)
+    found = export_run(run.candidate(4), tmp_path / "model", "model", "robust", None, lambda _: None).bundle
+    provenance = found.manifest.provenance
+    assert (provenance["steps"], provenance["recipe"]) == (4, json.loads(recipe.to_json()))
+    assert provenance["restraint"] == asdict(restraint_of(hardening))
