@@ -133,7 +133,7 @@ def test_numbers_before_and_after_are_kept_in_the_manifest(tmp_path: Path, monke
     kept = {name: value for name, value in manifest.provenance.items() if name != "choice"}
     assert again.provenance == kept and kept["restraint"] == dataclasses.asdict(FULL)
 
-    for weights in (run.folder, run.candidate(4)):
+    for weights in (run.folder, run.candidate(4), done.bundle.path):
         assert victim_of(weights, 4.0, torch.device("cpu")).dead_zones is not None
     assert victim_of(TINY, 4.0, torch.device("cpu")).dead_zones is None
 

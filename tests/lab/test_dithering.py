@@ -150,6 +150,7 @@ def test_the_victim_expects_the_real_file_of_a_model_that_dithers(dithered: Bund
     x = torch.stack([torch.from_numpy(each).permute(2, 0, 1) for each in pictures]).float() / 255
     with torch.no_grad():
         figures = code(victim, x, x)
+        assert torch.equal(code(victim_of(dithered.path, 4.0, CPU), x, x).bpp, figures.bpp)
     encoded = [codec.encode(Picture(pixels=each), measure=True) for each in pictures]
     sizes = [len(each.data) - 46 for each in encoded]  # the container, with a seed
     assert float(figures.bpp.sum()) * 128 * 128 / 8 == pytest.approx(sum(sizes), rel=0.01)

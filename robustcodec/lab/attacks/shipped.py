@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustcodec.architectures import open_architecture
-from robustcodec.bundle import Bundle, damage_named
+from robustcodec.bundle import MANIFEST, Bundle, damage_named, open_bundle
 from robustcodec.dither import OFFSETS, DitheredScales
 from robustcodec.entropy import TableSet, ideal_bits
 from robustcodec.lab.attacks.victim import NetworkVictim
@@ -31,6 +31,8 @@ def victim_of(source: Bundle | Path, quality: float, device: torch.device) -> Ne
 
     A run, and a candidate of one, have the dead zones and the dither that its exported model will have.
     """
+    if isinstance(source, Path) and (source / MANIFEST).is_file():
+        source = open_bundle(source)
     if isinstance(source, Path):
         network, run = network_of(load_weights(source), str(source)), Run.behind(source)
         zones = None if run is None else exported_zones_of(run.settings().recipe.hardening)
