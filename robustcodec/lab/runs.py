@@ -72,7 +72,9 @@ class Run:
     @classmethod
     def behind(cls, weights: Path) -> "Run | None":
         """Give the run that weights belong to: the folder itself, or that of one of its candidates; None of others."""
-        run = cls(weights.parent.parent if weights.parent.name == _CANDIDATES and weights.stem.isdecimal() else weights)
+        run = cls(weights)
+        if not run.exists and weights.parent.name == _CANDIDATES and weights.stem.isdecimal():
+            run = cls(weights.parent.parent)
         return run if run.exists else None
 
     @property

@@ -238,6 +238,8 @@ def test_qualities_are_those_of_the_start(pictures: Path, tmp_path: Path) -> Non
     assert qualities_of(student.folder) == (2.0, 5.0)
     student.keep_candidate(1, load_weights(TINY))
     assert qualities_of(student.candidate(1)) == (2.0, 5.0)
+    shutil.copytree(student.folder, tmp_path / "candidates" / "1")  # a run of such a name is one
+    assert qualities_of(tmp_path / "candidates" / "1") == (2.0, 5.0)
     assert qualities_of(tmp_path / "run" / "model") == (2.0, 5.0)
 
 
