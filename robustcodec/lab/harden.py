@@ -38,7 +38,16 @@ from robustcodec.lab.resistance import Comparison, compare, held_out, manifest_e
 from robustcodec.lab.restraint import NONE, restraint_of
 from robustcodec.lab.runs import Run, Settings, default_device, digest, threads_for, use_threads
 from robustcodec.lab.team import ALONE, Team
-from robustcodec.lab.train import Announce, Order, check_order, split_files, split_pictures, train, validation_crops
+from robustcodec.lab.train import (
+    Announce,
+    Order,
+    check_init,
+    check_order,
+    split_files,
+    split_pictures,
+    train,
+    validation_crops,
+)
 from robustcodec.lab.training import Report, Stop, reported_quality, seconds_per_step, validate
 
 MODEL, MEASURED = "model", "measured"
@@ -145,12 +154,7 @@ def _check_folders(request: Request) -> None:
 def _check_material(request: Request, recipe: Recipe) -> None:
     """Refuse weights and pictures that a stage cannot begin with. Raises TrainingError, ModelError."""
     check_size(recipe.arch, recipe.channels)
-    arch, channels = network_in(load_weights(request.init), request.init)
-    if arch == recipe.arch and channels != recipe.channels:
-        found, wanted = ("/".join(map(str, sizes)) for sizes in (channels, recipe.channels))
-        raise TrainingError(
-            f"{request.init} is a network of the sizes {found}, the recipe is for {wanted}; set its channels to those"
-        )
+    check_init(request.init, recipe)
     training, validation = split_files(request.data, request.validation)
     crop = max(phase.crop for phase in recipe.phases)
     for purpose, files, side in (

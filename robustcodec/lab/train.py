@@ -71,7 +71,7 @@ def train(
     check_size(settings.recipe.arch, settings.recipe.channels)
     team.check(settings.recipe)
     if order is not None and order.init is not None and not run.exists:
-        _check_init(order.init, settings.recipe)
+        check_init(order.init, settings.recipe)
     with run.lock() if team.first else nullcontext():
         return _train(run, settings, order, report, announce, stop, team)
 
@@ -79,6 +79,18 @@ def train(
 def check_order(run: Run, order: Order) -> None:
     """Raise TrainingError if a folder that holds a run was not begun by this order."""
     _same_settings(run, _settings(order))
+
+
+def check_init(source: Path, recipe: Recipe) -> None:
+    """Raise TrainingError for weights that the recipe's network cannot begin with, before any work is done."""
+    trained = network_of(load_weights(source), str(source))
+    if trained.arch != recipe.arch:
+        make_network(recipe.arch, recipe.channels).check_start(trained)
+    elif (trained.n, trained.m) != recipe.channels:
+        raise TrainingError(
+            f"{source} has {trained.n} and {trained.m} channels, not {recipe.channels[0]} and {recipe.channels[1]}; "
+            f"set channels to {trained.n},{trained.m}, by --channels or in the recipe, or give other weights"
+        )
 
 
 def _train(
@@ -195,18 +207,6 @@ def _begin(
     settings = dataclasses.replace(settings, recipe=recipe)
     weights = network.state_dict()
     run.create(settings, State(0, 0.0, cpu_copy(weights), cpu_copy(weights), {}))
-
-
-def _check_init(source: Path, recipe: Recipe) -> None:
-    """Raise TrainingError for weights that the recipe's network cannot begin with, before any work is done."""
-    trained = untrained(load_weights(source), str(source))
-    if trained.arch != recipe.arch:
-        make_network(recipe.arch, recipe.channels).check_start(trained)
-    elif (trained.n, trained.m) != recipe.channels:
-        raise TrainingError(
-            f"{source} has {trained.n} and {trained.m} channels, not {recipe.channels[0]} and {recipe.channels[1]}; "
-            f"give --channels {trained.n},{trained.m}, or other weights"
-        )
 
 
 def _begin_with(network: Network, source: Path, recipe: Recipe, pool: Pool, announce: Announce) -> None:

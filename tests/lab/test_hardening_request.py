@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from regenerate import TINY, sample
+from regenerate import CHENG, TINY, sample
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -91,7 +91,8 @@ def test_what_cannot_begin_leaves_nothing(request_: Request, tmp_path: Path) -> 
         ({"validation": tmp_path / "empty"}, TrainingError, "holds no pictures"),
         ({"data": small}, TrainingError, "no picture to train on is readable and has 64x64 pixels"),
         ({"validation": small}, TrainingError, "no picture to validate on is readable"),
-        ({"plan": Plan(student=large)}, TrainingError, "of the sizes 8/12, the recipe is for 128/192"),
+        ({"plan": Plan(student=large)}, TrainingError, "has 8 and 12 channels, not 128 and 192; set channels to 8,12"),
+        ({"init": CHENG}, TrainingError, "a hyper network cannot begin with a cheng network"),
         ({"plan": Plan(student=dataclasses.replace(large, channels=(9, 9)))}, ModelError, "hyper with channels 9,9"),
     ]
     for change, kind, message in refusals:
