@@ -12,7 +12,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -312,9 +312,9 @@ def qualities_of(source: Path) -> tuple[float, float]:
     A checkpoint from elsewhere has one step, which counts as that of quality 4.
     """
     if (source / MANIFEST).is_file():
-        recipe = bundle.open_bundle(source).manifest.provenance.get("recipe")
-        if isinstance(recipe, dict) and {"quality_low", "quality_high"} <= set(recipe):
-            return float(recipe["quality_low"]), float(recipe["quality_high"])
+        provenance = bundle.open_bundle(source).manifest.provenance
+        with suppress(KeyError, TypeError, ValueError, OverflowError):  # a manifest may say anything there
+            return float(provenance["recipe"]["quality_low"]), float(provenance["recipe"]["quality_high"])
     run = Run.behind(source)
     if run is not None:
         trained = run.settings().recipe

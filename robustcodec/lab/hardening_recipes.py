@@ -74,11 +74,11 @@ class Plan:
         """Read a plan. Raises TrainingError."""
         try:
             document = json.loads(text)
-        except ValueError as error:
+            if not isinstance(document, dict) or not set(document) <= {"teacher", "student"}:
+                raise TrainingError("a plan is an object with a recipe as teacher, student or both")
+            return cls(**{name: Recipe.from_json(json.dumps(recipe)) for name, recipe in document.items()})
+        except (ValueError, RecursionError) as error:
             raise TrainingError(f"the plan is not JSON: {error}") from error
-        if not isinstance(document, dict) or not set(document) <= {"teacher", "student"}:
-            raise TrainingError("a plan is an object with a recipe as teacher, student or both")
-        return cls(**{name: Recipe.from_json(json.dumps(recipe)) for name, recipe in document.items()})
 
     @classmethod
     def load(cls, path: Path) -> "Plan":

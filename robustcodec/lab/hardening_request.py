@@ -109,5 +109,14 @@ class Request:
             raise TrainingError(
                 f"{run} holds no hardening to go on with; name a folder of training pictures with --data"
             ) from error
-        except (OSError, ValueError, TypeError, KeyError, OverflowError, TrainingError, UsageError) as error:
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            KeyError,
+            OverflowError,
+            RecursionError,
+            TrainingError,
+            UsageError,
+        ) as error:
             raise TrainingError(f"{path} cannot be read ({error}); give the whole command again") from error

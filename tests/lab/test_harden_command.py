@@ -170,6 +170,7 @@ def test_a_wrong_plan_is_refused(tmp_path: Path) -> None:
     both = json.loads(recipes.paper(10).to_json())
     for text, message in (
         ("{", "not JSON"),
+        ('{"student": ' + "[" * 100_000, "not JSON"),
         ("[]", "an object with a recipe"),
         ('{"third": {}}', "an object with a recipe"),
         ("{}", "needs a recipe for"),
@@ -241,6 +242,14 @@ def test_qualities_are_those_of_the_start(pictures: Path, tmp_path: Path) -> Non
     shutil.copytree(student.folder, tmp_path / "candidates" / "1")  # a run of such a name is one
     assert qualities_of(tmp_path / "candidates" / "1") == (2.0, 5.0)
     assert qualities_of(tmp_path / "run" / "model") == (2.0, 5.0)
+
+
+@pytest.mark.parametrize("recipe", [{"quality_low": "x", "quality_high": 10**400}, {"quality_low": []}, "4", None, 3])
+def test_a_manifest_of_odd_qualities_says_nothing_of_them(recipe: object, tmp_path: Path) -> None:
+    tiny = open_bundle(TINY)
+    parts = {ANALYSIS: tiny.analysis, SYNTHESIS: tiny.synthesis, ENTROPY: tiny.entropy, LAB: tiny.lab}
+    write_bundle(tmp_path / "odd", {**manifest_document(tiny.manifest), "provenance": {"recipe": recipe}}, parts)
+    assert qualities_of(tmp_path / "odd") == (4.0, 4.0)
 
 
 def test_an_estimate_extrapolates_attacks_of_many_steps(

@@ -199,6 +199,12 @@ def test_a_damaged_request_is_one(request_: Request, change: dict[str, object]) 
             Request.load(request_.run)
 
 
+def test_a_request_nested_too_deeply_is_a_damaged_one(tmp_path: Path) -> None:
+    (tmp_path / "request.json").write_text('{"plan": ' + "[" * 100_000)
+    with pytest.raises(TrainingError, match=r"request.json cannot be read \(.*give the whole command again"):
+        Request.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     "option",
     [
