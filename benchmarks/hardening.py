@@ -9,15 +9,17 @@ the whole network, for the gradient of the weights or for a step of an attack; w
 forward alone, counts by its share (`passes_per_step`). The paper's stage II to the letter, `paper`, has ten times as
 many. Stage II learns from `--teacher`, such as the run of the idea `stage I`, by default from the start itself. Then 12
 fixed crops are attacked on the averaged weights, as the rounded torch network has them. What is done is kept under -o
-and not done again. Prints a Markdown table; A - 1 removed is that of `strong` on PSNR, in per cent of the start's.
-Needs robustcodec[lab].
+and not done again, unless other weights, crops or steps of attacks are asked for. Prints a Markdown table; A - 1
+removed is that of `strong` on PSNR, in per cent of the start's. Needs robustcodec[lab].
 """
 
 import argparse
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,7 +37,7 @@ from robustcodec.lab.harden import network_in, qualities_of
 from robustcodec.lab.hardening import needs_teacher
 from robustcodec.lab.hardening_recipes import FAST, FAST_MA2023, SMOOTH, TEACHER_SMOOTH, Plan, fast, fitted, paper
 from robustcodec.lab.recipe import Attacker, Hardening, Method, Recipe
-from robustcodec.lab.runs import Run
+from robustcodec.lab.runs import Run, digest
 from robustcodec.lab.train import Order, train
 from robustcodec.lab.training import validate
 from robustcodec.metrics import Pixels
@@ -154,10 +156,12 @@ def recipe_of(name: str, passes: int, seed: int, arch: str) -> Recipe:
 def measured(
     source: Path, hardening: Hardening | None, crops: Sequence[Pixels], kept: Path, steps: int
 ) -> dict[str, float]:
-    """Clean J, and for each attack A or the ratio of attacked to clean bpp; kept in a file."""
+    """Clean J, and for each attack A or the ratio of attacked to clean bpp; kept in a file, with what they are of."""
+    of = _asked(source, crops, steps)
     if kept.is_file():
-        found: dict[str, float] = json.loads(kept.read_text())
-        return found
+        found: dict[str, Any] = json.loads(kept.read_text())
+        if found.pop("of", None) == of:
+            return found
     victim = victim_of(source, QUALITY, torch.device("cpu"))
     clean = batch_of(crops)
     recipe = fast().student
@@ -174,8 +178,16 @@ def measured(
         gains = (after.mse - before.mse) / DEFAULT_EPSILON if target is Target.PSNR else after.bpp / before.bpp
         figures[f"{method} {target}"] = float(gains.mean())
     kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(figures))
+    kept.write_text(json.dumps({"of": of, **figures}))
     return figures
+
+
+def _asked(source: Path, crops: Sequence[Pixels], steps: int) -> str:
+    """Sum up what figures are of: weights, crops and the steps of attacks."""
+    sums = hashlib.sha256(f"{digest(load_weights(source))} {steps}".encode())
+    for crop in crops:
+        sums.update(crop.tobytes())
+    return sums.hexdigest()
 
 
 def _row(name: str, seed: str, steps: int, figures: Mapping[str, float], start: Mapping[str, float]) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import runpy
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from regenerate import TINY, sample
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from robustcodec.bundle import open_bundle
@@ -19,6 +21,7 @@ from robustcodec.images import Picture, read_picture, write_picture
 from robustcodec.lab import hardening_recipes as recipes
 from robustcodec.lab.attacks import Attack, Target, Threat, craft
 from robustcodec.lab.attacks.shipped import victim_of
+from robustcodec.lab.checkpoints import load_weights
 from robustcodec.lab.choice import Candidate, choose, strong_gain
 from robustcodec.lab.evaluation.crafting import write_pixels
 from robustcodec.lab.evaluation.grid import clean_image
@@ -201,3 +204,19 @@ def test_a_start_that_is_no_bundle_is_exported_to_compare_with(tmp_path: Path) -
     assert any("no checkpoint keeps the limit" in line for line in said)
     start = open_bundle(tmp_path / "second" / "measured" / "start")
     assert done.bundle.manifest.attacks[1]["start"]["fingerprint"] == start.fingerprint.hex()
+
+
+def test_the_benchmark_measures_anew_what_is_asked_otherwise(tmp_path: Path) -> None:
+    """The steps of attacks, the crops or the weights; and what an older file does not say."""
+    measured = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "hardening.py"))["measured"]
+    crops, kept = [sample(64, 64, 1)], tmp_path / "kept.json"
+    other = tmp_path / "other.safetensors"
+    save_file({name: tensor * 1.01 for name, tensor in load_weights(TINY).items()}, other)
+    first = measured(TINY, None, crops, kept, 1)
+    written = kept.stat().st_mtime_ns
+    assert measured(TINY, None, crops, kept, 1) == first and kept.stat().st_mtime_ns == written
+    for asked in ((TINY, crops, 3), (TINY, [sample(64, 64, 2)], 3), (other, crops, 3)):
+        source, pictures, steps = asked
+        assert measured(source, None, pictures, kept, steps) != first
+    kept.write_text(json.dumps({**first, "J": 0.0}))
+    assert measured(TINY, None, crops, kept, 1) == first
