@@ -59,7 +59,7 @@ def choose(scores: Mapping[int, float], start: float, ratio: float, gain: Callab
 
 def strong_gain(
     source: Path,
-    crops: Sequence[Pixels],
+    groups: Sequence[Sequence[Pixels]],
     quality: float,
     epsilon: float,
     precision: Precision,
@@ -67,13 +67,16 @@ def strong_gain(
 ) -> float:
     """Mean adversarial gain A of a short `strong` attack on PSNR, as a checkpoint's own rounded estimate has it.
 
-    `crops` are uint8 (H, W, 3) of one size.
+    `groups` are of crops uint8 (H, W, 3) of one size, which are attacked together.
     """
     device = default_device()
     attack = Attack(threat=Threat(Target.PSNR), method="strong", epsilon=epsilon, steps=_STEPS, precision=precision)
-    crafted = craft(source, crops, attack, quality, report, device)
     victim = victim_of(source, quality, device)
-    clean, attacked = batch_of(crops, device), batch_of([each.pixels for each in crafted], device)
-    with torch.no_grad():
-        before, after = (code(victim, x, clean).mse for x in (clean, attacked))
-    return float((after - before).mean()) / epsilon
+    added = []
+    for crops in groups:
+        crafted = craft(source, crops, attack, quality, report, device)
+        clean, attacked = batch_of(crops, device), batch_of([each.pixels for each in crafted], device)
+        with torch.no_grad():
+            before, after = (code(victim, x, clean).mse for x in (clean, attacked))
+        added.append(after - before)
+    return float(torch.cat(added).mean()) / epsilon

@@ -212,24 +212,24 @@ def _finish(request: Request, run: Run, announce: Announce, stop: Stop) -> Harde
 
     _check_start(request, _UNMEASURED)
     training, validation = split_pictures(settings)
-    group = held_out(validation, request.crops)
+    groups = held_out(validation, request.crops)
     sources = _sources(run, recipe, announce)
-    choice = _choose(request, settings, sources, group, announce, stop)
+    choice = _choose(request, settings, sources, groups, announce, stop)
 
     def report(event: Event) -> None:
         if event.what and event.step == 1:
-            announce(f"attacking {group.crop}x{group.crop} crops: {event.what}, {event.steps} steps")
+            announce(f"attacking {groups[0].crop}x{groups[0].crop} crops: {event.what}, {event.steps} steps")
         if stop():
             raise _Stopped
 
     # elsewhere: an interruption must not leave a model without its figures where one with them may have been
     with tempfile.TemporaryDirectory() as scratch:
         exported = export_run(sources[choice.step], Path(scratch) / MODEL, _id(request.run), variant, None, announce)
-        model, start = exported.bundle, _start(request, training, group, announce)
+        model, start = exported.bundle, _start(request, training, groups, announce)
         comparisons = compare(
             start,
             model,
-            group,
+            groups,
             reported_quality(recipe),
             recipe.hardening.epsilon,
             recipe.precision,
@@ -254,7 +254,12 @@ def _sources(run: Run, recipe: Recipe, announce: Announce) -> dict[int, Path]:
 
 
 def _choose(
-    request: Request, settings: Settings, sources: Mapping[int, Path], group: Group, announce: Announce, stop: Stop
+    request: Request,
+    settings: Settings,
+    sources: Mapping[int, Path],
+    groups: Sequence[Group],
+    announce: Announce,
+    stop: Stop,
 ) -> Choice:
     """Choose among the checkpoints of the last stage."""
     recipe = settings.recipe
@@ -272,7 +277,7 @@ def _choose(
 
     def gain(step: int) -> float:
         announce(f"attacking the checkpoint of step {step}")
-        pixels = [each.pixels for each in group.load()]
+        pixels = [[each.pixels for each in group.load()] for group in groups]
         return strong_gain(sources[step], pixels, quality, epsilon, recipe.precision, report)
 
     scores = {step: clean(source, recipe) for step, source in sources.items()}
@@ -287,7 +292,7 @@ def _choose(
     return choice
 
 
-def _start(request: Request, training: Sequence[Path], group: Group, announce: Announce) -> Bundle:
+def _start(request: Request, training: Sequence[Path], groups: Sequence[Group], announce: Announce) -> Bundle:
     """Give the model that was hardened as a bundle: itself, or an export made for the comparison."""
     if (request.init / MANIFEST).is_file():
         return bundle.open_bundle(request.init)
@@ -300,7 +305,7 @@ def _start(request: Request, training: Sequence[Path], group: Group, announce: A
         variant="base",
         provenance={"source": request.init.name},
         calibration=read_pictures(calibration_files(training), announce),
-        validation=[each.pixels for each in group.load()],
+        validation=[each.pixels for group in groups for each in group.load()],
         announce=announce,
         restraint=NONE if run is None else restraint_of(run.settings().recipe.hardening),
     ).bundle

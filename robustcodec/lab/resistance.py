@@ -23,6 +23,9 @@ _UNIT = 64
 _STEPS = 50
 """Of each attack: enough to tell two models apart, in minutes; `robustcodec evaluate` takes more."""
 
+_TOGETHER = 8
+"""Crops that are attacked together: more take more memory."""
+
 _LONGEST = 200
 """Bytes of a name: file systems take 255, with what is put behind it."""
 
@@ -81,8 +84,8 @@ def _shortened(name: str) -> str:
     return f"{data[:_LONGEST].decode(errors='ignore')}-{hashlib.sha256(data).hexdigest()[:16]}"
 
 
-def held_out(files: Sequence[Path], count: int) -> HeldOut:
-    """Choose pictures, spread over the files, whose centre crops are attacked together.
+def held_out(files: Sequence[Path], count: int) -> tuple[HeldOut, ...]:
+    """Choose pictures, spread over the files, whose centre crops are attacked, some at a time.
 
     What cannot be read is passed over. Raises TrainingError if there is none of at least 64 pixels a side.
     """
@@ -105,13 +108,14 @@ def held_out(files: Sequence[Path], count: int) -> HeldOut:
             break
     if not chosen:
         raise TrainingError(f"no held-out picture is {_UNIT} pixels wide and high; give larger ones with --validation")
-    return HeldOut(tuple(chosen), smallest)
+    groups = (chosen[start : start + _TOGETHER] for start in range(0, len(chosen), _TOGETHER))
+    return tuple(HeldOut(tuple(group), smallest) for group in groups)
 
 
 def compare(
     before: Bundle,
     after: Bundle,
-    group: Group,
+    groups: Sequence[Group],
     quality: float,
     epsilon: float,
     precision: Precision,
@@ -138,8 +142,8 @@ def compare(
     contenders = [Learned(before)]
     if after.fingerprint != before.fingerprint:
         contenders.append(Learned(after))
-    rows = evaluate(Grid(groups=[group], contenders=contenders, attacks=attacks, qualities=[quality]), folder, report)
-    wanted = {subject.picture for subject in group.load()}
+    rows = evaluate(Grid(groups=groups, contenders=contenders, attacks=attacks, qualities=[quality]), folder, report)
+    wanted = {subject.picture for group in groups for subject in group.load()}
     rows = [row for row in rows if row.picture in wanted and row.quality == quality]
     return tuple(_comparisons(rows, before, after, attacks))
 

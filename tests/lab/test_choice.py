@@ -70,7 +70,7 @@ def test_nothing_is_attacked_where_that_decides_nothing() -> None:
 def test_the_gain_is_that_of_a_strong_attack() -> None:
     """Against the shipped codec, which rounds like the estimate."""
     crops = [sample(64, 64, seed) for seed in (1, 2)]
-    found = strong_gain(TINY, crops, 4.0, 5e-4, Precision.FLOAT32)
+    found = strong_gain(TINY, [crops], 4.0, 5e-4, Precision.FLOAT32)
     attack = Attack(threat=Threat(Target.PSNR), method="strong", steps=30)
     codec = Codec(open_bundle(TINY), threads=1)
     gains = []
@@ -80,23 +80,31 @@ def test_the_gain_is_that_of_a_strong_attack() -> None:
         )
         gains.append((10 ** (-psnr(clean, after) / 10) - 10 ** (-psnr(clean, before) / 10)) / 5e-4)
     assert found == pytest.approx(np.mean(gains), rel=0.02)
+    apart = [[crops[0]], [crops[1], crops[0]]]  # groups of different sizes: each crop counts once
+    means = [strong_gain(TINY, [group], 4.0, 5e-4, Precision.FLOAT32) for group in apart]
+    expected = (means[0] + 2 * means[1]) / 3
+    assert strong_gain(TINY, apart, 4.0, 5e-4, Precision.FLOAT32) == pytest.approx(expected)
 
 
 def test_held_out_crops_are_spread_and_readable(tmp_path: Path) -> None:
     files = [write(tmp_path, f"{index}.png", 150, 200, index) for index in range(6)]
-    assert held_out(files, 3).paths == (files[0], files[2], files[4])
-    assert held_out(files, 3).crop == 128
+    (group,) = held_out(files, 3)
+    assert (group.paths, group.crop) == ((files[0], files[2], files[4]), 128)
     files[2].write_bytes(b"no picture")
-    group = held_out(files, 3)
+    (group,) = held_out(files, 3)
     assert group.paths == (files[0], files[4], files[1])
     assert [each.pixels.shape for each in group.load()] == [(128, 128, 3)] * 3
-    assert len(held_out(files, 40).paths) == 5
+    assert [len(group.paths) for group in held_out(files, 40)] == [5]
     double = write(tmp_path / "other", "0.png", 300, 300, 7)
-    assert held_out([double, *files[:1]], 2).paths == (double,)  # results are kept by name
+    assert held_out([double, *files[:1]], 2)[0].paths == (double,)  # results are kept by name
     small = write(tmp_path, "small.png", 63, 200, 8)
-    assert held_out([small, double], 1).paths == (double,)
+    assert held_out([small, double], 1)[0].paths == (double,)
     with pytest.raises(TrainingError, match="64 pixels wide and high"):
         held_out([small], 1)
+    many = [write(tmp_path / "many", f"{index}.png", 64, 64, index) for index in range(10)]
+    groups = held_out(many, 10)  # as many as fit into memory at a time
+    assert [group.paths for group in groups] == [tuple(many[:8]), tuple(many[8:])]
+    assert {group.crop for group in groups} == {64}
 
 
 def test_results_are_kept_under_names_that_fit(tmp_path: Path) -> None:
@@ -105,7 +113,7 @@ def test_results_are_kept_under_names_that_fit(tmp_path: Path) -> None:
     folder.mkdir()
     names = [f"{'é' * 125}{number}.png" for number in range(2)]
     files = [write(folder, name, 64, 64, seed) for seed, name in enumerate([*names, "short.png"])]
-    found = [each.picture for each in held_out(files, 3).load()]
+    found = [each.picture for each in held_out(files, 3)[0].load()]
     assert len({picture.name for picture in found}) == 3 and found[2].name == "short"
     for picture in found:
         write_pixels(tmp_path / clean_image(picture), sample(64, 64))
