@@ -6,8 +6,9 @@ A run that begins with another's weights counts from that run's last line on, so
 """
 
 import argparse
-import json
 from pathlib import Path
+
+from robustcodec.lab.runs import Run
 
 
 def main() -> None:
@@ -19,15 +20,16 @@ def main() -> None:
     rows = []
     pixels = hours = 0.0
     for run in options.runs:
-        records = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
         seconds = 0.0
-        for record in records:
+        for record in Run(run).records():
             seconds = record.get("seconds", seconds)
             if "validation_J" in record:
                 figures = (record["validation_bpp"], record["validation_psnr"], record["validation_J"])
                 rows.append((run.name, record["step"], pixels + record["pixels"], hours + seconds / 3600, *figures))
+        if not rows:
+            raise SystemExit(f"{run} has logged no validation yet")
         pixels, hours = rows[-1][2], rows[-1][3]
-    kept = sorted({round(index * (len(rows) - 1) / (options.rows - 1)) for index in range(options.rows)})
+    kept = sorted({round(index * (len(rows) - 1) / max(1, options.rows - 1)) for index in range(options.rows)})
     print("| run | step | pixels seen | hours | bpp | dB | J |\n| --- | --- | --- | --- | --- | --- | --- |")
     for index in kept:
         run_name, step, seen, spent, bpp, psnr, score = rows[index]

@@ -6,11 +6,13 @@ import json
 import math
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -379,6 +381,19 @@ def test_damaged_lines_of_a_log_are_left_out(uninterrupted: Run, tmp_path: Path)
     assert run.records() == uninterrupted.records()
     assert train(run, None, quiet, quiet)
     assert log.read_bytes() == (uninterrupted.folder / "log.jsonl").read_bytes()
+
+
+def test_a_curve_is_drawn_of_what_is_whole(
+    uninterrupted: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log.jsonl"
+    script = Path(__file__).parents[2] / "scripts" / "curve.py"
+    for lines, count in (((uninterrupted.folder / "log.jsonl").read_bytes() + b'{"step": 3', 1), (b"", 0)):
+        log.write_bytes(lines)
+        monkeypatch.setattr("sys.argv", [str(script), str(tmp_path), "--rows", "1"])
+        with nullcontext() if count else pytest.raises(SystemExit, match="no validation"):
+            runpy.run_path(str(script), run_name="__main__")
+        assert capsys.readouterr().out.count(f"| {tmp_path.name} |") == count
 
 
 def test_a_name_that_weights_cannot_be_read_from_is_refused(pictures: Path, tmp_path: Path) -> None:
