@@ -361,6 +361,12 @@ def _unread(error: OSError) -> Unread:
     return Unread(Path(error.filename), error.strerror or type(error).__name__)
 
 
+def pictures_below(folder: Path) -> list[Path]:
+    """All picture files below a folder, sorted by their path inside it."""
+    files = [path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_FORMATS and path.is_file()]
+    return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
+
+
 def is_folder(path: Path) -> bool:
     """Whether there is a folder of this name that may be looked at."""
     try:

@@ -17,6 +17,7 @@ from robustcodec.files import (
     Shard,
     Unread,
     clean_name,
+    pictures_below,
     plan_outputs,
     read_input,
     share,
@@ -46,6 +47,16 @@ def test_names_are_derived_beside_the_input(here: Path) -> None:
     assert plan("notes.txt") == [("notes.txt", "notes.rbc")]
     assert plan("missing") == [("missing", "missing.rbc")]
     assert plan(str(here / "a.png")) == [(f"{here}/a.png", f"{here}/a.rbc")]
+
+
+def test_pictures_below_a_folder_are_all_that_commands_take(here: Path) -> None:
+    for index, suffix in enumerate(sorted(PICTURES)):
+        Path("in-other", "deep").mkdir(parents=True, exist_ok=True)
+        Path("in-other", "deep", f"{index:02}{suffix.upper()}").touch()
+    Path("in-other.png").mkdir()
+    found = [path.relative_to(here).as_posix() for path in pictures_below(here)]
+    others = [f"in-other/deep/{index:02}{suffix.upper()}" for index, suffix in enumerate(sorted(PICTURES))]
+    assert found == ["a.png", "b.JPG", "b.png", *others, "in/c.png", "in/deep/d.webp"]
 
 
 def test_output_file_folder_and_streams(here: Path) -> None:

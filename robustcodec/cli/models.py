@@ -9,7 +9,7 @@ import typer
 from robustcodec.cli import options
 from robustcodec.cli.console import FAILED, Console, emit, named
 from robustcodec.errors import ImageError, ModelError
-from robustcodec.files import PICTURE_FORMATS, clean_name
+from robustcodec.files import clean_name, pictures_below
 
 if TYPE_CHECKING:
     from robustcodec.bundle import Manifest
@@ -153,7 +153,7 @@ def contract(
     from robustcodec.codec import Codec
 
     console = Console(quiet=quiet)
-    files = sorted(each for each in data.rglob("*") if each.suffix.lower() in PICTURE_FORMATS and each.is_file())
+    files = pictures_below(data)
     if not files:
         raise ImageError(f"{clean_name(str(data))} holds no pictures; give a folder of some hundred")
     codec = Codec(bundle.open_bundle(path), threads)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustcodec.errors import ImageError, LimitExceeded, TrainingError
+from robustcodec.files import pictures_below
 from robustcodec.images import read_picture
 
 Pixels = NDArray[np.uint8]
@@ -29,15 +30,14 @@ _ANY = 1 << 56
 """More pixels than any picture has: larger ones than `_MAX_PIXELS` are left out by name."""
 _HEAD = 1 << 16
 """Bytes of a file in which the header of nearly any picture lies."""
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".ppm"}
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """All picture files below `folder`, sorted by their path inside it."""
-    files = [path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file()]
+    """All picture files below `folder`, sorted by their path inside it. Raises TrainingError if there are none."""
+    files = pictures_below(folder)
     if not files:
         raise TrainingError(f"{folder} holds no pictures; give a folder of PNG, JPEG, WebP or AVIF files")
-    return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
+    return files
 
 
 class _Small(ImageError):

@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from robustcodec.errors import LimitExceeded, TrainingError
+from robustcodec.files import PICTURE_FORMATS
 from robustcodec.images import Picture, write_picture
 from robustcodec.lab import runs
 from robustcodec.lab.data import Pool, centre_crops, picture_files, picture_sizes, pool_bytes, read_pictures
@@ -469,6 +470,13 @@ def test_pictures_that_cannot_be_read_are_named_counted_and_left_out(pictures: P
     ]
     with pytest.raises(TrainingError, match=f"none of 1 pictures can be read; {re.escape(str(cut))}: the PNG"):
         read_pictures([cut], quiet)
+
+
+def test_pictures_of_all_kinds_that_commands_take_are_trained_on(pictures: Path, tmp_path: Path) -> None:
+    names = [f"a{suffix}" for suffix in sorted(PICTURE_FORMATS)]
+    for name in names:
+        shutil.copy(pictures / "0.png", tmp_path / name)
+    assert [path.name for path in picture_files(tmp_path)] == names
 
 
 def test_small_pictures_are_counted_and_one_is_named(pictures: Path, tmp_path: Path) -> None:
