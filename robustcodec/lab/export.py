@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -192,9 +193,8 @@ def export_run(
     if run is not None:
         settings, state = run.settings(), run.load()
         if state is None:
-            raise TrainingError(
-                f"{run.folder} holds no trained state; train it first with: robustcodec train -o {run.folder}"
-            )
+            command = shlex.join(["robustcodec", "train", "-o", str(run.folder)])
+            raise TrainingError(f"{run.folder} holds no trained state; train it first with: {command}")
         last = source == run.folder
         weights = state.average if last else load_weights(source)
         steps = state.step if last else int(source.stem)

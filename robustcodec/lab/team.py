@@ -7,13 +7,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
-
-# its functions keep the group that exists when they are first imported, as an optimizer does: the group's threads
-# would outlive destroy_process_group, and abort a process in whose last moments they still hold a tensor
-import torch.distributed.nn
 from torch import distributed, nn
 
 from robustcodec.errors import TrainingError
@@ -79,6 +76,9 @@ def joined() -> Iterator[Team]:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    # its functions keep the group that exists when they are first imported, as an optimizer does: the group's threads
+    # would outlive destroy_process_group, and abort a process in whose last moments they still hold a tensor
+    import_module("torch.distributed.nn")
     store, rank, count = next(distributed.rendezvous("env://"))  # type: ignore[attr-defined]
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=count)
