@@ -6,6 +6,7 @@ codes every picture before it may leave.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from robustcodec.bundle import Bundle
 from robustcodec.codec import Codec
 from robustcodec.errors import UsageError
 from robustcodec.images import Picture
-from robustcodec.lab.attacks.budget import to_levels
+from robustcodec.lab.attacks.budget import LEVELS, to_levels
 from robustcodec.lab.attacks.methods import METHODS
 from robustcodec.lab.attacks.pictures import batch_of
 from robustcodec.lab.attacks.problem import Problem
@@ -32,6 +33,7 @@ from robustcodec.rate import Quality
 SHRINKINGS = (1.0, 0.95, 0.9, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.0)
 """Noise that breaks the bound is shortened to these shares, one after the other, until it holds."""
 _LARGEST_EPSILON = 1.0
+_LEAST_MSE = 1e-12
 
 Judge = Callable[[Pixels], tuple[float, float]]
 """Codes a picture; gives bits per pixel and the PSNR in dB against the clean one."""
@@ -50,13 +52,15 @@ class Crafted:
     """An attacked picture: 8-bit pixels (H, W, 3) whose mean square distance from the clean one is within the budget.
 
     `trace` has the score after each step. `shrunk` is the share of its length that the found noise kept to hold the
-    bound of the threat.
+    bound of the threat. `expected` is what the torch network makes of the picture, rounded as a shipped codec rounds:
+    bits per pixel, and the PSNR in dB against the clean one.
     """
 
     pixels: Pixels
     gradient: GradientStats
     trace: tuple[tuple[int, float], ...]
     shrunk: float
+    expected: tuple[float, float]
 
 
 def craft(
@@ -87,7 +91,9 @@ def _craft(
     report: Callable[[int, int, list[float]], None] | None,
     device: torch.device,
 ) -> list[Crafted]:
-    victim, judges = _open(source, quality, pictures, device)
+    victim = victim_of(source, quality, device)
+    networks = [_expecting(victim, picture, device) for picture in pictures]
+    judges = _shipped(source, pictures, quality) if isinstance(source, Bundle) else networks
     x = batch_of(pictures, device)
     with torch.no_grad():
         clean = code(victim, x, x)
@@ -107,7 +113,7 @@ def _craft(
     for index, judge in enumerate(judges):
         pixels, shrunk = _held(problem, noise, index, judge, pictures[index])
         steps = tuple((step, scores[index]) for step, scores in trace)
-        crafted.append(Crafted(pixels, stats[index], steps, shrunk))
+        crafted.append(Crafted(pixels, stats[index], steps, shrunk, networks[index](pixels)))
     return crafted
 
 
@@ -123,34 +129,30 @@ def check(attack: Attack, pictures: Sequence[Pixels]) -> None:
         raise UsageError("pictures attacked together must be of one size")
 
 
-def _open(
-    source: Bundle | Path, quality: float, pictures: Sequence[Pixels], device: torch.device
-) -> tuple[Victim, list[Judge]]:
-    """Give the network to attack and, for each picture, what judges its attacked versions."""
-    victim = victim_of(source, quality, device)
-    if isinstance(source, Bundle):
-        codec = Codec(source, torch.get_num_threads())
-        return victim, [_shipped(codec, picture, quality) for picture in pictures]
-    return victim, [_estimated(victim, picture, device) for picture in pictures]
+def _shipped(bundle: Bundle, pictures: Sequence[Pixels], quality: float) -> list[Judge]:
+    """Give judges that code by the shipped codec, one for the versions of each picture."""
+    codec = Codec(bundle, torch.get_num_threads())
 
-
-def _shipped(codec: Codec, clean: Pixels, quality: float) -> Judge:
-    def judge(pixels: Pixels) -> tuple[float, float]:
+    def judge(clean: Pixels, pixels: Pixels) -> tuple[float, float]:
         encoded = codec.encode(Picture(pixels=pixels), Quality(quality), measure=True)
         assert encoded.reconstruction is not None
         height, width = clean.shape[:2]
         return bits_per_pixel(len(encoded.data), width, height), psnr(clean, encoded.reconstruction)
 
-    return judge
+    return [partial(judge, clean) for clean in pictures]
 
 
-def _estimated(victim: Victim, clean: Pixels, device: torch.device) -> Judge:
+def _expecting(victim: Victim, clean: Pixels, device: torch.device) -> Judge:
+    """Give a judge that expects what the network, with everything rounded, makes of a picture's versions."""
     x = batch_of([clean], device)
 
     @torch.no_grad()
     def judge(pixels: Pixels) -> tuple[float, float]:
         figures = code(victim, batch_of([pixels], device), x)
-        return float(figures.bpp), float(decibels(figures.mse))
+        shown = (figures.x_hat * LEVELS).round() / LEVELS
+        # a flat picture may come back as it was
+        mse = (shown - x).square().mean().clamp(min=_LEAST_MSE)
+        return float(figures.bpp), float(decibels(mse))
 
     return judge
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustcodec import __version__
+from robustcodec.bundle import Bundle
 from robustcodec.errors import ImageError, RobustcodecError
 from robustcodec.files import write_output
 from robustcodec.images import Picture, read_picture, write_picture
@@ -87,7 +88,6 @@ def _craft(
     report: Progress,
 ) -> None:
     from robustcodec.lab import attacks
-    from robustcodec.lab.evaluation.estimates import estimate
 
     order = attacks.Attack(
         threat=attacks.Threat(attacks.Target(assault.target), assault.bounded),
@@ -99,21 +99,22 @@ def _craft(
         precision=attacks.Precision(assault.precision),
     )
     crafted = attacks.craft(source.weights, [subject.pixels for subject in subjects], order, quality, report)
-    expected = estimate(source, [result.pixels for result in crafted], [item.pixels for item in subjects], quality)
-    for image, subject, result, figures in zip(images, subjects, crafted, expected, strict=True):
+    # without a bundle there is no shipped codec to compare with
+    shipped = isinstance(source.weights, Bundle)
+    for image, subject, result in zip(images, subjects, crafted, strict=True):
         path = folder / image
         write_pixels(path, result.pixels)
         # the note comes last: it says that the picture is there, and of which clean picture it is a version
         note = {
             "clean": subject.picture.sha256,
             "attacked": digest(result.pixels),
-            "crafting": asdict(_summary(result, figures)),
+            "crafting": asdict(_summary(result, result.expected if shipped else None)),
             "version": __version__,
         }
         write_output(path.with_suffix(".json"), json.dumps(note).encode())
 
 
-def _summary(crafted: "Crafted", figures: tuple[float, float] | None) -> Crafting:
+def _summary(crafted: "Crafted", expected: tuple[float, float] | None) -> Crafting:
     trace = tuple(crafted.trace)
     stride = -(-len(trace) // _TRACE_POINTS) or 1
     thinned = (*trace[:-1][::stride], *trace[-1:])
@@ -122,8 +123,8 @@ def _summary(crafted: "Crafted", figures: tuple[float, float] | None) -> Craftin
         not_finite=crafted.gradient.not_finite,
         shrunk=crafted.shrunk,
         trace=tuple((int(step), float(score)) for step, score in thinned),
-        torch_bpp=figures[0] if figures else None,
-        torch_psnr=figures[1] if figures else None,
+        torch_bpp=expected[0] if expected else None,
+        torch_psnr=expected[1] if expected else None,
     )
 
 
