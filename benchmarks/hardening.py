@@ -31,9 +31,8 @@ from robustcodec.lab.attacks.pictures import batch_of
 from robustcodec.lab.attacks.shipped import victim_of
 from robustcodec.lab.attacks.threat import DEFAULT_EPSILON
 from robustcodec.lab.attacks.victim import code
-from robustcodec.lab.checkpoints import load_weights
+from robustcodec.lab.checkpoints import load_weights, network_in, qualities_of
 from robustcodec.lab.data import centre_crops, picture_files, read_pictures
-from robustcodec.lab.harden import network_in, qualities_of
 from robustcodec.lab.hardening import needs_teacher
 from robustcodec.lab.hardening_recipes import FAST, FAST_MA2023, SMOOTH, TEACHER_SMOOTH, Plan, fast, fitted, paper
 from robustcodec.lab.recipe import Attacker, Hardening, Method, Recipe

@@ -157,11 +157,11 @@ def code_lengths(weights: Path, codec: Codec, paths: Sequence[Path]) -> Iterator
     """Bits per pixel of the middle of each picture under each kind of probabilities, at step 1."""
     from dataclasses import asdict
 
-    from robustcodec.lab import export
     from robustcodec.lab.checkpoints import load_weights
+    from robustcodec.lab.code_lengths import code_lengths
 
     pictures = (read(path).pixels for path in paths)
-    for lengths in export.code_lengths(load_weights(weights), codec.bundle, pictures):
+    for lengths in code_lengths(load_weights(weights), codec.bundle, pictures):
         yield {"code_length": asdict(lengths)}
 
 

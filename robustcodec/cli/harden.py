@@ -98,8 +98,8 @@ def harden(
     if data is None:
         return _go_on(context, run, Console(quiet=quiet, json=False))
 
-    from robustcodec.lab.checkpoints import find_weights, load_weights
-    from robustcodec.lab.harden import estimate, in_units, network_in, qualities_of
+    from robustcodec.lab.checkpoints import find_weights, load_weights, network_in, qualities_of
+    from robustcodec.lab.hardening_estimate import estimate
     from robustcodec.lab.hardening_recipes import fitted, with_options
 
     console = Console(quiet=quiet, json=False)
@@ -133,7 +133,7 @@ def harden(
         beside = "export, choice and attacks" if request.crops else "export"
         for name, needed in expected.hours.items():
             console.note(f"{name}: {needed:.2g} hours of training, without {beside}")
-        console.note(f"disk {in_units(expected.disk)}, memory {in_units(expected.memory)}")
+        console.note(f"disk {expected.disk / 1e9:.1f} GB, memory {expected.memory / 1e9:.1f} GB")
         return
     _run(request, console)
 

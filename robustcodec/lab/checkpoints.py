@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,28 @@ def unwrap(document: Any, source: str) -> dict[str, Tensor]:
         for name, value in document.items()
         if isinstance(value, Tensor) and value.is_floating_point()
     }
+
+
+def qualities_of(source: Path) -> tuple[float, float]:
+    """The qualities that weights were trained for: what their run or bundle says, else quality 4 alone.
+
+    A checkpoint from elsewhere has one step, which counts as that of quality 4.
+    """
+    if (source / MANIFEST).is_file():
+        provenance = open_bundle(source).manifest.provenance
+        with suppress(KeyError, TypeError, ValueError, OverflowError):  # a manifest may say anything there
+            return float(provenance["recipe"]["quality_low"]), float(provenance["recipe"]["quality_high"])
+    run = Run.behind(source)
+    if run is not None:
+        trained = run.settings().recipe
+        return trained.quality_low, trained.quality_high
+    return 4.0, 4.0
+
+
+def network_in(weights: dict[str, Tensor], source: Path) -> tuple[str, tuple[int, int]]:
+    """Architecture, N and M of weights. Raises TrainingError if they are no network's that can be hardened."""
+    network = network_of(weights, str(source))
+    return network.arch, (network.n, network.m)
 
 
 def network_of(weights: dict[str, Tensor], source: str, announce: Announce = lambda _: None) -> Network:

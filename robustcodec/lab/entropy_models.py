@@ -18,6 +18,9 @@ SCALE_MIN = 0.11
 SCALES = tuple(np.exp(np.linspace(math.log(SCALE_MIN), math.log(256.0), 64)).tolist())
 """Scales that the tables of y stand for, as in CompressAI; a latent takes the nearest in the logarithm."""
 
+SCALE_MIDDLES = np.sqrt(np.array(SCALES[:-1]) * np.array(SCALES[1:]))
+"""Where one table ends and the next begins."""
+
 _ESCAPE_BITS = 22.0
 """Bits of an escape symbol, which the tables give a probability near 2^-20, and of the sign and end of its value."""
 

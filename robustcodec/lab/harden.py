@@ -9,28 +9,23 @@ RUN/lock       empty; held by the process that hardens
 
 import dataclasses
 import re
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from torch import Tensor
 
 from robustcodec import bundle
 from robustcodec.bundle import ANALYSIS, ENTROPY, LAB, MANIFEST, SYNTHESIS, Bundle, manifest_document, write_bundle
 from robustcodec.errors import OutputError, TrainingError, UsageError
 from robustcodec.graphs import check_size
-from robustcodec.lab.architectures import make_network
 from robustcodec.lab.checkpoints import load_weights, network_of
 from robustcodec.lab.choice import Choice, choose, strong_gain
-from robustcodec.lab.data import Pool, picture_files, picture_sizes, pool_bytes, read_pictures
+from robustcodec.lab.data import picture_sizes, read_pictures
 from robustcodec.lab.evaluation.grid import Event
 from robustcodec.lab.evaluation.subjects import Group
 from robustcodec.lab.export import Point, calibration_files, export, export_run
-from robustcodec.lab.hardening import loss_of, needs_teacher
+from robustcodec.lab.hardening import needs_teacher
 from robustcodec.lab.hardening_request import Request
 from robustcodec.lab.progress import Reporter
 from robustcodec.lab.recipe import CROP_UNIT, Method, Recipe
@@ -48,15 +43,13 @@ from robustcodec.lab.train import (
     train,
     validation_crops,
 )
-from robustcodec.lab.training import Report, Stop, reported_quality, seconds_per_step, validate
+from robustcodec.lab.training import Report, Stop, reported_quality, validate
 
 MODEL, MEASURED = "model", "measured"
 """Names of the bundle and of the measurements inside a run of `harden`."""
 
 _VARIANTS = {Method.TEACHER: "teacher", Method.MA2023: "ma2023"}
 _UNMEASURED = "compare with nothing: give the whole command with --measure none"
-_MEASURED_ATTACK_STEPS = (1, 3)
-_MEASURED_CROPS = 2
 
 
 class _Stopped(Exception):
@@ -311,109 +304,6 @@ def _start(request: Request, training: Sequence[Path], groups: Sequence[Group], 
     ).bundle
 
 
-def qualities_of(source: Path) -> tuple[float, float]:
-    """The qualities that weights were trained for: what their run or bundle says, else quality 4 alone.
-
-    A checkpoint from elsewhere has one step, which counts as that of quality 4.
-    """
-    if (source / MANIFEST).is_file():
-        provenance = bundle.open_bundle(source).manifest.provenance
-        with suppress(KeyError, TypeError, ValueError, OverflowError):  # a manifest may say anything there
-            return float(provenance["recipe"]["quality_low"]), float(provenance["recipe"]["quality_high"])
-    run = Run.behind(source)
-    if run is not None:
-        trained = run.settings().recipe
-        return trained.quality_low, trained.quality_high
-    return 4.0, 4.0
-
-
-def network_in(weights: dict[str, Tensor], source: Path) -> tuple[str, tuple[int, int]]:
-    """Architecture, N and M of weights. Raises TrainingError if they are no network's that can be hardened."""
-    network = network_of(weights, str(source))
-    return network.arch, (network.n, network.m)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """What a plan will take, measured by a few steps on noise."""
-
-    hours: dict[str, float]
-    """For each stage."""
-    disk: int
-    """Bytes of the folder while it is largest."""
-    memory: int
-    """Bytes of main memory: this process's peak while it measured, and the pictures."""
-
-
-def estimate(request: Request, announce: Announce) -> Estimate:
-    """Measure what the plan would take on this machine; an attack of many steps is measured by few of them."""
-    use_threads(threads_for(None))
-    weights = load_weights(request.init)
-    stages = request.plan.stages()
-    hours = {}
-    for name, recipe in stages:
-        if request.hours is None:
-            announce(f"measuring a step of the {name}")
-            hours[name] = recipe.steps * _seconds(recipe, weights, request.init) / 3600
-        else:
-            hours[name] = request.hours / len(stages)
-    # a state holds weights, their average and two moments; while one is replaced there are two
-    disk = _bytes(weights)
-    for _, recipe in stages:
-        disk += _bytes(make_network(recipe.arch, recipe.channels).state_dict()) * (
-            8 + len(recipe.candidates()) + needs_teacher(recipe.hardening)
-        )
-    crop = max(phase.crop for _, recipe in stages for phase in recipe.phases)
-    pictures = 2 * pool_bytes(picture_sizes(picture_files(request.data)), crop)  # gathered, then copied together
-    return Estimate(hours=hours, disk=disk, memory=_peak() + pictures)
-
-
-def _bytes(weights: Mapping[str, Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
-
-
-def _seconds(recipe: Recipe, weights: dict[str, Tensor], source: Path) -> float:
-    """Seconds of a step of the recipe's largest batch."""
-    device = default_device()
-    network = make_network(recipe.arch, recipe.channels).to(device)
-    phase = max(recipe.phases, key=lambda phase: phase.batch * phase.crop**2)
-    noise = np.random.default_rng(0).integers(0, 256, (phase.crop, phase.crop, 3), np.uint8)
-    pool = Pool.of([noise], phase.crop, device)
-    hardening = recipe.hardening
-    assert hardening is not None
-    psnr, bpp = hardening.attacks(phase.batch)
-    # crops that are not attacked all cost the same
-    crops = phase.batch if psnr + bpp else min(phase.batch, _MEASURED_CROPS)
-    recipe = dataclasses.replace(recipe, phases=(dataclasses.replace(phase, share=1.0, batch=crops),))
-
-    def measured(recipe: Recipe) -> float:
-        teacher = network_of(weights, str(source)).to(device) if needs_teacher(recipe.hardening) else None
-        loss = loss_of(recipe.hardening, teacher)
-        return seconds_per_step(recipe, network, loss, pool, 0.0, record=False) * phase.batch / crops
-
-    few, more = _MEASURED_ATTACK_STEPS
-    if not psnr + bpp or max(hardening.psnr_steps, hardening.bpp_steps) <= more:
-        return measured(recipe)
-    mean = (psnr * hardening.psnr_steps + bpp * hardening.bpp_steps) / (psnr + bpp)
-    first, second = (
-        measured(
-            dataclasses.replace(recipe, hardening=dataclasses.replace(hardening, psnr_steps=steps, bpp_steps=steps))
-        )
-        for steps in (few, more)
-    )
-    return first + max(0.0, second - first) / (more - few) * (mean - few)
-
-
-def _peak() -> int:
-    """Bytes of memory that this process has had at most; 0 where the system does not say."""
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 def _teacher(run: Path) -> Path:
     """Where stage II finds what it learns from: the run of stage I, or its own copy where that is gone."""
     teacher, student = Run(run / "teacher"), Run(run / "student")
@@ -430,8 +320,3 @@ def _teacher(run: Path) -> Path:
 def _id(run: Path) -> str:
     """Make an id of a folder's name."""
     return re.sub(r"[^a-z0-9._-]+", "-", run.resolve().name.lower()).strip("._-")[:64] or "hardened"
-
-
-def in_units(size: int) -> str:
-    """Say bytes in gigabytes."""
-    return f"{size / 1e9:.1f} GB"

@@ -26,7 +26,8 @@ from robustcodec.lab import cheng_transplant as transplant  # noqa: E402
 from robustcodec.lab.architectures import make_network  # noqa: E402
 from robustcodec.lab.checkpoints import load_weights, network_of, weights_of_bundle  # noqa: E402
 from robustcodec.lab.cheng import Cheng  # noqa: E402
-from robustcodec.lab.export import SCALES, export  # noqa: E402
+from robustcodec.lab.entropy_models import SCALES  # noqa: E402
+from robustcodec.lab.export import export  # noqa: E402
 from robustcodec.lab.interop import compressai_model, fold_step, write_for_compressai  # noqa: E402
 from robustcodec.lab.networks import Network, round_straight_through, softly_rounded, uniform_noise  # noqa: E402
 from robustcodec.metrics import psnr  # noqa: E402

@@ -24,7 +24,8 @@ from robustcodec.lab.attacks.threat import Target, Threat
 from robustcodec.lab.attacks.victim import code, unrounded
 from robustcodec.lab.dead_zones import DITHERED, by_scale, dead_zones, exported_zones_of, zones_of
 from robustcodec.lab.entropy_models import SCALES
-from robustcodec.lab.export import _Counts, _fitted_tables, export_run
+from robustcodec.lab.export import export_run
+from robustcodec.lab.fitted_tables import Counts, fitted_tables
 from robustcodec.lab.networks import dither_offsets, outside, round_straight_through, softly_rounded
 from robustcodec.lab.recipe import Hardening, Method
 from robustcodec.lab.restraint import Restraint
@@ -115,7 +116,7 @@ def test_tables_of_offsets_are_the_masses_around_them() -> None:
         mass = np.diff([0.0, *(2 * below(edge) - 1 for edge in edges)])
         return np.tile(np.append(mass, 1 - mass.sum()), (64, 1)) * 1e9
 
-    tables = _fitted_tables(gaussian_tables(SCALES), _Counts(magnitudes(1), magnitudes(OFFSETS)), DITHERED)
+    tables = fitted_tables(gaussian_tables(SCALES), Counts(magnitudes(1), magnitudes(OFFSETS)), DITHERED)
     assert len(tables) == 64 + DITHERED.tables
     level = 14
     scale = SCALES[level]

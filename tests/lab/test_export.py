@@ -17,7 +17,9 @@ from robustcodec.codec import Codec  # noqa: E402
 from robustcodec.errors import ModelDamaged, ModelError, TrainingError  # noqa: E402
 from robustcodec.exact import scale_index  # noqa: E402
 from robustcodec.images import Picture  # noqa: E402
-from robustcodec.lab.export import SCALES, Exported, code_lengths, export, measure_points  # noqa: E402
+from robustcodec.lab.code_lengths import code_lengths  # noqa: E402
+from robustcodec.lab.entropy_models import SCALES  # noqa: E402
+from robustcodec.lab.export import Exported, export, measure_points  # noqa: E402
 from robustcodec.lab.hyper import Hyper  # noqa: E402
 from robustcodec.lab.hyper_start import orthonormal_start  # noqa: E402
 from robustcodec.metrics import bits_per_pixel, psnr  # noqa: E402

@@ -23,9 +23,10 @@ from robustcodec.cli.harden import HardeningMethod, Stage, _only, _plan
 from robustcodec.errors import ModelNotFound, OutputError, RobustcodecError, TrainingError, UsageError
 from robustcodec.images import Picture, write_picture
 from robustcodec.lab import hardening_recipes as recipes
-from robustcodec.lab.checkpoints import find_weights, load_weights, network_of
+from robustcodec.lab.checkpoints import find_weights, load_weights, network_of, qualities_of
 from robustcodec.lab.evaluation.crafting import write_pixels
-from robustcodec.lab.harden import estimate, harden, qualities_of
+from robustcodec.lab.harden import harden
+from robustcodec.lab.hardening_estimate import estimate
 from robustcodec.lab.hardening_recipes import Plan, fitted, with_options
 from robustcodec.lab.hardening_request import Request
 from robustcodec.lab.networks import LIMIT, round_straight_through
@@ -260,7 +261,7 @@ def test_an_estimate_extrapolates_attacks_of_many_steps(
     def seconds(recipe: object, *_: object, **__: object) -> float:
         return 2.0 + recipe.hardening.psnr_steps  # type: ignore[attr-defined]
 
-    monkeypatch.setattr("robustcodec.lab.harden.seconds_per_step", seconds)
+    monkeypatch.setattr("robustcodec.lab.hardening_estimate.seconds_per_step", seconds)
     student = _student(quick(recipes.fast(), 100))
     assert student.hardening is not None
     hardening = dataclasses.replace(student.hardening, psnr_share=0.3, bpp_share=0.3, psnr_steps=8, bpp_steps=60)

@@ -14,7 +14,7 @@ from robustcodec.entropy import ideal_bits
 from robustcodec.images import Picture
 from robustcodec.lab.attacks.shipped import TablePrice, victim_of
 from robustcodec.lab.attacks.victim import code
-from robustcodec.lab.export import SCALES
+from robustcodec.lab.entropy_models import SCALES
 from robustcodec.lab.networks import soft_rounding
 
 CPU = torch.device("cpu")

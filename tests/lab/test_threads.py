@@ -14,7 +14,7 @@ from robustcodec import processors
 from robustcodec.cli import app
 from robustcodec.codec import Codec
 from robustcodec.images import Picture, write_picture
-from robustcodec.lab import harden, runs
+from robustcodec.lab import harden, hardening_estimate, runs
 from robustcodec.lab.evaluation import contenders
 from robustcodec.lab.recipe import from_start
 from robustcodec.lab.runs import threads_for
@@ -74,7 +74,7 @@ def test_a_new_run_keeps_to_it(picture: Path) -> None:
 
 
 @pytest.mark.usefixtures("quota")
-@pytest.mark.parametrize("what", [harden.harden, harden.estimate])
+@pytest.mark.parametrize("what", [harden.harden, hardening_estimate.estimate])
 def test_hardening_keeps_to_it(what: Callable[..., object], monkeypatch: pytest.MonkeyPatch) -> None:
     class _Enough(Exception):
         pass
@@ -83,7 +83,7 @@ def test_hardening_keeps_to_it(what: Callable[..., object], monkeypatch: pytest.
         raise _Enough
 
     monkeypatch.setattr(harden, "_stages", enough)
-    monkeypatch.setattr(harden, "load_weights", enough)
+    monkeypatch.setattr(hardening_estimate, "load_weights", enough)
 
     class Request:
         init = None
