@@ -11,6 +11,7 @@ import argparse
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from robustcodec.lab.evaluation.records import mean, read_rows
@@ -109,7 +110,7 @@ def attacks(results: Results, asked: Sequence[tuple[str, int, Sequence[str]]]) -
             clean = results.clean_of(cell)
             ratio, ratios = results.growth(cell)
             yield (
-                *(_attack(label, steps), model, str(len(cell.rows)), _shown(cell.statistic("gain"), 2)),
+                *(_attack(label, steps), model, str(len(cell.rows)), _gain(cell)),
                 f"{_mean(cell, 'bpp', 3)} ({_mean(clean, 'bpp', 3)})",
                 *(f"{ratio.mean:.3f}", _shown(ratios, 3)),
                 f"{_mean(cell, 'psnr', 2)} ({_mean(clean, 'psnr', 2)})",
@@ -127,7 +128,7 @@ def more(results: Results, asked: Sequence[tuple[str, int, float]]) -> Iterator[
         name = _attack(label, steps, noise)
         yield (
             name,
-            _shown(cell.statistic("gain"), 2),
+            _gain(cell),
             f"{ratio.mean:.3f}",
             f"{ratios.mean:.3f}",
             _mean(cell, "psnr", 2),
@@ -219,7 +220,7 @@ def seeds(results: Results) -> Iterator[Line]:
         ]
         yield (
             f"{quality:g}",
-            *("; ".join(_shown(cell.statistic("gain"), 2) for cell in cells) for cells in (theirs, ours)),
+            *("; ".join(_gain(cell) for cell in cells) for cells in (theirs, ours)),
             _shown(difference, 2),
             f"{(mean(gains[1]) - 1) / (mean(gains[0]) - 1):.2f}",
             *("; ".join(f"{growth:.3f}" for growth in each) for each in growths),
@@ -229,6 +230,69 @@ def seeds(results: Results) -> Iterator[Line]:
 
 def _gains(cell: Cell) -> list[float]:
     return [gain for row in cell.rows if (gain := row.figures.gain) is not None]
+
+
+def bounded_controls(results: Results) -> Iterator[Line]:
+    """Controls within the bounds of the threat models, as `paper` and `strong` are."""
+    yield (
+        "model",
+        *(f"A, `{method}` psnr" for method in ("offset", "noise", "fgsm")),
+        *(f"bpp / clean, `{method}` bpp" for method in ("noise", "fgsm")),
+    )
+    for model in (BASE, MA2023, ROBUST, CONTROL):
+        yield (
+            model,
+            *(_gain(results.under(f"{method}:psnr", model, 1)) for method in ("offset", "noise", "fgsm")),
+            *(_growth(results, results.under(f"{method}:bpp", model, 1)) for method in ("noise", "fgsm")),
+        )
+
+
+def curves(results: Results) -> Iterator[Line]:
+    """The models over the qualities, the first pictures."""
+    yield (
+        *("quality", "model", "clean: bpp, dB", "PSNR, `paper` psnr", "A", "PSNR, `strong` psnr", "A"),
+        *("bpp / clean, `paper` bpp", "`strong` bpp"),
+    )
+    for quality in (2.0, 4.0, 6.0):
+        for model in (BASE, MA2023, ROBUST):
+            under = partial(results.under, model=model, quality=quality, names=FIRST)
+            cells = [under(f"{method}:psnr", steps=200) for method in ("paper", "strong")]
+            files = [under(f"{method}:bpp", steps=100) for method in ("paper", "strong")]
+            clean = results.clean(model, quality, names=FIRST)
+            yield (
+                *(f"{quality:g}", model, f"{_mean(clean, 'bpp', 3)}, {_mean(clean, 'psnr', 2)}"),
+                *(text for cell in cells for text in (_mean(cell, "psnr", 2), _gain(cell))),
+                *(_growth(results, cell) for cell in files),
+            )
+
+
+def epsilons(results: Results) -> Iterator[Line]:
+    """The default budget and twice that, the first pictures."""
+    yield (
+        *("model", "ε", "PSNR, `paper` psnr", "A", "PSNR, `strong` psnr", "A"),
+        *("bpp / clean, `paper` bpp", "`strong` bpp"),
+    )
+    for model in (BASE, MA2023, ROBUST, CONTROL):
+        for epsilon in (5e-4, 1e-3):
+            under = partial(results.under, model=model, epsilon=epsilon, names=FIRST)
+            cells = [under(f"{method}:psnr", steps=200) for method in ("paper", "strong")]
+            files = [under(f"{method}:bpp", steps=100) for method in ("paper", "strong")]
+            yield (
+                *(model, _power(epsilon)),
+                *(text for cell in cells for text in (_mean(cell, "psnr", 2), _gain(cell))),
+                *(_growth(results, cell) for cell in files),
+            )
+
+
+def theirs(results: Results) -> Iterator[Line]:
+    """Ma2023's attack on its own model and on others, the first pictures."""
+    yield ("model", "PSNR, clean", "PSNR, `ma2023` psnr", "A", "PSNR, `paper` psnr", "A")
+    for model in (BASE, MA2023, ROBUST):
+        cells = [results.under(f"{method}:psnr", model, 200, names=FIRST) for method in ("ma2023", "paper")]
+        yield (
+            *(model, _mean(results.clean_of(cells[0]), "psnr", 2)),
+            *(text for cell in cells for text in (_mean(cell, "psnr", 2), _gain(cell))),
+        )
 
 
 CLASSICAL = ("jpeg", "jpeg2000", "webp", "avif", "heic", "jxl")
@@ -250,10 +314,10 @@ def classical(results: Results) -> Iterator[Line]:
         psnr, bpp = under("paper:psnr", 200), under("paper:bpp", 100)
         yield (
             *(model, _mean(results.clean(model), "bpp", 3)),
-            *(_shown(cell.statistic("gain"), 2) for cell in (offset, noise)),
-            f"{results.growth(noise)[0].mean:.3f}",
-            *(_shown(psnr.statistic("gain"), 2), _mean(psnr, "psnr", 2)),
-            f"{results.growth(bpp)[0].mean:.3f}",
+            *(_gain(cell) for cell in (offset, noise)),
+            _growth(results, noise),
+            *(_gain(psnr), _mean(psnr, "psnr", 2)),
+            _growth(results, bpp),
         )
 
 
@@ -276,13 +340,11 @@ def cheng(results: Results) -> Iterator[Line]:
             *(show(results.under(label, model, steps, names=FIRST)) for model in CHENG),
         )
 
-    yield row("A, `paper` psnr", "paper:psnr", 200, lambda cell: _shown(cell.statistic("gain"), 2))
-    yield row("A, `strong` psnr", "strong:psnr", 200, lambda cell: _shown(cell.statistic("gain"), 2))
+    yield row("A, `paper` psnr", "paper:psnr", 200, lambda cell: _gain(cell))
+    yield row("A, `strong` psnr", "strong:psnr", 200, lambda cell: _gain(cell))
     yield row("PSNR, `strong` psnr", "strong:psnr", 200, lambda cell: _mean(cell, "psnr", 2))
     for method in ("paper", "strong"):
-        yield row(
-            f"bpp / clean, `{method}` bpp", f"{method}:bpp", 100, lambda cell: f"{results.growth(cell)[0].mean:.3f}"
-        )
+        yield row(f"bpp / clean, `{method}` bpp", f"{method}:bpp", 100, lambda cell: _growth(results, cell))
     yield row("ΔJ, `strong` bpp", "strong:bpp", 100, lambda cell: _shown(cell.statistic("score_change"), 3))
 
 
@@ -380,7 +442,7 @@ def _overlap(values: Line, other: Line) -> bool:
 
 ALL = (BASE, ROBUST, CONTROL)
 EVERY = (BASE, ROBUST, MA2023, TEACHER, CONTROL, "cheng-base", "cheng-robust")
-FOLDERS = {"seeds": "curves", "ablations-control": "ablations-control"}
+FOLDERS = {"seeds": "curves", "curves": "curves", "ablations-control": "ablations-control"}
 """Where the rows of a table are, if not in kodak."""
 TABLES: Mapping[str, Callable[[Results], Iterator[Line]]] = {
     "on-psnr": lambda results: attacks(
@@ -425,6 +487,10 @@ TABLES: Mapping[str, Callable[[Results], Iterator[Line]]] = {
     "classical": classical,
     "seeds": seeds,
     "cheng": cheng,
+    "bounded-controls": bounded_controls,
+    "curves": curves,
+    "epsilons": epsilons,
+    "theirs": theirs,
     "fast": fast,
     "ablations-control": lambda results: ablations(results, CONTROL),
 }
@@ -469,6 +535,14 @@ def _power(epsilon: float) -> str:
 
 def _shown(statistic: Statistic, digits: int) -> str:
     return f"{statistic.mean:.{digits}f} ± {statistic.error:.{digits}f}"
+
+
+def _gain(cell: Cell) -> str:
+    return _shown(cell.statistic("gain"), 2)
+
+
+def _growth(results: Results, cell: Cell) -> str:
+    return f"{results.growth(cell)[0].mean:.3f}"
 
 
 def _mean(cell: Cell, figure: str, digits: int) -> str:

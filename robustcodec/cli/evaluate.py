@@ -54,7 +54,7 @@ def evaluate(
     variant: options.Variant = None,
     attacks: Annotated[
         str, typer.Option(metavar="LIST", help="psnr, bpp, METHOD:psnr, METHOD:bpp, -free behind it; or none.")
-    ] = "psnr,bpp",
+    ] = "psnr,bpp,offset:psnr,noise:bpp",
     steps: Annotated[int, typer.Option(min=1, help="Steps of each attack.")] = 200,
     epsilon: Annotated[float, typer.Option(help="Budget: mean square of the noise on [0, 1].")] = 5e-4,
     restarts: Annotated[int, typer.Option(min=1, help="Starts of the method strong; the best result counts.")] = 1,
@@ -118,7 +118,7 @@ def evaluate(
         from robustcodec.lab.evaluation.subjects import groups_of
 
         if attacks != NONE:
-            require_lab()
+            require_lab("; or take --attacks none, which does without")
         wanted = parse_attacks(
             attacks,
             epsilon=epsilon,

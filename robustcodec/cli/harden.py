@@ -99,6 +99,7 @@ def harden(
         return _go_on(context, run, Console(quiet=quiet, json=False))
 
     from robustcodec.lab.checkpoints import find_weights, load_weights, network_in, qualities_of
+    from robustcodec.lab.harden import check_folders
     from robustcodec.lab.hardening_estimate import estimate
     from robustcodec.lab.hardening_recipes import fitted, with_options
 
@@ -128,6 +129,7 @@ def harden(
         crops=_crops(measure),
     )
     if dry_run:
+        check_folders(request)
         typer.echo(plan.to_json(), nl=False)
         expected = estimate(request, console.note)
         beside = "export, choice and attacks" if request.crops else "export"

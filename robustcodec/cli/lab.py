@@ -205,10 +205,10 @@ def export(
     console.note(f"wrote {output}: model {exported.bundle.id}, fingerprint {exported.bundle.fingerprint.hex()}")
 
 
-def require_lab() -> None:
-    """Raise MissingExtra unless torch can be imported."""
+def require_lab(otherwise: str = "") -> None:
+    """Raise MissingExtra unless torch can be imported; `otherwise` says how to do without."""
     if find_spec("torch") is None:
-        raise MissingExtra("this command needs PyTorch; install it with: pip install 'robustcodec[lab]'")
+        raise MissingExtra(f"this command needs PyTorch; install it with: pip install 'robustcodec[lab]'{otherwise}")
 
 
 def _choose_recipe(

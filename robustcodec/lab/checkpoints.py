@@ -36,6 +36,9 @@ _CONSTANTS = (
 )
 """How the names of what CompressAI stores beside its parameters end; an export makes all of it anew."""
 
+_PICKLED = (b"PK", b"\x80")
+"""How torch's files begin: a zip archive, or a pickle of protocol 2 or later."""
+
 Announce = Callable[[str], None]
 
 
@@ -90,6 +93,10 @@ def load_weights(source: Path) -> dict[str, Tensor]:
     ) as error:
         raise TrainingError(f"{source} cannot be read as a checkpoint ({type(error).__name__})") from error
     except Exception as error:  # torch's unpickler raises its own classes for whatever it refuses
+        with source.open("rb") as file:
+            pickled = file.read(2).startswith(_PICKLED)
+        if not pickled:
+            raise TrainingError(f"{source} is no checkpoint; give a run folder, a bundle or a checkpoint") from error
         raise TrainingError(f"{source} is refused as a checkpoint: it holds more than weights") from error
     return unwrap(document, str(source))
 

@@ -34,9 +34,11 @@ _HEAD = 1 << 16
 
 def picture_files(folder: Path) -> list[Path]:
     """All picture files below `folder`, sorted by their path inside it. Raises TrainingError if there are none."""
+    if not folder.is_dir():
+        raise TrainingError(f"{folder} is no folder; give one that holds pictures")
     files = pictures_below(folder)
     if not files:
-        raise TrainingError(f"{folder} holds no pictures; give a folder of PNG, JPEG, WebP or AVIF files")
+        raise TrainingError(f"{folder} holds no pictures, such as PNG, JPEG, WebP or AVIF files")
     return files
 
 

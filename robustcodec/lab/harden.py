@@ -110,7 +110,7 @@ def _stages(request: Request) -> list[tuple[str, Recipe]]:
 
 def _checked(request: Request, stages: Sequence[tuple[str, Recipe]], announce: Announce) -> Request:
     """Find what would end a hardening later, before anything is written; give the request with the start's digest."""
-    _check_folders(request)
+    check_folders(request)
     begun = True
     for name, recipe in stages:
         run = Run(request.run / name)
@@ -125,7 +125,7 @@ def _checked(request: Request, stages: Sequence[tuple[str, Recipe]], announce: A
     return request
 
 
-def _check_folders(request: Request) -> None:
+def check_folders(request: Request) -> None:
     """Refuse folders that would get into each other's way. Raises UsageError, OutputError."""
     run = request.run.resolve()
     if request.init.resolve().is_relative_to(run):
@@ -136,8 +136,8 @@ def _check_folders(request: Request) -> None:
     for pictures in (request.data, request.validation):
         if pictures is not None and run.is_relative_to(pictures.resolve()):
             raise UsageError(
-                f"{request.run} lies in {pictures}, whose pictures those that are measured would join; name a folder "
-                "elsewhere with -o"
+                f"{request.run} lies in {pictures}, where the attacked pictures that it will hold would count as "
+                "pictures of yours; name a folder elsewhere with -o"
             )
     model = request.run / MODEL
     if model.exists() and not (model / MANIFEST).is_file():

@@ -75,18 +75,24 @@ class Plan:
         try:
             document = json.loads(text)
             if not isinstance(document, dict) or not set(document) <= {"teacher", "student"}:
-                raise TrainingError("a plan is an object with a recipe as teacher, student or both")
+                raise TrainingError("a file of recipes is an object with one as teacher, as student or as both")
             return cls(**{name: Recipe.from_json(json.dumps(recipe)) for name, recipe in document.items()})
         except (ValueError, RecursionError) as error:
-            raise TrainingError(f"the plan is not JSON: {error}") from error
+            raise TrainingError(f"the recipe is not JSON: {error}") from error
 
     @classmethod
     def load(cls, path: Path) -> "Plan":
         """Read a plan from a file. Raises TrainingError."""
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise TrainingError(f"the plan {path} cannot be read: {error}") from error
+        except FileNotFoundError as error:
+            raise TrainingError(
+                f"there is no recipe {path}; there are fast, paper, and files as --dry-run prints them"
+            ) from error
+        except OSError as error:
+            raise TrainingError(f"the recipe {path} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise TrainingError(f"the recipe {path} is no text; give a file as --dry-run prints one") from error
 
 
 def fast(arch: str = "hyper") -> Plan:

@@ -131,6 +131,13 @@ class Touch:
         return os.mkdir, (str(self.path),)
 
 
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"# notes\n"])
+def test_what_is_no_checkpoint_is_not_said_to_hold_code(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "other").write_bytes(content)
+    with pytest.raises(TrainingError, match=r"is no checkpoint|cannot be read as a checkpoint"):
+        load_weights(tmp_path / "other")
+
+
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old format"])
 def test_a_pickle_that_would_run_code_is_refused(weights: Document, tmp_path: Path, zipped: bool) -> None:
     path, trace = tmp_path / "checkpoint.pth", tmp_path / "trace"

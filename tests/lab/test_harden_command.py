@@ -172,8 +172,8 @@ def test_a_wrong_plan_is_refused(tmp_path: Path) -> None:
     for text, message in (
         ("{", "not JSON"),
         ('{"student": ' + "[" * 100_000, "not JSON"),
-        ("[]", "an object with a recipe"),
-        ('{"third": {}}', "an object with a recipe"),
+        ("[]", "an object with one as teacher"),
+        ('{"third": {}}', "an object with one as teacher"),
         ("{}", "needs a recipe for"),
         (json.dumps({"teacher": both["student"]}), "teacher of a plan cannot be hardened by distilled"),
         (json.dumps({"student": both["teacher"]}), "student of a plan cannot be hardened by teacher"),
@@ -390,4 +390,10 @@ def test_bad_input_is_refused_in_a_sentence(pictures: Path, tmp_path: Path, monk
     )
     assert "nowhere.pth does not exist" in refusal("pictures", "./nowhere.pth", "fast")
     assert "no model 'nowhere'" in refusal("pictures", "nowhere")
-    assert "the plan nowhere.json cannot be read" in refusal("pictures", recipe="nowhere.json")
+    assert "there is no recipe nowhere.json; there are fast, paper" in refusal("pictures", recipe="nowhere.json")
+    assert "nowhere is no folder" in refusal("nowhere")
+    # without a training, too
+    arguments = ["harden", "--data", "pictures", "--init", str(TINY), "--recipe", "plan.json", "--dry-run"]
+    done = CliRunner().invoke(app, [*arguments, "-o", "pictures/run"])
+    assert "pictures/run lies in pictures" in str(done.exception)
+    assert not done.stdout
