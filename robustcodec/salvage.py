@@ -14,7 +14,7 @@ from robustcodec.errors import CorruptFile
 
 _CRC_BYTES = 4
 _EFFORT = 64
-"""Bytes that the search for the next chunk may check for each byte of the file: bounds the time that it takes."""
+"""Bytes whose checksums are taken for each byte of the file at most: bounds the time that a search takes."""
 
 
 @dataclass(frozen=True)
@@ -67,36 +67,55 @@ _KINDS = frozenset(ChunkType)
 
 def _parts(data: bytes, offset: int) -> Iterator[_Part]:
     """Chunks and gaps from an offset to the last chunk, or to the end."""
-    effort = _EFFORT * len(data)
+    search = _Search(data)
     found: _Found | None = None
     while offset < len(data):
-        found, end = _chunk(data, offset)
+        found, end = search.chunk(offset)
         if found is not None:
             yield found
             if found.last:
                 return
             offset = end
-        elif end == len(data) or _chunk(data, end)[0] is not None:
+        elif end == len(data) or search.chunk(end)[0] is not None:
             # damage that spared the length: the next chunk is where it should be
             yield _Gap(one=True)
             offset = end
         else:
             yield _Gap(one=False)
-            offset, effort = _next_chunk(data, offset + 1, effort)
+            offset = search.next_chunk(offset + 1)
     if found is not None:
         yield _Gap(one=False)
 
 
-def _chunk(data: bytes, offset: int) -> tuple[_Found | None, int]:
-    """The chunk at an offset, if it is intact, and where it ends by its own account (0: beyond the file)."""
-    size = _extent(data, offset)
-    if size is None:
-        return None, 0
-    start, end = size
-    if zlib.crc32(memoryview(data)[offset:end]) != int.from_bytes(data[end : end + _CRC_BYTES], "little"):
-        return None, end + _CRC_BYTES
-    kind = data[offset]
-    return _Found(kind & ~LAST, data[start:end], bool(kind & LAST)), end + _CRC_BYTES
+class _Search:
+    """Looks for intact chunks in a file, until its effort is spent: from then on there are none."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._left = _EFFORT * len(data)
+
+    def chunk(self, offset: int) -> tuple[_Found | None, int]:
+        """The chunk at an offset, if it is intact, and where it ends by its own account (0: beyond the file)."""
+        data, size = self._data, _extent(self._data, offset)
+        if size is None:
+            return None, 0
+        start, end = size
+        self._left -= end - offset
+        if self._left < 0:
+            return None, end + _CRC_BYTES
+        if zlib.crc32(memoryview(data)[offset:end]) != int.from_bytes(data[end : end + _CRC_BYTES], "little"):
+            return None, end + _CRC_BYTES
+        kind = data[offset]
+        return _Found(kind & ~LAST, data[start:end], bool(kind & LAST)), end + _CRC_BYTES
+
+    def next_chunk(self, offset: int) -> int:
+        """Where the next intact chunk from an offset on begins, or the end of the data."""
+        for at in range(offset, len(self._data)):
+            if self.chunk(at)[0] is not None:
+                return at
+            if self._left < 0:
+                break
+        return len(self._data)
 
 
 def _extent(data: bytes, offset: int) -> tuple[int, int] | None:
@@ -108,20 +127,6 @@ def _extent(data: bytes, offset: int) -> tuple[int, int] | None:
     except CorruptFile:
         return None
     return (start, start + length) if start + length + _CRC_BYTES <= len(data) else None
-
-
-def _next_chunk(data: bytes, offset: int, effort: int) -> tuple[int, int]:
-    """Where the next intact chunk begins, or the end of the data, and the effort that is left."""
-    for at in range(offset, len(data)):
-        extent = _extent(data, at)
-        if extent is None:
-            continue
-        effort -= extent[1] - at
-        if effort < 0:
-            break
-        if _chunk(data, at)[0] is not None:
-            return at, effort
-    return len(data), effort
 
 
 def _placed(header: Header, parts: list[_Part]) -> dict[int, bytes]:

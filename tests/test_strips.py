@@ -1,5 +1,6 @@
 """Large pictures: strips and tiles never show, regions are what the whole has, and strips survive one another."""
 
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -410,3 +411,23 @@ def test_a_search_for_chunks_ends_soon() -> None:
     data = (GOLDEN / "strips.rbc").read_bytes()
     hostile = data[: unpack(data).sections["header"]] + b"\x10\x80\x80\x08" * 100_000
     assert all(strip is None for strip in recover(hostile).strips)
+
+
+def test_a_search_that_finds_chunks_ends_as_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind each chunk that claims most of the file stands an intact one, from which the search goes on."""
+    data = (GOLDEN / "strips.rbc").read_bytes()
+    small = bytes([ChunkType.EXIF, 1, 0])
+    intact = small + zlib.crc32(small).to_bytes(4, "little")
+    claim = bytes([ChunkType.EXIF, 0x80, 0x80, 1])  # 16384 bytes
+    hostile = data[: unpack(data).sections["header"]] + (claim + intact) * 3000
+    summed = 0
+
+    def counted(part: bytes | memoryview, start: int = 0) -> int:
+        nonlocal summed
+        summed += len(part)
+        return sum_of(part, start)
+
+    sum_of = zlib.crc32
+    monkeypatch.setattr(zlib, "crc32", counted)
+    assert all(strip is None for strip in recover(hostile).strips)
+    assert summed < 65 * len(hostile)
