@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from robustcodec import memory
 from robustcodec.bundle import find
 from robustcodec.codec import Codec, codec_for_file
 from robustcodec.container import DEFAULT_LIMITS, Limits
 from robustcodec.errors import NotRobustcodec, UsageError
-from robustcodec.guard import Verdict
+from robustcodec.guard import Verdict, memory_to_encode
 from robustcodec.guard import encode as guarded_encode
 from robustcodec.images import Picture, to_picture, to_pillow
 from robustcodec.policy import DEFAULT_GUARD, Guard
@@ -70,7 +71,12 @@ class Model:
         the target on this image, UsageError for a quality, target or effort out of range, ModelDamaged.
         """
         wanted = _target(quality, target)
-        picture = to_picture(image, limits.max_pixels)
+
+        def admit(width: int, height: int) -> None:
+            needed = self._codec.memory_to_encode(width, height, wanted, refines=effort > 0)
+            memory.check(needed, limits.max_memory)
+
+        picture = to_picture(image, limits.max_pixels, admit)
         return self._codec.encode(picture, wanted, limits=limits, effort=effort).data
 
     def encode_guarded(
@@ -88,8 +94,13 @@ class Model:
         Gives the file and the verdict on it. Raises what `encode` raises, ContractViolation where the guard says so,
         and ImageError for an image of which the model makes nothing finite, unless the guard may do without the model.
         """
-        picture = to_picture(image, limits.max_pixels)
-        found = guarded_encode(self._codec, picture, _target(quality, target), guard, limits=limits, effort=effort)
+        wanted = _target(quality, target)
+
+        def admit(width: int, height: int) -> None:
+            memory.check(memory_to_encode(self._codec, width, height, wanted, guard, effort), limits.max_memory)
+
+        picture = to_picture(image, limits.max_pixels, admit)
+        found = guarded_encode(self._codec, picture, wanted, guard, limits=limits, effort=effort)
         return found.encoded.data, found.verdict
 
     def decode(

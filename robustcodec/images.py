@@ -168,15 +168,17 @@ def read_picture(
     return replace(picture, notes=(*notes, *picture.notes))
 
 
-def to_picture(image: Image.Image | Pixels | bytes, max_pixels: int) -> Picture:
+def to_picture(
+    image: Image.Image | Pixels | bytes, max_pixels: int, admit: Callable[[int, int], None] | None = None
+) -> Picture:
     """Take a picture as it is from a Pillow image, with its metadata, from an image file's bytes, or an array uint8.
 
     An array has the shape (height, width) of grey, (height, width, 3) of RGB, or one channel more of alpha. A Pillow
-    image is treated as `read_picture` treats a file; of an animation the frame it stands at is taken. Raises
-    ImageError for other arrays and for what `read_picture` refuses, and LimitExceeded.
+    image is treated as `read_picture` treats a file, `admit` included; of an animation the frame it stands at is taken.
+    Raises ImageError for other arrays and for what `read_picture` refuses, and LimitExceeded.
     """
     if isinstance(image, bytes):
-        return read_picture(image, max_pixels, as_is=True)
+        return read_picture(image, max_pixels, as_is=True, admit=admit)
     if not isinstance(image, Image.Image):
         return _from_array(image)
     kind = image.format or "Pillow"
@@ -184,6 +186,8 @@ def to_picture(image: Image.Image | Pixels | bytes, max_pixels: int) -> Picture:
         _check(kind, image, max_pixels)
         if not (image.width and image.height):
             raise ImageError("the picture has no pixels")
+        if admit is not None:
+            admit(image.width, image.height)
         return _picture(kind, image, as_is=True)
 
 

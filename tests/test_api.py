@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 from regenerate import sample
 
 import robustcodec
@@ -182,6 +182,23 @@ def test_limits_hold_both_ways(model: robustcodec.Model, pixels: Pixels) -> None
     ):
         with pytest.raises(robustcodec.LimitExceeded):
             refuse()
+
+
+def test_too_much_memory_is_refused_before_a_picture_is_decoded(
+    model: robustcodec.Model, pixels: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+
+    def decoded(image: ImageFile.ImageFile) -> None:
+        raise AssertionError("the picture was decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", decoded)
+    limits = robustcodec.Limits(max_memory=1 << 20)
+    for image in (file.getvalue(), Image.open(file)):
+        for encode in (model.encode, model.encode_guarded):
+            with pytest.raises(robustcodec.LimitExceeded, match="bytes of memory but 1,048,576 are allowed"):
+                encode(image, limits=limits)
 
 
 def test_regions_and_what_is_left_of_a_damaged_file(model: robustcodec.Model, monkeypatch: pytest.MonkeyPatch) -> None:
