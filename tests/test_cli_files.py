@@ -172,11 +172,17 @@ def test_info_on_many_files(here: Path) -> None:
     Path("a.rbc").write_bytes(sample_file())
     Path("b.bin").write_bytes(sample_file(10, 20)[:-1])
     Path("c").write_bytes(b"")
-    done = cli("info", "a.rbc", "b.bin", "c", "missing")
+    long = "x" * 300  # longer than a name can be
+    done = cli("info", "b.bin", "c", "missing", long, "a.rbc")
     assert done.returncode == 1
     out, errors = done.stdout.decode().splitlines(), done.stderr.decode().splitlines()
     assert out == ["a.rbc: robustcodec 1.0, 768x512, network 0102030405060708, step 1.000, 1,034 bytes, 0.021 bpp"]
-    assert [line.split(": ")[2] for line in errors] == ["b.bin", "c", "missing cannot be read"]
+    assert [line.split(": ")[2] for line in errors] == [
+        "b.bin",
+        "c",
+        "missing cannot be read",
+        f"{long} cannot be read",
+    ]
 
 
 def test_info_as_json_and_with_sections(here: Path) -> None:

@@ -9,7 +9,7 @@ import typer
 from robustcodec.cli import options
 from robustcodec.cli.console import FAILED, Console, attributed, emit, named
 from robustcodec.errors import ModelError, RobustcodecError, UsageError
-from robustcodec.files import clean_name, read_input
+from robustcodec.files import clean_name, is_folder, read_input
 
 if TYPE_CHECKING:
     from robustcodec.memory import Demand
@@ -56,7 +56,7 @@ def describe(path: Path | None, max_pixels: int) -> dict[str, object]:
     from robustcodec.container import MAJOR_VERSION, ChunkType, Limits, unpack
     from robustcodec.metrics import bits_per_pixel
 
-    if path is not None and path.is_dir():
+    if path is not None and is_folder(path):
         raise UsageError("is a folder; of models tells: robustcodec models list -v")
     data = read_input(path, options.byte_limit(max_pixels))
     file = unpack(data, Limits(max_pixels=max_pixels))
