@@ -264,13 +264,13 @@ def find(
         named = _find_id(model)
         if named is not None:
             return named
-        if (Path(model) / MANIFEST).is_file():
+        if _has_manifest(Path(model)):
             return open_bundle(Path(model))
         matches = [
             bundle for bundle in installed() if len(model) >= 4 and bundle.fingerprint.hex().startswith(model.lower())
         ]
         if not matches:
-            if Path(model).exists():
+            if os.path.lexists(model):
                 return open_bundle(Path(model))  # which says what it lacks
             raise ModelNotFound(
                 f"there is no model {model!r}; `robustcodec models list` shows those that are installed"
@@ -348,11 +348,18 @@ def installed_folders() -> Iterator[Path]:
 def _models_in(folder: Path) -> Iterator[Path]:
     # a folder that is not there, or not ours to read, has no models
     with suppress(OSError):
-        if (folder / MANIFEST).is_file():
+        if _has_manifest(folder):
             yield folder
         for path in sorted(folder.iterdir()):
-            if (path / MANIFEST).is_file() and not path.name.startswith("."):
+            if _has_manifest(path) and not path.name.startswith("."):
                 yield path
+
+
+def _has_manifest(folder: Path) -> bool:
+    try:
+        return (folder / MANIFEST).is_file()
+    except OSError:  # it may not be looked at, or its name is longer than names can be
+        return False
 
 
 def search_path() -> list[Path]:

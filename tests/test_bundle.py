@@ -543,6 +543,27 @@ def test_the_default_is_the_model_of_that_name(tmp_path: Path, monkeypatch: pyte
     assert find().id == "experiment"
 
 
+def test_a_folder_that_may_not_be_looked_at_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBUSTCODEC_MODELS", str(tmp_path))
+    closed = tmp_path / "a"
+    closed.mkdir()
+    copy_as(tmp_path / "b", id="behind-it")
+    is_file = Path.is_file
+
+    def refuse(path: Path) -> bool:
+        if path.parent == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    assert find("behind-it").path == tmp_path / "b"
+
+
+def test_a_name_that_no_file_can_have_is_no_model() -> None:
+    with pytest.raises(ModelNotFound, match="there is no model"):
+        find("x" * 300)
+
+
 def test_a_shared_fingerprint_prefix_is_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROBUSTCODEC_MODELS", str(tmp_path))
     copy_as(tmp_path / "one", id="one")
