@@ -219,15 +219,28 @@ def _write_folder(folder: Path, data: Mapping[str, bytes]) -> None:
                 os.fsync(file.fileno())
         if folder.exists():
             old = temporary.with_name(temporary.name + ".old")
-            folder.replace(old)
-            temporary.replace(folder)
-            shutil.rmtree(old)
+            try:
+                folder.replace(old)
+                temporary.replace(folder)
+            except BaseException:  # a signal, too, must not leave its name without a model
+                if not folder.exists():
+                    old.replace(folder)
+                raise
+            _delete(old)
         else:
             temporary.replace(folder)
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _delete(folder: Path) -> None:
+    """Delete a folder with all that is in it; of a link to one, the link."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder)
 
 
 def open_bundle(path: Path) -> Bundle:
@@ -418,7 +431,7 @@ def remove(model: str) -> Path:
     if not _ID.fullmatch(model) or not (path / MANIFEST).is_file():
         raise ModelNotFound(f"there is no model {model!r} in {user_folder()}; only models added there are removed")
     try:
-        shutil.rmtree(path)
+        _delete(path)
     except OSError as error:
         raise OutputError(f"{error.filename} cannot be removed: {error.strerror}") from error
     return path

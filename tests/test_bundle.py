@@ -657,6 +657,36 @@ def test_bundles_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_a_model_stays_where_another_cannot_take_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "model"
+    before = copy_as(target).manifest
+    replace = Path.replace
+
+    def stop(path: Path, to: Path) -> Path:
+        if to == target and not path.name.endswith(".old"):
+            raise SystemExit(143)
+        return replace(path, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", stop)
+        with pytest.raises(SystemExit):
+            copy_as(target, variant="other")
+    assert open_bundle(target).manifest == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_link_to_a_model_is_replaced_and_removed_not_followed(tmp_path: Path) -> None:
+    copy_as(tmp_path / "elsewhere")
+    link = user_folder() / "hyper-tiny"
+    link.parent.mkdir(parents=True)
+    for act in (lambda: remove("hyper-tiny"), lambda: add(TINY)):
+        link.symlink_to(tmp_path / "elsewhere")
+        act()
+        assert not link.is_symlink()
+    assert [path.name for path in user_folder().iterdir()] == ["hyper-tiny"]
+    assert open_bundle(tmp_path / "elsewhere").id == "hyper-tiny"
+
+
 def test_what_is_no_model_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_bytes(b"precious")
