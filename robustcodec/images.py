@@ -271,8 +271,9 @@ def losses(picture: Picture, format: str) -> tuple[str, ...]:
         found.append(f"{format} cannot hold transparency, so the picture was laid on white; use PNG to keep it")
     if (picture.icc or picture.exif or picture.xmp) and format in _WITHOUT_METADATA:
         found.append(f"{format} cannot hold its metadata, which is lost; use PNG to keep it")
+    other = "TIFF" if format == "PNG" else "PNG"
     for what in _unheld(picture, format).values():
-        found.append(f"{format} cannot hold {what}, which is lost; use PNG to keep it")
+        found.append(f"{format} cannot hold {what}, which is lost; use {other} to keep it")
     return tuple(found)
 
 
@@ -285,12 +286,12 @@ def _unheld(picture: Picture, format: str) -> dict[str, str]:
     if picture.exif is not None and not _can_write(replace(pixel, exif=picture.exif), format):
         found["exif"] = "EXIF data of this size or kind"
     if picture.xmp is not None and not _can_write(replace(pixel, xmp=picture.xmp), format):
-        found["xmp"] = "XMP data of this size"
+        found["xmp"] = "XMP data of this size or kind"
     return found
 
 
 def _can_write(picture: Picture, format: str) -> bool:
-    """Try it, since Pillow alone knows how much metadata fits, and what EXIF data it can take apart."""
+    """Try it, since Pillow alone knows how much metadata fits, and what data it can take apart."""
     try:
         with pillow_errors("metadata", OutputError):
             Image.fromarray(picture.samples).save(BytesIO(), format.upper(), **_WRITERS[format](picture))
@@ -541,7 +542,7 @@ def _exif_of_tiff(image: Image.Image) -> bytes:
 def _png_options(picture: Picture) -> dict[str, Any]:
     texts = PngImagePlugin.PngInfo()
     if picture.xmp:
-        texts.add_itxt("XML:com.adobe.xmp", picture.xmp.decode("utf-8", "replace"))
+        texts.add_itxt("XML:com.adobe.xmp", picture.xmp.decode())
     # Level 1 is several times faster than the default and costs a few percent.
     return {"compress_level": 1, "icc_profile": picture.icc, "exif": picture.exif, "pnginfo": texts}
 

@@ -449,6 +449,7 @@ ODD = exif().replace(struct.pack(">HHI", 0x010F, 2, 20), struct.pack(">HHI", 0x0
         ("JPEG", {"exif": exif() + bytes(65534 - len(exif()) - 6)}, "EXIF data"),
         ("JPEG", {"xmp": XMP.ljust(65504)}, ""),
         ("JPEG", {"xmp": XMP.ljust(65505)}, "XMP data"),
+        ("PNG", {"xmp": XMP.decode().encode("utf-16")}, "XMP data"),
         ("AVIF", {"exif": ODD}, "EXIF data"),
         ("TIFF", {"exif": ODD}, "EXIF data"),
         ("WebP", {"exif": ODD, "xmp": XMP.ljust(70000), "icc": ICC + bytes(1 << 20)}, ""),
