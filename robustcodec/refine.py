@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from robustcodec.architectures import Architecture, Float32, Group, Int32
 from robustcodec.entropy import TableSet, ideal_bits
+from robustcodec.errors import ImageError
 from robustcodec.networks import STRIDE
 from robustcodec.rate import STEP_UNIT
 from robustcodec.strips import Strip, quantised, walk
@@ -109,6 +110,7 @@ def refine(
 
     `lagrangian` weighs distortion against rate: bits per pixel + lambda * 255^2 * MSE, MSE on [0, 1]. Latents whose
     pixels depend on other strips, at `edges`, do not descend: they change only where a context gives them other means.
+    Raises ImageError for gradients that are not finite or too large.
     """
     if not any(steps):
         return strip
@@ -136,7 +138,7 @@ def refine(
 
 
 def _descended(task: _Task, start: Float32, steps: int) -> Float32:
-    """Descend along the gradient, by Adam; what is rounded in the end is softened less and less."""
+    """Descend along the gradient, by Adam; what is rounded in the end is softened less and less. Raises ImageError."""
     u = start.copy()
     average, square = np.zeros_like(u), np.zeros_like(u)
     for count in range(steps):
@@ -150,6 +152,8 @@ def _descended(task: _Task, start: Float32, steps: int) -> Float32:
         corrected = math.sqrt(1 - _SQUARE ** (count + 1)) / (1 - _MEAN ** (count + 1))
         rate = _RATE + (_LAST_RATE - _RATE) * progress
         u -= np.float32(rate * corrected) * average / (np.sqrt(square) + np.float32(1e-6))
+        if not np.isfinite(u).all():
+            raise ImageError("the model gives no finite gradients for this picture; use another model, or no effort")
     return u
 
 

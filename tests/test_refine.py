@@ -10,10 +10,11 @@ from regenerate import sample
 from robustcodec import codec as codec_module
 from robustcodec import refine as module
 from robustcodec.architectures import Group, Int32
+from robustcodec.architectures.hyper import Hyper
 from robustcodec.codec import Codec
 from robustcodec.container import unpack
 from robustcodec.entropy import TableSet, ideal_bits
-from robustcodec.errors import TargetError, UsageError
+from robustcodec.errors import ImageError, TargetError, UsageError
 from robustcodec.guard import encode as guarded_encode
 from robustcodec.images import Picture
 from robustcodec.metrics import bits_per_pixel, psnr
@@ -98,6 +99,23 @@ def test_code_lengths_are_those_of_the_file(codec: Codec) -> None:
     at = module._REACH  # the slope from 0 to 1
     lengths = -np.log2(table.frequencies / 2**24)
     assert slopes[5, at] == pytest.approx(lengths[1 - table.minimum] - lengths[-table.minimum], abs=1e-5)
+
+
+@pytest.mark.parametrize("gradient", [np.nan, np.inf, 1e30])
+def test_gradients_of_hostile_models_are_refused(
+    codec: Codec, monkeypatch: pytest.MonkeyPatch, gradient: float
+) -> None:
+    def descend(self: Hyper, y_hat: NDArray[np.float32], *rest: object) -> NDArray[np.float32]:
+        return np.full_like(y_hat, gradient)
+
+    monkeypatch.setattr(Hyper, "descend", descend)
+    picture = Picture(pixels=sample(40, 40, 5))
+    for effort in (1, 3):
+        with np.errstate(all="ignore"), pytest.raises(ImageError, match="no finite gradients"):
+            codec.encode(picture, effort=effort)
+    guard = Guard(on_violation=OnViolation.FALLBACK, min_psnr=60, rungs=(Rung.REFINE, Rung.LOSSLESS))
+    with np.errstate(all="ignore"):
+        assert guarded_encode(codec, picture, guard=guard).verdict.rung is Rung.LOSSLESS
 
 
 def test_soft_rounding_goes_from_nothing_to_rounding() -> None:
