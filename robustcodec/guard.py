@@ -12,9 +12,10 @@ from enum import StrEnum
 from typing import Any
 
 from robustcodec import memory
+from robustcodec.bundle import Bundle, damage_named
 from robustcodec.codec import Codec, Encoded, encode_plain
 from robustcodec.container import DEFAULT_LIMITS, Limits, unpack
-from robustcodec.contract import Expectation, density, read_contract
+from robustcodec.contract import Contract, Expectation, density, read_contract
 from robustcodec.details import added, block_errors, describe
 from robustcodec.errors import ContractViolation, CorruptFile, ImageError
 from robustcodec.images import Picture
@@ -57,6 +58,12 @@ class Status(StrEnum):
     """What the caller asked for is not kept; on the ladder, not by any rung."""
 
 
+def contract_of(bundle: Bundle) -> Contract | None:
+    """Give a model's own contract, None if it has none. Raises ModelDamaged."""
+    with damage_named(bundle.path):
+        return read_contract(bundle.manifest.contract)
+
+
 def measures(codec: Codec, guard: Guard) -> bool:
     """Whether results are decoded: they are not where nothing could come of it."""
     if guard.on_violation is OnViolation.WARN:
@@ -66,7 +73,7 @@ def measures(codec: Codec, guard: Guard) -> bool:
 
 def bounded(codec: Codec, guard: Guard) -> bool:
     """Whether results are held to more than being finite: to a floor, a cap or the model's own contract."""
-    contract = read_contract(codec.bundle.manifest.contract)
+    contract = contract_of(codec.bundle)
     return contract is not None or guard.min_psnr is not None or guard.max_bpp is not None
 
 
@@ -258,7 +265,7 @@ class _Judge:
         self.picture = picture
         self.tries = 0
         self._guard = guard
-        self._contract = read_contract(codec.bundle.manifest.contract)
+        self._contract = contract_of(codec.bundle)
         self._expected: Expectation | None = None
         self._short = math.inf
         """PSNR of a plain result that is as expected, but short of a floor that was asked for."""

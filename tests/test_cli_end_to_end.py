@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robustcodec import container
-from robustcodec.bundle import ANALYSIS, ENTROPY, LAB, SYNTHESIS, manifest_document, open_bundle, write_bundle
+from robustcodec.bundle import ANALYSIS, ENTROPY, LAB, MANIFEST, SYNTHESIS, manifest_document, open_bundle, write_bundle
 from robustcodec.codec import Codec, _Prepared
+from robustcodec.contract import VERSION
 from robustcodec.images import Picture, read_picture, write_picture
 from robustcodec.metrics import bits_per_pixel, psnr
 from robustcodec.strips import Strip
@@ -508,6 +509,15 @@ def test_models_whose_networks_have_other_shapes_are_not_in_order(
     for command in ("add", "verify"):
         (error,) = errors(run("models", command, f".{os.sep}short"))
         assert error.startswith(f"the model in short is damaged ({name} is float16")
+
+
+def test_models_whose_contract_is_damaged_are_not_in_order(here: Path, run: Run, tiny_path: Path) -> None:
+    shutil.copytree(tiny_path, "odd")
+    manifest = Path("odd", MANIFEST)
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "contract": {"version": VERSION}}))
+    for command in (["models", "add"], ["models", "verify"], ["scan", "a.png", "-m"], ["encode", "a.png", "-m"]):
+        (error,) = errors(run(*command, f".{os.sep}odd"))
+        assert error.removeprefix("a.png: ").startswith("the model in odd is damaged (the contract of its manifest")
 
 
 def test_the_models_variable_may_name_a_model_itself(here: Path, run: Run, tiny_path: Path, rbc: bytes) -> None:

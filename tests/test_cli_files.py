@@ -593,7 +593,7 @@ class FakeCodec:
 
     seen: list[Picture] = field(default_factory=list)
     bundle: object = field(
-        default_factory=lambda: type("Bundle", (), {"id": "fake", "manifest": SimpleNamespace(contract=None)})
+        default_factory=lambda: SimpleNamespace(id="fake", path=Path("fake"), manifest=SimpleNamespace(contract=None))
     )
 
     def memory_to_encode(self, width: int, height: int, target: object, measure: bool, refines: bool) -> int:

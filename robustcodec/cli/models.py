@@ -12,7 +12,7 @@ from robustcodec.errors import ImageError, ModelError
 from robustcodec.files import clean_name, pictures_below
 
 if TYPE_CHECKING:
-    from robustcodec.bundle import Manifest
+    from robustcodec.bundle import Bundle, Manifest
 
 app = typer.Typer(
     help="List, add, remove and verify models, and fit their contracts.", no_args_is_help=True, rich_markup_mode=None
@@ -85,10 +85,18 @@ def add(path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of a m
       robustcodec models add runs/mine/model
     """
     from robustcodec import bundle
-    from robustcodec.architectures import open_architecture
 
-    added = bundle.add(path, lambda model: open_architecture(model, threads=1).check())
+    added = bundle.add(path, _check)
     Console().note(f"added as {added.id}")
+
+
+def _check(model: "Bundle") -> None:
+    """Check now what is otherwise checked when first used. Raises ModelError."""
+    from robustcodec.architectures import open_architecture
+    from robustcodec.contract import read_contract
+
+    open_architecture(model, threads=1).check()
+    read_contract(model.manifest.contract)
 
 
 @app.command()
@@ -115,7 +123,6 @@ def verify(
       robustcodec models verify runs/mine/model
     """
     from robustcodec import bundle
-    from robustcodec.architectures import open_architecture
 
     console = Console()
     failed = False
@@ -124,7 +131,7 @@ def verify(
             model = bundle.open_bundle(path)
             model.verify()
             with bundle.damage_named(path):
-                open_architecture(model, threads=1).check()
+                _check(model)
             emit(f"{model.id}: in order ({path})")
         except ModelError as error:
             failed = True

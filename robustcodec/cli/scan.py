@@ -94,11 +94,11 @@ def scan(
     """
     plan = plan_inputs(inputs, found=PICTURE_FORMATS, recursive=recursive)
     from robustcodec.bundle import find
-    from robustcodec.contract import read_contract
+    from robustcodec.guard import contract_of
 
     console = Console(quiet=quiet, json=json)
     bundle = find(model, arch, variant)
-    if read_contract(bundle.manifest.contract) is None:
+    if contract_of(bundle) is None:
         raise UsageError(
             f"the model {bundle.id} has no contract to tell suspicious pictures by; fit one to ordinary pictures with: "
             f"robustcodec models contract {clean_name(shlex.quote(str(bundle.path)))} --data DIR"
