@@ -18,7 +18,7 @@ from robustcodec.container import DEFAULT_LIMITS, Limits
 from robustcodec.errors import NotRobustcodec, UsageError
 from robustcodec.guard import Verdict, memory_to_encode
 from robustcodec.guard import encode as guarded_encode
-from robustcodec.images import Picture, to_picture, to_pillow
+from robustcodec.images import Picture, recognise, to_picture, to_pillow
 from robustcodec.policy import DEFAULT_GUARD, Guard
 from robustcodec.rate import DEFAULT_TARGET, BitsPerPixel, FileSize, Psnr, Quality, Target
 from robustcodec.tiling import Region
@@ -74,7 +74,7 @@ class Model:
 
         def admit(width: int, height: int) -> None:
             needed = self._codec.memory_to_encode(width, height, wanted, refines=effort > 0)
-            memory.check(needed, limits.max_memory)
+            memory.check(needed + _excess(image, width, height), limits.max_memory)
 
         picture = to_picture(image, limits.max_pixels, admit)
         return self._codec.encode(picture, wanted, limits=limits, effort=effort).data
@@ -97,7 +97,8 @@ class Model:
         wanted = _target(quality, target)
 
         def admit(width: int, height: int) -> None:
-            memory.check(memory_to_encode(self._codec, width, height, wanted, guard, effort), limits.max_memory)
+            needed = memory_to_encode(self._codec, width, height, wanted, guard, effort)
+            memory.check(needed + _excess(image, width, height), limits.max_memory)
 
         picture = to_picture(image, limits.max_pixels, admit)
         found = guarded_encode(self._codec, picture, wanted, guard, limits=limits, effort=effort)
@@ -175,6 +176,11 @@ def _target(quality: float | None, target: BitsPerPixel | FileSize | Psnr | None
     if quality is not None and target is not None:
         raise UsageError("quality and target exclude each other; give one of them")
     return target or (DEFAULT_TARGET if quality is None else Quality(quality))
+
+
+def _excess(image: object, width: int, height: int) -> int:
+    """What a picture file takes beyond what is counted for its pixels; of other images only these are known."""
+    return memory.excess(recognise(image)[0], len(image), width, height) if isinstance(image, bytes) else 0
 
 
 def _file(data: object) -> bytes:

@@ -6,6 +6,7 @@ was measured against them.
 
 import math
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from robustcodec.container import Header, Payload
 from robustcodec.errors import LimitExceeded
@@ -36,6 +37,12 @@ _PLAIN = 24
 
 _RGB, _PILLOW, _ALPHA = 3, 4, 5
 """Bytes for each pixel: of a picture here, and in Pillow, and more of all kinds if it has alpha."""
+
+
+_READING = MappingProxyType({"JPEG": 3, "AVIF": 8, "WebP": 12})
+"""Bytes for each pixel that libraries hold beyond Pillow's own while they read a picture: the coefficients of a
+progressive JPEG picture, planes of AVIF, and of WebP, whose reader is made for animations, a canvas three times and the
+file twice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +121,10 @@ def to_encode(
     return _process(model) + source + (_RGB + _ALPHA * alpha) * pixels + max(networks + kept, _PILLOW * pixels)
 
 
-def excess(size: int, width: int, height: int) -> int:
+def excess(format: str, size: int, width: int, height: int) -> int:
     """Give the bytes that a picture file of `size` bytes takes beyond those that `to_encode` counts for it."""
-    return max(0, size - _RGB * width * height)
+    pixels = width * height
+    return max(0, size - _RGB * pixels) + _READING.get(format, 0) * pixels
 
 
 def readable(max_memory: int) -> int:

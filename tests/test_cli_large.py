@@ -117,6 +117,10 @@ def test_the_bytes_of_a_file_are_memory_too(here: Path, codec: Codec) -> None:
     assert done.exit_code == 1
     assert f"this may take {needed:,} bytes of memory but {needed - 1:,} are allowed" in done.stderr
     assert run("encode", "long.png", "-o", "c.rbc", "--max-memory", str(needed)).exit_code == 0
+    Path("small.webp").write_bytes(write_picture(Picture(pixels=np.zeros((150, 90, 3), np.uint8)), "WebP"))
+    needed = codec.memory_to_encode(90, 150) + 12 * 90 * 150
+    done = run("encode", "small.webp", "-o", "b.rbc", "--max-memory", str(needed - 1))
+    assert f"this may take {needed:,} bytes of memory but {needed - 1:,} are allowed" in done.stderr
     Path("none.rbc").touch()
     for name in ("long.png", "none.rbc"):
         os.truncate(name, 300_000_000)  # which takes no place on a disk

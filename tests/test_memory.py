@@ -1,14 +1,17 @@
 """The memory that is promised: never less than a process really takes, nor more than twice as much."""
 
 import math
+import subprocess
 import sys
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from regenerate import sample
 
 from robustcodec import graphs, memory
@@ -73,6 +76,33 @@ def test_the_formula_bounds_what_is_taken(tmp_path: Path, model: str, height: in
     data = Path(file).read_bytes()
     stated = memory.to_decode(unpack(data).header, len(data), codec.demand)
     assert stated / 2 < timed("decode", file, "-o", decoded, *options)[1] < stated
+
+
+@on_linux
+@pytest.mark.parametrize(
+    ("format", "options"),
+    [("PNG", {}), ("JPEG", {"progressive": True, "subsampling": 0}), ("WebP", {"lossless": True}), ("AVIF", {})],
+)
+def test_reading_takes_no_more_than_is_counted(tmp_path: Path, format: str, options: dict[str, Any]) -> None:
+    """What large pictures of a format take until they are read, which is more than Pillow's own pixels."""
+    side = 3000
+    file = tmp_path / "picture"
+    Image.new("RGB", (side, side), (90, 60, 30)).save(file, format, **options)
+    program = f"""
+from pathlib import Path
+from robustcodec.images import read_picture
+
+def peak():
+    return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+
+data = Path({str(file)!r}).read_bytes()
+before = peak()
+read_picture(data, 1 << 28)
+print(peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    counted = 10 * side**2 + memory.excess(format, file.stat().st_size, side, side)  # 10: source, picture, Pillow
+    assert counted / 2 < int(done.stdout) < counted
 
 
 @on_linux

@@ -55,6 +55,7 @@ def encode_file(codec: "Codec", task: EncodeTask, job: Job) -> Result:
 
     data = read_input(job.source, options.byte_limit(task.max_pixels, task.max_memory), recognise)
     size = len(data)
+    format, _ = recognise(data)
     limits = Limits(max_pixels=task.max_pixels, max_memory=task.max_memory)
     guarded = guard.measures(codec, task.guard)
     measure = task.measure or isinstance(task.target, Psnr)  # which tells how near the target it is
@@ -64,7 +65,7 @@ def encode_file(codec: "Codec", task: EncodeTask, job: Job) -> Result:
             needed = guard.memory_to_encode(codec, width, height, task.target, task.guard, task.effort)
         else:
             needed = codec.memory_to_encode(width, height, task.target, measure, refines=task.effort > 0)
-        memory.check(needed + memory.excess(size, width, height), limits.max_memory)
+        memory.check(needed + memory.excess(format, size, width, height), limits.max_memory)
 
     picture = _stripped(read_picture(data, limits.max_pixels, as_is=True, admit=admit), task)
     del data  # so that encoding has its memory

@@ -50,11 +50,12 @@ def scan_file(codec: "Codec", task: ScanTask, job: Job) -> Result:
     target = Quality(task.quality)
 
     def admit(width: int, height: int) -> None:
-        needed = codec.memory_to_encode(width, height, target, True) + memory.excess(size, width, height)
+        needed = codec.memory_to_encode(width, height, target, True) + memory.excess(format, size, width, height)
         memory.check(needed, limits.max_memory)
 
     data = read_input(job.source, options.byte_limit(task.max_pixels, task.max_memory), recognise)
     size = len(data)
+    format, _ = recognise(data)
     picture = read_picture(data, limits.max_pixels, as_is=True, admit=admit)
     del data  # so that encoding has its memory
     try:
