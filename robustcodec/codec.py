@@ -140,7 +140,8 @@ class Codec:
         if effort not in range(len(STEPS)):
             raise UsageError(f"effort goes from 0 (fast) to {len(STEPS) - 1}, not to {effort}")
         alpha = picture.alpha is not None
-        needed = self.memory_to_encode(picture.width, picture.height, target, measure, alpha, effort > 0)
+        sides = (picture.height, picture.width) if transform & 4 else (picture.width, picture.height)
+        needed = self.memory_to_encode(*sides, target, measure, alpha, effort > 0)
         memory.check(needed, limits.max_memory)
         with self._at_work():
             prepared = self._prepare(picture, isinstance(target, Quality | Step), transform)
@@ -158,7 +159,10 @@ class Codec:
         refines: bool = False,
         falls_back: bool = False,
     ) -> int:
-        """Give the bytes that reading a picture of this size and encoding it may take: see `robustcodec.memory`."""
+        """Give the bytes that reading a picture and encoding it may take: see `robustcodec.memory`.
+
+        `width` and `height` are those of the picture as it is coded.
+        """
         return memory.to_encode(
             width,
             height,

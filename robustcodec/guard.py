@@ -198,14 +198,18 @@ def memory_to_encode(
 ) -> int:
     """Give the bytes that reading a picture of this size and encoding it here may take: see `robustcodec.memory`."""
     falls_back = guard.on_violation is OnViolation.FALLBACK
-    return codec.memory_to_encode(
-        width,
-        height,
-        target,
-        measures(codec, guard),
-        alpha,
-        refines=effort > 0 or (falls_back and Rung.REFINE in guard.rungs),
-        falls_back=falls_back and bool({Rung.CLASSICAL, Rung.LOSSLESS} & set(guard.rungs)),
+    turns = falls_back and Rung.TRANSFORM in guard.rungs
+    return max(
+        codec.memory_to_encode(
+            *sides,
+            target,
+            measures(codec, guard),
+            alpha,
+            refines=effort > 0 or (falls_back and Rung.REFINE in guard.rungs),
+            falls_back=falls_back and bool({Rung.CLASSICAL, Rung.LOSSLESS} & set(guard.rungs)),
+        )
+        # lying on its side a tall picture may have strips of many more pixels
+        for sides in ([(width, height), (height, width)] if turns else [(width, height)])
     )
 
 

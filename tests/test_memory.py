@@ -22,7 +22,9 @@ from robustcodec.codec import Codec, encode_plain
 from robustcodec.container import Header, Limits, Payload, unpack
 from robustcodec.details import added, block_errors, describe
 from robustcodec.errors import LimitExceeded
+from robustcodec.guard import memory_to_encode
 from robustcodec.images import Picture, write_picture
+from robustcodec.policy import Guard, OnViolation, Rung
 from robustcodec.rate import FileSize, Psnr, Quality
 from robustcodec.tiling import tiles
 
@@ -230,3 +232,18 @@ def test_memory_is_refused_before_it_is_taken(
     for refused in (codec.decode, codec.salvage):
         with pytest.raises(LimitExceeded, match=f"{stated:,} bytes"):
             refused(data, Limits(max_memory=stated - 1))
+
+
+def test_tall_pictures_that_are_coded_lying_are_counted_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = Codec(open_bundle(MODELS["ordinary"]), threads=1)
+    width, height = 16, 300_000
+    tall, lying = codec.memory_to_encode(width, height), codec.memory_to_encode(height, width)
+    assert lying > tall + 40 * width * height
+    picture = Picture(pixels=np.zeros((height, width, 3), np.uint8))
+    monkeypatch.setattr(codec, "_architecture", None)
+    with pytest.raises(LimitExceeded, match=f"{lying:,} bytes"):
+        codec.encode(picture, limits=Limits(max_memory=tall), transform=4)
+    for rungs, needed in (((Rung.TRANSFORM,), (height, width)), ((Rung.STEP,), (width, height))):
+        guard = Guard(on_violation=OnViolation.FALLBACK, rungs=rungs)
+        stated = codec.memory_to_encode(*needed, measure=True)
+        assert memory_to_encode(codec, width, height, Quality(4), guard) == stated
