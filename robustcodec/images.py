@@ -54,6 +54,9 @@ _TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8,
 _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _MODES = (*_GREY_MODES, "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "F")  # F: see _depth
 
+_TILE_PIXELS = 1 << 22
+"""A tile of TIFF may have so many even if its picture has fewer; 256x256 to 1024x1024 are usual."""
+
 _BAND_PIXELS = 1 << 20  # converting a band of rows at a time keeps the peak at Pillow's copy plus ours
 
 
@@ -396,6 +399,8 @@ def _check(kind: str, image: Image.Image, max_pixels: int) -> None:
             f"the picture has {image.width} x {image.height} pixels, more than the limit of {max_pixels}; "
             "raise the limit to read it"
         )
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _check_tiles(image, max_pixels)
     if image.mode not in _MODES:
         raise ImageError(f"the picture's colours are {image.mode}, which cannot be encoded; convert it to RGB")
     depth = _depth(kind, image)
@@ -406,6 +411,21 @@ def _check(kind: str, image: Image.Image, max_pixels: int) -> None:
         )
     if depth == 16 and image.mode == "RGB" and "transparency" in image.info:
         raise ImageError("the picture has 16 bits per sample and a transparent colour; convert it to 8 bits")
+
+
+def _check_tiles(image: TiffImagePlugin.TiffImageFile, max_pixels: int) -> None:
+    """Refuse TIFF tiles far larger than their picture: libtiff decodes them whole, however little is shown."""
+    tags = image.tag_v2
+    if TiffImagePlugin.TILEWIDTH not in tags or TiffImagePlugin.TILELENGTH not in tags:
+        return
+    width, height = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
+    across, down = tags[TiffImagePlugin.TILEWIDTH], tags[TiffImagePlugin.TILELENGTH]
+    decoded = -(-width // across) * -(-height // down) * across * down
+    if across * down > max(width * height, _TILE_PIXELS) or decoded > max(max_pixels, _TILE_PIXELS):
+        raise LimitExceeded(
+            f"the TIFF picture of {width} x {height} pixels is cut into tiles of {across} x {down}, far more than it "
+            "needs; write it with smaller ones"
+        )
 
 
 def _is_cut(tiff: bytes) -> bool:

@@ -400,6 +400,33 @@ def test_bombs_are_refused_before_decoding(data: bytes) -> None:
         assert isinstance(caught.value, LimitExceeded)
 
 
+def tiled(width: int, height: int, across: int, down: int) -> bytes:
+    """A grey TIFF picture whose tiles are all the same black one."""
+    tile = zlib.compress(bytes(across * down))
+    count = -(-width // across) * -(-height // down)
+    fields = {256: width, 257: height, 258: 8, 259: 8, 262: 1, 277: 1, 322: across, 323: down}
+    start = 8 + 2 + 12 * (len(fields) + 2) + 4
+    lists = [(324, count, start), (325, count, start + 4 * count)]
+    if count == 1:
+        lists = [(324, 1, start), (325, 1, len(tile))]
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields.items()]
+    entries += [struct.pack("<HHII", tag, 4, length, value) for tag, length, value in lists]
+    data = b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)
+    if count > 1:
+        data += struct.pack(f"<{count}I", *[start + 8 * count] * count)
+        data += struct.pack(f"<{count}I", *[len(tile)] * count)
+    return data + tile
+
+
+def test_tiles_that_are_decoded_for_nothing_are_refused() -> None:
+    """A small file could ask for gigabytes, or for hours: all tiles may be one and the same."""
+    for size in ((16, 16, 16, 16), (100, 40, 64, 32), (16, 16, 512, 512), (900, 900, 512, 1024)):
+        assert read_picture(tiled(*size), LIMIT).pixels.shape[:2] == (size[1], size[0])
+    for size in ((16, 16, 4096, 2048), (4096, 16, 16, 1 << 18)):
+        with pytest.raises(LimitExceeded, match="is cut into tiles of"):
+            read_picture(tiled(*size), LIMIT)
+
+
 def test_the_limit_is_inclusive() -> None:
     data = save(RGB, "PNG")
     assert read_picture(data, 40 * 56).width == 56
