@@ -57,6 +57,12 @@ _MODES = (*_GREY_MODES, "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr
 _TILE_PIXELS = 1 << 22
 """A tile of TIFF may have so many even if its picture has fewer; 256x256 to 1024x1024 are usual."""
 
+_SCANS = 500
+"""Scans of a JPEG picture at most; ten or so are usual, and each costs a pass over all of it, however short it is."""
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")  # of those with a meaning outside a scan
+_JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
+_JPEG_WITHOUT_LENGTH = (0x01, 0xD8)
+
 _BAND_PIXELS = 1 << 20  # converting a band of rows at a time keeps the peak at Pillow's copy plus ours
 
 
@@ -164,6 +170,8 @@ def read_picture(
             raise ImageError(
                 "the TIFF picture is damaged (its tags point beyond the end of the file); get a whole copy"
             )
+        if kind == "JPEG" and _num_scans(data) > _SCANS:
+            raise LimitExceeded(f"the JPEG picture has more than {_SCANS} scans, which would take long; save it anew")
         animated = getattr(image, "is_animated", False)
         image.seek(0)
         picture = _picture(kind, image, as_is)
@@ -426,6 +434,19 @@ def _check_tiles(image: TiffImagePlugin.TiffImageFile, max_pixels: int) -> None:
             f"the TIFF picture of {width} x {height} pixels is cut into tiles of {across} x {down}, far more than it "
             "needs; write it with smaller ones"
         )
+
+
+def _num_scans(jpeg: bytes) -> int:
+    """Count the scans of a JPEG file; what its other segments hold is passed over."""
+    count = at = 0
+    while marker := _JPEG_MARKER.search(jpeg, at):
+        at, kind = marker.end(), marker[1][0]
+        if kind == _JPEG_END:
+            break
+        count += kind == _JPEG_SCAN
+        if kind not in _JPEG_WITHOUT_LENGTH:
+            at += int.from_bytes(jpeg[at : at + 2], "big")
+    return count
 
 
 def _is_cut(tiff: bytes) -> bool:

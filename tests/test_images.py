@@ -427,6 +427,18 @@ def test_tiles_that_are_decoded_for_nothing_are_refused() -> None:
             read_picture(tiled(*size), LIMIT)
 
 
+def test_jpeg_pictures_of_very_many_scans_are_refused() -> None:
+    """Each takes a few bytes, and a pass over the whole picture."""
+    data = save(Image.new("L", (64, 64), 90), "JPEG", progressive=True, comment=b"\xff\xda\0\2" * 1000)
+    start, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    scans = images._num_scans(data)
+    assert 2 < scans < 20
+    more = data[:end] + data[start:end] * (500 - scans)
+    assert read_picture(more + b"\xff\xd9" + data[start:end], LIMIT).width == 64
+    with pytest.raises(LimitExceeded, match="more than 500 scans"):
+        read_picture(more + data[start:end] + b"\xff\xd9", LIMIT)
+
+
 def test_the_limit_is_inclusive() -> None:
     data = save(RGB, "PNG")
     assert read_picture(data, 40 * 56).width == 56
