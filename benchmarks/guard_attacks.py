@@ -46,7 +46,8 @@ from robustcodec.lab.attacks.projected import Norm, direction
 from robustcodec.lab.attacks.shipped import victim_of
 from robustcodec.lab.attacks.threat import DEFAULT_EPSILON
 from robustcodec.lab.attacks.victim import Victim, code, unrounded
-from robustcodec.metrics import Pixels, psnr, worst_block
+from robustcodec.metrics import psnr, worst_block
+from robustcodec.pixels import Pixels
 from robustcodec.policy import DEFAULT_GUARD, Guard, OnViolation
 from robustcodec.rate import STEP_UNIT, Quality
 from robustcodec.strips import prepare_strip

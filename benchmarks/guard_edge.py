@@ -25,7 +25,8 @@ from robustcodec import guard as guards
 from robustcodec.bundle import find
 from robustcodec.codec import Codec
 from robustcodec.images import Picture
-from robustcodec.metrics import Pixels, psnr
+from robustcodec.metrics import psnr
+from robustcodec.pixels import Pixels
 from robustcodec.rate import Quality
 
 SHARES = 16

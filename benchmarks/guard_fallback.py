@@ -26,7 +26,8 @@ from robustcodec.codec import Codec
 from robustcodec.contract import read_contract
 from robustcodec.details import added, block_errors, describe
 from robustcodec.images import Picture, read_picture
-from robustcodec.metrics import Pixels, psnr
+from robustcodec.metrics import psnr
+from robustcodec.pixels import Pixels
 from robustcodec.policy import Guard, OnViolation
 from robustcodec.rate import Quality
 

@@ -39,7 +39,7 @@ from robustcodec.lab.recipe import Attacker, Hardening, Method, Recipe
 from robustcodec.lab.runs import Run, digest
 from robustcodec.lab.train import Order, train
 from robustcodec.lab.training import validate
-from robustcodec.metrics import Pixels
+from robustcodec.pixels import Pixels
 
 QUALITY = 4.0
 CROPS, CROP = 12, 128

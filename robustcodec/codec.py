@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from robustcodec import memory
@@ -45,6 +44,7 @@ from robustcodec.layout import (
     undo,
 )
 from robustcodec.networks import STRIDE
+from robustcodec.pixels import Pixels
 from robustcodec.plain import arrangement, read_classical, read_lossless, write_classical, write_lossless
 from robustcodec.processors import useful_threads
 from robustcodec.rate import DEFAULT_TARGET, STEP_UNIT, Psnr, Quality, Step, Target
@@ -54,8 +54,6 @@ from robustcodec.strips import Strip, code_strip, prepare_strip, read_strip
 from robustcodec.targets import Written, meet
 from robustcodec.tiling import Region
 from robustcodec.transforms import analyse, latent_rows, latents_of, synthesise
-
-Pixels = NDArray[np.uint8]
 
 STRIP_ABOVE = 1 << 22
 """Pixels above which a picture is cut into strips, so that a file does not depend on the machine's memory."""

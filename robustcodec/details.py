@@ -7,7 +7,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from robustcodec.metrics import Pixels, column_errors
+from robustcodec.metrics import column_errors
+from robustcodec.pixels import Pixels
 
 Float64 = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from PIL import (
@@ -27,8 +27,7 @@ from PIL import (
 )
 
 from robustcodec.errors import ImageError, LimitExceeded, OutputError, RobustcodecError
-
-Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
+from robustcodec.pixels import Pixels
 
 _OPENERS: dict[str, tuple[re.Pattern[bytes], type[ImageFile.ImageFile]]] = {
     "PNG": (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),

@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from robustcodec.alpha import decode_alpha
 from robustcodec.container import Chunk, ChunkType, Header, Payload, pack
 from robustcodec.images import Picture
+from robustcodec.pixels import Pixels
 from robustcodec.tiling import Region
 from robustcodec.transforms import latents_of
-
-Pixels = NDArray[np.uint8]
 
 Content: TypeAlias = NDArray[Any]
 """What a strip holds: latents int32 (M, h, w) in units of 1/1024, or pixels uint8 (h, w, 1 or 3)."""

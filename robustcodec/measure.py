@@ -17,8 +17,9 @@ from robustcodec.container import split_strip, unpack
 from robustcodec.dither import key_of
 from robustcodec.entropy import decode_group, ideal_bits, make_decoder
 from robustcodec.images import Picture
-from robustcodec.metrics import Pixels, bits_per_pixel, ms_ssim, mse, psnr, worst_block
+from robustcodec.metrics import bits_per_pixel, ms_ssim, mse, psnr, worst_block
 from robustcodec.networks import STRIDE
+from robustcodec.pixels import Pixels
 from robustcodec.rate import Target, score
 
 

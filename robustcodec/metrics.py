@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
+from robustcodec.pixels import Pixels
+
 _Plane: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
 _BAND_PIXELS = 1 << 18  # differences are taken on bands of rows that stay in the cache

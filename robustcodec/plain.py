@@ -8,15 +8,11 @@ docs/format.md has the same for other implementations.
 """
 
 import struct
-from typing import Any, TypeAlias
-
-import numpy as np
 
 from robustcodec.alpha import decode_samples, encode_samples
 from robustcodec.errors import CorruptFile, ImageError
 from robustcodec.images import compress, decompress
-
-Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
+from robustcodec.pixels import Pixels
 
 _LONGEST = 511 * 64
 """Rows of a strip at most: a side that every AV1 decoder takes."""

@@ -22,10 +22,11 @@ from robustcodec.architectures import Architecture, Float32, Group, Int32
 from robustcodec.entropy import TableSet, ideal_bits
 from robustcodec.errors import ImageError
 from robustcodec.networks import STRIDE
+from robustcodec.pixels import Pixels
 from robustcodec.rate import STEP_UNIT
 from robustcodec.strips import Strip, quantised, walk
 from robustcodec.tiling import scaled, spans
-from robustcodec.transforms import Pixels, network_input
+from robustcodec.transforms import network_input
 
 
 class Steps(NamedTuple):

@@ -11,10 +11,9 @@ from robustcodec.bundle import Manifest
 from robustcodec.errors import TargetError
 from robustcodec.images import Picture
 from robustcodec.metrics import psnr
+from robustcodec.pixels import Pixels
 from robustcodec.rate import STEP_MAX, STEP_MIN, BitsPerPixel, FileSize, Psnr, Quality, Step, Target
 from robustcodec.search import finest_step_within, step_for_psnr
-
-Pixels = NDArray[np.uint8]
 
 _SIZE_TOLERANCE = 0.005
 """A file that is at most this far below its target is near enough."""

@@ -3,15 +3,13 @@
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from robustcodec.architectures import Architecture, Float32, Int32
 from robustcodec.errors import CorruptFile
 from robustcodec.networks import STRIDE
+from robustcodec.pixels import Pixels
 from robustcodec.rate import STEP_UNIT
 from robustcodec.tiling import Region, scaled, shifted, spans
-
-Pixels = NDArray[np.uint8]
 
 TILE = 1024
 """Side in pixels of the tiles that networks see at once: bounds their memory."""

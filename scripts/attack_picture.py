@@ -21,7 +21,8 @@ from robustcodec.lab.attacks.craft import craft
 from robustcodec.lab.attacks.threat import DEFAULT_EPSILON, Attack, Target, Threat
 from robustcodec.lab.precision import Precision
 from robustcodec.lab.sheet import sheet
-from robustcodec.metrics import Pixels, bits_per_pixel, psnr
+from robustcodec.metrics import bits_per_pixel, psnr
+from robustcodec.pixels import Pixels
 
 MAX_PIXELS = 1 << 24
 WEBP_QUALITY = 92

@@ -15,7 +15,7 @@ from robustcodec.lab.evaluation.subjects import digest
 from robustcodec.lab.origins import Order, Origin, with_origin
 from robustcodec.lab.sheet import sheet
 from robustcodec.measure import measure
-from robustcodec.metrics import Pixels
+from robustcodec.pixels import Pixels
 
 Report = Callable[[int, int, list[float]], None]
 """Called with the step, the number of steps, and the score of the one picture; see `craft`."""

@@ -12,7 +12,7 @@ from robustcodec.lab.attacks.shipped import victim_of
 from robustcodec.lab.attacks.victim import code
 from robustcodec.lab.precision import Precision
 from robustcodec.lab.runs import default_device
-from robustcodec.metrics import Pixels
+from robustcodec.pixels import Pixels
 
 _STEPS = 30
 """A short `strong`: it ranks candidates and reports nothing."""

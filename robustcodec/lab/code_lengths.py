@@ -18,7 +18,7 @@ from robustcodec.lab.half_precision import half_precision
 from robustcodec.lab.integers import Arrays, integers_of
 from robustcodec.lab.latents import Latents, coded_in_order, conditions_of, latents_of, z_hat_of
 from robustcodec.lab.networks import Network, round_straight_through
-from robustcodec.metrics import Pixels
+from robustcodec.pixels import Pixels
 from robustcodec.rate import STEP_UNIT
 
 

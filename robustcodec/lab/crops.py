@@ -7,13 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from robustcodec.errors import ImageError, TrainingError
 from robustcodec.images import Picture, read_picture, write_picture
 from robustcodec.lab.data import reduced
-
-Pixels = NDArray[np.uint8]
+from robustcodec.pixels import Pixels
 
 _AT_ONCE = 64
 

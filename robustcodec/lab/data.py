@@ -13,14 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from robustcodec.errors import ImageError, LimitExceeded, TrainingError
 from robustcodec.files import pictures_below
 from robustcodec.images import read_picture
-
-Pixels = NDArray[np.uint8]
+from robustcodec.pixels import Pixels
 
 _REDUCE_ABOVE = 600
 """Pictures with a longer side than this also enter the pool reduced: more detail per crop, less of JPEG's traces."""

@@ -47,7 +47,8 @@ from robustcodec.lab.restraint import NONE, Restraint, attacked, restraint_of
 from robustcodec.lab.runs import Run
 from robustcodec.lab.train import split_pictures
 from robustcodec.lab.training import EXACT, pixels_seen
-from robustcodec.metrics import Pixels, bits_per_pixel, psnr
+from robustcodec.metrics import bits_per_pixel, psnr
+from robustcodec.pixels import Pixels
 from robustcodec.rate import STEP_UNIT, Quality, high_rate_step, lagrangian, score
 
 _MEASURED_SIDE = 768

@@ -12,7 +12,7 @@ from robustcodec.architectures import Conditions, Group
 from robustcodec.entropy import LARGEST_VALUE
 from robustcodec.lab.integers import Parameters
 from robustcodec.lab.networks import Network
-from robustcodec.metrics import Pixels
+from robustcodec.pixels import Pixels
 from robustcodec.rate import STEP_UNIT
 from robustcodec.strips import in_steps, quantised, walk
 

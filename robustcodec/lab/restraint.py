@@ -20,7 +20,7 @@ from robustcodec.lab.data import centre_crops
 from robustcodec.lab.dead_zones import DITHERED, UNDITHERED
 from robustcodec.lab.hardening_recipes import FAST
 from robustcodec.lab.recipe import Hardening
-from robustcodec.metrics import Pixels
+from robustcodec.pixels import Pixels
 
 _CROP = 128
 _EVERY = 2

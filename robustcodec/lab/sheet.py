@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from robustcodec.metrics import Pixels
+from robustcodec.pixels import Pixels
 
 _COLUMNS = 2
 _NARROWEST = 384

@@ -27,7 +27,8 @@ from robustcodec.lab.attacks.victim import Rough, Victim, code, decibels, unroun
 from robustcodec.lab.memory import memory_named
 from robustcodec.lab.precision import in_bfloat16
 from robustcodec.lab.runs import default_device
-from robustcodec.metrics import Pixels, bits_per_pixel, psnr
+from robustcodec.metrics import bits_per_pixel, psnr
+from robustcodec.pixels import Pixels
 from robustcodec.rate import Quality
 
 SHRINKINGS = (1.0, 0.95, 0.9, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.0)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from robustcodec.lab.attacks.budget import LEVELS
-from robustcodec.metrics import Pixels
+from robustcodec.pixels import Pixels
 
 
 def batch_of(pictures: Sequence[Pixels], device: torch.device | None = None) -> Tensor:

@@ -15,7 +15,8 @@ from PIL import Image
 from robustcodec.errors import MissingExtra
 from robustcodec.images import pillow_errors
 from robustcodec.measure import Code, Coded
-from robustcodec.metrics import Pixels, bits_per_pixel, psnr
+from robustcodec.metrics import bits_per_pixel, psnr
+from robustcodec.pixels import Pixels
 
 if TYPE_CHECKING:
     from robustcodec.lab.evaluation.contenders import Contender

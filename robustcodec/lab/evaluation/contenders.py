@@ -13,7 +13,7 @@ from robustcodec.errors import MissingExtra, ModelError, UsageError
 from robustcodec.files import clean_name
 from robustcodec.lab.evaluation.records import Row
 from robustcodec.measure import Code, coder
-from robustcodec.metrics import Pixels
+from robustcodec.pixels import Pixels
 from robustcodec.rate import Quality
 
 

@@ -15,7 +15,7 @@ from robustcodec.lab.evaluation import records
 from robustcodec.lab.evaluation.contenders import Source
 from robustcodec.lab.evaluation.records import Assault, Crafting
 from robustcodec.lab.evaluation.subjects import MAX_PIXELS, Subject, digest
-from robustcodec.metrics import Pixels
+from robustcodec.pixels import Pixels
 
 if TYPE_CHECKING:
     from robustcodec.lab.attacks import Crafted

@@ -13,7 +13,8 @@ from robustcodec.lab.evaluation.crafting import read_pixels
 from robustcodec.lab.evaluation.grid import clean_image
 from robustcodec.lab.evaluation.records import Row
 from robustcodec.lab.evaluation.summary import Cell, Line, sections
-from robustcodec.metrics import Pixels, bits_per_pixel, psnr
+from robustcodec.metrics import bits_per_pixel, psnr
+from robustcodec.pixels import Pixels
 from robustcodec.rate import DEFAULT_TARGET
 
 AMPLIFIED = 8

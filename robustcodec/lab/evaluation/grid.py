@@ -14,7 +14,8 @@ from robustcodec.lab.evaluation.crafting import attacked_pictures, read_pixels, 
 from robustcodec.lab.evaluation.records import RESULTS, Assault, Crafting, Picture, Row, append_row, read_rows, writing
 from robustcodec.lab.evaluation.subjects import Group, Subject, digest, picture_name
 from robustcodec.measure import Code, Coded, Figures, measure
-from robustcodec.metrics import Pixels, bits_per_pixel, psnr
+from robustcodec.metrics import bits_per_pixel, psnr
+from robustcodec.pixels import Pixels
 
 TARGETS = ("psnr", "bpp")
 DEFAULT_METHOD = "paper"

@@ -10,7 +10,7 @@ from robustcodec.errors import ImageError, LimitExceeded, UsageError
 from robustcodec.files import PICTURE_FORMATS, clean_name
 from robustcodec.images import read_picture
 from robustcodec.lab.evaluation.records import Picture
-from robustcodec.metrics import Pixels
+from robustcodec.pixels import Pixels
 
 _GROUP_PIXELS = 1 << 19
 """Pixels of a group: eight crops of 256, or one whole picture of Kodak; what an interruption costs at most."""
