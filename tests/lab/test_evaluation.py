@@ -715,7 +715,7 @@ def test_each_sign_of_failure_is_found(code: str) -> None:
 
 def test_what_has_nothing_to_beat_is_told_what_to_name() -> None:
     (warning,) = check([row(), row(attack="bpp-free"), row(attack="fgsm:bpp-free", bpp=0.3, torch_bpp=0.3)])
-    assert warning.text == "no control stands beside paper:psnr; name offset:psnr in --attacks, too"
+    assert warning.text == "on m, no control stands beside paper:psnr; name offset:psnr in --attacks, too"
     assert check([row(surrogate="other"), row(attack="noise:psnr", gain=0.5), row(attack="simba:psnr", gain=0.4)]) == []
 
 

@@ -242,11 +242,16 @@ def _nothing_to_beat(batches: Sequence[_Batch]) -> Iterator[str]:
     beside = [
         first for first, second in _pairs(batches, _OF_SEARCHES) if second.attack.method in (*CONTROLS, *ONE_STEP)
     ]
-    alone = [batch.attack for batch in batches if batch.climbs and not batch.attack.surrogate and batch not in beside]
+    alone = [batch for batch in batches if batch.climbs and not batch.attack.surrogate and batch not in beside]
     if alone:
-        labels = dict.fromkeys(attack.label for attack in alone)
-        controls = dict.fromkeys(dataclasses.replace(attack, method=_CONTROL[attack.target]).label for attack in alone)
-        yield f"no control stands beside {', '.join(labels)}; name {', '.join(controls)} in --attacks, too"
+        attacks = [batch.attack for batch in alone]
+        models = dict.fromkeys(batch.model for batch in alone)
+        labels = dict.fromkeys(attack.label for attack in attacks)
+        controls = dict.fromkeys(dataclasses.replace(each, method=_CONTROL[each.target]).label for each in attacks)
+        yield (
+            f"on {', '.join(models)}, no control stands beside {', '.join(labels)}; name {', '.join(controls)} in "
+            "--attacks, too"
+        )
 
 
 _CONTROL = {"psnr": "offset", "bpp": "noise"}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _PSNRS = (("psnr", "PSNR(x, x̂*) [dB]"), ("psnr_own", "PSNR(x*, x̂*) [dB]"))
 _MARKERS = "osD^vPX*"
+_PAPER_MARKERS, _PAPER_SHADES = "s^o", ("black", "grey", "white")
 
 
 def rate_distortion(curves: Sequence[Curve], *, paper: bool = False) -> dict[str, bytes]:
@@ -75,7 +76,9 @@ def _panel(axes: "Axes", curves: Sequence[Curve], attack: Assault | None, psnr: 
             markersize=4,
             linestyle="-" if curve.attack is None else "--",
             markerfacecolor=f"C{index % 10}" if curve.attack is None else "white",
-            label=f"{curve.line.title}, {'attacked' if curve.attack else 'clean'}",
+            label=curve.line.title
+            if attack is None
+            else f"{curve.line.title}, {'attacked' if curve.attack else 'clean'}",
         )
     axes.set_title(f"{attack.label}\n{budget(attack)}" if attack else "clean", fontsize=9)
     axes.set_xlabel("bits per pixel")
@@ -83,9 +86,9 @@ def _panel(axes: "Axes", curves: Sequence[Curve], attack: Assault | None, psnr: 
 
 
 def _paper_points(axes: "Axes", attack: Assault | None) -> None:
-    for index, (name, clean, psnr, bpp) in enumerate(PAPER_TABLE_1):
-        style: dict[str, Any] = {"color": "black", "linestyle": "none", "marker": "123"[index], "markersize": 9}
-        axes.plot(*clean, label=name if attack is None else f"{name}, clean", **style)
+    for (name, clean, psnr, bpp), marker, shade in zip(PAPER_TABLE_1, _PAPER_MARKERS, _PAPER_SHADES, strict=True):
+        style: dict[str, Any] = {"linestyle": "none", "marker": marker, "markersize": 6, "markerfacecolor": shade}
+        axes.plot(*clean, color="black", label=name if attack is None else f"{name}, clean", **style)
         if attack is not None and is_the_papers(attack):
             style["color"] = "red"
             axes.plot(*(psnr if attack.target == "psnr" else bpp), label=f"{name}, attacked", **style)
