@@ -33,6 +33,7 @@ from robustcodec.graphs import check_size
 from robustcodec.images import Picture
 from robustcodec.lab.attacks.shipped import TablePrice
 from robustcodec.lab.attacks.victim import NetworkVictim
+from robustcodec.lab.brightness import levelled
 from robustcodec.lab.checkpoints import load_weights
 from robustcodec.lab.code_lengths import CodeLength, code_length
 from robustcodec.lab.data import picture_files, read_pictures
@@ -158,6 +159,7 @@ def export_run(
 ) -> Exported:
     """Export a run, a candidate of one, a bundle or a checkpoint. Pictures: those of `data`, or those of the run.
 
+    Weights of a run are corrected by their mean error: see `robustcodec.lab.brightness`. Others stay as they are.
     With `validation` its pictures are measured, and those of `data` are for calibration alone. Of a run the last
     weights are taken. Without a `restraint` it is what the run's recipe says, and none for weights of no run. A bundle
     keeps its provenance.
@@ -200,13 +202,16 @@ def export_run(
         provenance["pictures"] = len(training)
     else:
         raise TrainingError(f"{source} names no pictures to calibrate on; give some with --data")
+    calibration = read_pictures(calibration_files(training), announce)
+    if run is not None:
+        weights = levelled(weights, calibration)
     return export(
         weights,
         folder,
         id=id,
         variant=variant,
         provenance=provenance,
-        calibration=read_pictures(calibration_files(training), announce),
+        calibration=calibration,
         validation=read_pictures(measured, announce),
         announce=announce,
         restraint=restraint or NONE,

@@ -181,7 +181,7 @@ def test_a_wrong_plan_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(TrainingError, match=message):
             Plan.from_json(text)
-    with pytest.raises(TrainingError, match="cannot be read"):
+    with pytest.raises(TrainingError, match="there is no recipe"):
         Plan.load(tmp_path / "none.json")
 
 
