@@ -272,7 +272,7 @@ def epsilons(results: Results) -> Iterator[Line]:
         *("model", "ε", "PSNR, `paper` psnr", "A", "PSNR, `strong` psnr", "A"),
         *("bpp / clean, `paper` bpp", "`strong` bpp"),
     )
-    for model in (BASE, MA2023, ROBUST, CONTROL):
+    for model in (BASE, MA2023, ROBUST):
         for epsilon in (5e-4, 1e-3):
             under = partial(results.under, model=model, epsilon=epsilon, names=FIRST)
             cells = [under(f"{method}:psnr", steps=200) for method in ("paper", "strong")]
@@ -285,13 +285,39 @@ def epsilons(results: Results) -> Iterator[Line]:
 
 
 def theirs(results: Results) -> Iterator[Line]:
-    """Ma2023's attack on its own model and on others, the first pictures."""
-    yield ("model", "PSNR, clean", "PSNR, `ma2023` psnr", "A", "PSNR, `paper` psnr", "A")
+    """Ma2023's attack, which knows no bound, on its own model and on others, the first pictures."""
+    yield ("model", "PSNR, clean", "PSNR, `ma2023` without bound", "A", "bpp / clean", "A within the bound")
     for model in (BASE, MA2023, ROBUST):
-        cells = [results.under(f"{method}:psnr", model, 200, names=FIRST) for method in ("ma2023", "paper")]
+        free, bounded = (results.under(f"ma2023:psnr{bound}", model, 200, names=FIRST) for bound in ("-free", ""))
         yield (
-            *(model, _mean(results.clean_of(cells[0]), "psnr", 2)),
-            *(text for cell in cells for text in (_mean(cell, "psnr", 2), _gain(cell))),
+            *(model, _mean(results.clean_of(free), "psnr", 2), _mean(free, "psnr", 2), _gain(free)),
+            *(_growth(results, free), _gain(bounded)),
+        )
+
+
+def masking(results: Results) -> Iterator[Line]:
+    """What would show that gradients of hyper-robust are masked, the first pictures."""
+    yield ("attack on hyper-robust", "A", "PSNR")
+    bounded = partial(results.under, "strong:psnr", ROBUST, names=FIRST, precision="bfloat16")
+    for name, cell in (
+        *((f"`strong`, N = {steps}", bounded(steps)) for steps in (50, 200, 400)),
+        ("`strong` without bound, N = 200", results.under("strong:psnr-free", ROBUST, 200, names=FIRST)),
+        ("`strong`, crafted on hyper-base, N = 200", bounded(200, surrogate=BASE)),
+        ("`strong`, ε = 1e-2, N = 200", bounded(200, epsilon=1e-2)),
+        ("`fgsm`", results.under("fgsm:psnr-free", ROBUST, 1, names=FIRST)),
+    ):
+        yield (name, _gain(cell), _mean(cell, "psnr", 2))
+
+
+def resolution(results: Results) -> Iterator[Line]:
+    """Photographs of some megapixels: clean ones whole, attacked ones as crops."""
+    yield (*("model", "whole: bpp, dB, J", "crops: bpp, dB", "PSNR, `paper` psnr", "A", "bpp / clean, `paper` bpp"),)
+    for model in (BASE, ROBUST):
+        psnr, size = results.under("paper:psnr", model, 200), results.under("paper:bpp", model, 100)
+        crops = results.clean_of(psnr)
+        yield (
+            *(model, _point(results.clean(model, crop=None)), f"{_mean(crops, 'bpp', 3)}, {_mean(crops, 'psnr', 2)}"),
+            *(_mean(psnr, "psnr", 2), _gain(psnr), _growth(results, size)),
         )
 
 
@@ -442,7 +468,7 @@ def _overlap(values: Line, other: Line) -> bool:
 
 ALL = (BASE, ROBUST, CONTROL)
 EVERY = (BASE, ROBUST, MA2023, TEACHER, CONTROL, "cheng-base", "cheng-robust")
-FOLDERS = {"seeds": "curves", "curves": "curves", "ablations-control": "ablations-control"}
+FOLDERS = {"seeds": "curves", "curves": "curves", "resolution": "clic-test", "ablations-control": "ablations-control"}
 """Where the rows of a table are, if not in kodak."""
 TABLES: Mapping[str, Callable[[Results], Iterator[Line]]] = {
     "on-psnr": lambda results: attacks(
@@ -491,6 +517,8 @@ TABLES: Mapping[str, Callable[[Results], Iterator[Line]]] = {
     "curves": curves,
     "epsilons": epsilons,
     "theirs": theirs,
+    "masking": masking,
+    "resolution": resolution,
     "fast": fast,
     "ablations-control": lambda results: ablations(results, CONTROL),
 }
@@ -501,7 +529,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page has other tables")
     check = parser.parse_args().check
 
-    folders = {name: Results(sections(read_rows(RESULTS / name))) for name in ("kodak", *FOLDERS.values())}
+    folders = {name: Results(sections(read_rows(RESULTS / name))) for name in {"kodak", *FOLDERS.values()}}
 
     def table(name: str) -> str:
         return _markdown(list(TABLES[name](folders[FOLDERS.get(name, "kodak")])))
