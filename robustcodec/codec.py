@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from robustcodec import memory
 from robustcodec.alpha import encode_alpha
 from robustcodec.architectures import Architecture, Float32, Int32, open_architecture
 from robustcodec.architectures.demands import demand_of
+from robustcodec.blas import limited
 from robustcodec.bundle import Bundle, damage_named, find_for
 from robustcodec.bundle import find as find_bundle
 from robustcodec.container import (
@@ -113,10 +113,6 @@ class Codec:
     @cached_property
     def _architecture(self) -> Architecture:
         return open_architecture(self.bundle, self.threads)
-
-    @cached_property
-    def _libraries(self) -> ThreadpoolController:
-        return ThreadpoolController()
 
     def encode(
         self,
@@ -232,7 +228,7 @@ class Codec:
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
-        with damage_named(self.bundle.path), self._libraries.limit(limits=self.threads, user_api="blas"):
+        with damage_named(self.bundle.path), limited(self.threads):
             yield
 
     def _check_file(self, header: Header, size: int, limits: Limits, shown: Region) -> None:

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from threadpoolctl import ThreadpoolController
-
 from robustcodec.architectures import Architecture, open_architecture
+from robustcodec.blas import limited
 from robustcodec.codec import Codec
 from robustcodec.container import split_strip, unpack
 from robustcodec.dither import key_of
@@ -79,12 +78,11 @@ def coder(codec: Codec, target: Target) -> Code:
     Calling it raises what `Codec.encode` and `Codec.decode` raise.
     """
     architecture = open_architecture(codec.bundle, codec.threads)
-    libraries = ThreadpoolController()
 
     def code(pixels: Pixels) -> Coded:
         encoded = codec.encode(Picture(pixels=pixels), target)
         shown = codec.decode(encoded.data).pixels
-        with libraries.limit(limits=codec.threads, user_api="blas"):
+        with limited(codec.threads):
             shares = _shares(architecture, encoded.data)
         return Coded(encoded.data, shown, encoded.step, *shares)
 

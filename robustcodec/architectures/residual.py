@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from robustcodec.architectures import Float32
+from robustcodec.blas import limited
 from robustcodec.winograd import Convolution, Finish, Memory, Plane
 
 _SLOPE = np.float32(0.01)
@@ -22,7 +22,6 @@ class Synthesis:
 
     def __init__(self, tensors: Mapping[str, Float32], threads: int) -> None:
         self._threads = threads
-        self._libraries = ThreadpoolController()
         self._lock = Lock()
         self._memories = Memory(), Memory(), Memory()
         self._convolutions = {
@@ -42,7 +41,7 @@ class Synthesis:
 
     def synthesise(self, y_hat: Float32) -> Float32:
         """Give x_hat (3, 16h, 16w) of y_hat (M, h, w): not clipped, and infinite or no number for hostile latents."""
-        with self._lock, self._libraries.limit(limits=1, user_api="blas"):
+        with self._lock, limited(1):
             current, inner, free = self._memories
             plane = Plane.of(current, y_hat)
             for index in range(0, 6, 2):
