@@ -293,21 +293,25 @@ def _unheld(picture: Picture, format: str) -> dict[str, str]:
     pixel = Picture(pixels=np.zeros((1, 1, 3), np.uint8))
     if picture.icc is not None and _is_for_grey(picture.icc) and format not in (*_GREY_PROFILES, *_WITHOUT_METADATA):
         found["icc"] = "a colour profile for grey"
-    if picture.exif is not None and not _can_write(replace(pixel, exif=picture.exif), format):
+    elif picture.icc is not None and not _can_hold(replace(pixel, icc=picture.icc), format):
+        found["icc"] = "a colour profile of this size"
+    if picture.exif is not None and not _can_hold(replace(pixel, exif=picture.exif), format):
         found["exif"] = "EXIF data of this size or kind"
-    if picture.xmp is not None and not _can_write(replace(pixel, xmp=picture.xmp), format):
+    if picture.xmp is not None and not _can_hold(replace(pixel, xmp=picture.xmp), format):
         found["xmp"] = "XMP data of this size or kind"
     return found
 
 
-def _can_write(picture: Picture, format: str) -> bool:
-    """Try it, since Pillow alone knows how much metadata fits, and what data it can take apart."""
+def _can_hold(picture: Picture, format: str) -> bool:
+    """Try it, since Pillow alone knows how much metadata fits, what data it can take apart, and what it reads again."""
+    out = BytesIO()
     try:
         with pillow_errors("metadata", OutputError):
-            Image.fromarray(picture.samples).save(BytesIO(), format.upper(), **_WRITERS[format](picture))
-    except OutputError:
+            Image.fromarray(picture.samples).save(out, format.upper(), **_WRITERS[format](picture))
+            read = _OPENERS[format][1](BytesIO(out.getvalue()))
+    except RobustcodecError:
         return False
-    return True
+    return read.info.get("icc_profile") == picture.icc
 
 
 def _on_white(picture: Picture) -> Picture:
