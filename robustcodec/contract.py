@@ -69,6 +69,9 @@ _RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 
 _LARGEST = 1e6
 
+_LEAST_MARGIN = 1e-3
+"""Multiples of the scatter: of much less nothing would be left to divide by."""
+
 Float64 = NDArray[np.float64]
 
 
@@ -94,8 +97,8 @@ class Prediction:
             raise ValueError("a prediction has as many weights for its scatter")
         if not all(abs(value) < _LARGEST for value in (*self.weights, *self.scatter)):
             raise ValueError("a weight is out of range")
-        if not 0 < self.margin < _LARGEST:
-            raise ValueError("a margin must be above zero")
+        if not _LEAST_MARGIN <= self.margin < _LARGEST:
+            raise ValueError("a margin is out of range")
         if not -_LARGEST < self.lowest <= self.highest < _LARGEST or not -20 < self.least <= self.most < 20:
             raise ValueError("a range must not be empty")
 
@@ -336,7 +339,7 @@ def _prediction(
     relative = shortfalls / np.exp(np.clip(known, least, most))
     worst = np.maximum.reduceat(relative, np.cumsum([0, *sizes[:-1]]))
     lowest, highest = np.quantile(found, [_TAIL, 1 - _TAIL]).tolist()
-    margin = max(_WIDENED * float(np.quantile(worst, 1 - _TAIL)), 1e-3)
+    margin = max(_WIDENED * float(np.quantile(worst, 1 - _TAIL)), _LEAST_MARGIN)
     return Prediction(tuple(weights.tolist()), tuple(of_scatter.tolist()), margin, lowest, highest, least, most)
 
 
