@@ -24,7 +24,7 @@ from robustcodec.policy import DEFAULT_GUARD, Guard, OnViolation, Rung
 from robustcodec.rate import DEFAULT_TARGET, STEP_MAX, STEP_MIN, Step, Target
 
 MARGIN = 0.02
-"""Decibels that a measured PSNR must lie above its floor: on other machines pixels may differ by a level."""
+"""Decibels that measured PSNRs must lie above their floors: on other machines pixels may differ by a level."""
 
 LOCAL = 10.0
 """Decibels that the worst block of 64 x 64 may lie below a floor that the caller asked for."""
@@ -225,20 +225,22 @@ class _Seen:
     expected: Expectation | None
     suspicion: float | None
     broken: tuple[str, ...]
+    lacking: float
+    """Decibels below a floor that was asked for."""
 
     @property
     def floors_kept(self) -> bool:
         return not set(self.broken) - {"size", "bpp", "expected_bpp", *_SIGNS}
 
     @property
-    def rank(self) -> tuple[bool, bool, bool, float, int]:
+    def rank(self) -> tuple[float, bool, bool, float, int]:
         """Less is better: what was asked for wins over what was expected, a floor over a cap.
 
-        Of those that fall short of an expected floor the least suspicious is best, not the smallest: it falls shortest.
+        Of those below a floor that was asked for the nearest is best, and of those that fall short of an expected one
+        the least suspicious, not the smallest: it falls shortest.
         """
-        asked = bool({"psnr", "block"} & set(self.broken))
         short = 1.0 if self.floors_kept or self.suspicion is None else max(self.suspicion, 1.0)
-        return asked, "size" in self.broken, "bpp" in self.broken, short, len(self.encoded.data)
+        return self.lacking, "size" in self.broken, "bpp" in self.broken, short, len(self.encoded.data)
 
     def blame(self) -> Status:
         """How it stands if nothing is done."""
@@ -285,10 +287,12 @@ class _Judge:
         local = worst_block(picture.pixels, shown)
         bpp = bits_per_pixel(len(encoded.data), picture.width, picture.height)
         broken: list[str] = []
+        lacking = 0.0
         suspicion = None
         if self._guard.min_psnr is not None:
-            broken += ["psnr"] * (found < self._guard.min_psnr + MARGIN)
-            broken += ["block"] * (local < self._guard.min_psnr - LOCAL)
+            short = self._guard.min_psnr + MARGIN - found, self._guard.min_psnr + MARGIN - LOCAL - local
+            broken += [name for name, decibels in zip(("psnr", "block"), short, strict=True) if decibels > 0]
+            lacking = max(*short, 0.0)
         if self._guard.max_bpp is not None:
             broken += ["bpp"] * (bpp > self._guard.max_bpp)
         if self._guard.on_violation is OnViolation.FALLBACK:
@@ -311,7 +315,7 @@ class _Judge:
                 self._short = found
             broken += [f"expected_{name}" for name, margins in worse.items() if margins > 1]
             suspicion = max(worse.values())
-        return _Seen(encoded, rung, found, local, bpp, self._expected, suspicion, tuple(broken))
+        return _Seen(encoded, rung, found, local, bpp, self._expected, suspicion, tuple(broken), lacking)
 
     def _well_spent(self, above: float, found: float, step: int) -> float:
         """Give the bits per pixel that refinement or a finer step may have spent on a PSNR above that of plain latents.

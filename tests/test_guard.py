@@ -157,6 +157,27 @@ def test_without_a_rung_that_helps_the_first_stays(codec: Codec) -> None:
     assert guarded.encoded.data == codec.encode(picture).data
 
 
+@pytest.mark.parametrize("rung", [Rung.STEP, Rung.CLASSICAL])
+def test_where_no_rung_keeps_a_floor_the_nearest_is_written(codec: Codec, rung: Rung) -> None:
+    picture = Picture(pixels=sample(96, 96, 3))
+    guarded = guards.encode(codec, picture, guard=Guard(on_violation=FALLBACK, min_psnr=90, rungs=(rung,)))
+    judged(guarded, picture, codec)
+    finest = codec.encode(picture, Step(round(0.35 * codec.bundle.manifest.step(4))))
+    best = finest if rung is Rung.STEP else encode_plain(picture, 100)
+    assert best is not None and guarded.encoded.data == best.data
+    assert (guarded.verdict.status, guarded.verdict.rung) == (Status.VIOLATION, rung)
+
+
+def test_blocks_lie_above_their_floor_by_as_much_as_the_whole(codec: Codec) -> None:
+    pixels = np.full((64, 640, 3), 90, np.uint8)
+    pixels[:, :64] = noise(64, 64)
+    local = guards.encode(codec, Picture(pixels=pixels), guard=Guard(min_psnr=1)).verdict.worst_block
+    for above, kept in ((1.5 * guards.MARGIN, True), (0.5 * guards.MARGIN, False)):
+        floor = local + guards.LOCAL - above
+        broken = guards.encode(codec, Picture(pixels=pixels), guard=Guard(min_psnr=floor)).verdict.broken
+        assert ("block" not in broken) is kept
+
+
 def test_the_ladder_is_bounded(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worst that a picture can make it do, stated in docs/guard.md."""
     guarded = guards.encode(
@@ -407,9 +428,11 @@ def test_a_cap_that_was_asked_for_wins_over_a_floor_that_is_expected(bound_codec
 
 def test_what_is_not_suspicious_is_compared_by_size(bound_codec: Codec) -> None:
     picture = Picture(pixels=sample(128, 112, 200))
-    asked = Guard(on_violation=FALLBACK, min_psnr=40, rungs=(Rung.STEP,))
-    verdict = guards.encode(bound_codec, picture, guard=asked).verdict
-    assert (verdict.status, verdict.rung, verdict.broken) == (Status.VIOLATION, None, ("psnr",))
+    plain = bound_codec.encode(picture)
+    asked = Guard(on_violation=FALLBACK, max_bpp=0.01, rungs=(Rung.STEP,))
+    guarded = guards.encode(bound_codec, picture, guard=asked)
+    assert (guarded.verdict.status, guarded.verdict.broken) == (Status.VIOLATION, ("bpp",))
+    assert guarded.encoded.data == bound_codec.encode(picture, Step(2 * plain.step)).data
 
 
 def test_a_contract_goes_through_a_manifest(tiny: Bundle, contract: Contract, tmp_path: Path) -> None:
