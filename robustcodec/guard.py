@@ -21,7 +21,7 @@ from robustcodec.errors import ContractViolation, CorruptFile, ImageError
 from robustcodec.images import Picture
 from robustcodec.metrics import bits_per_pixel, psnr, worst_block
 from robustcodec.policy import DEFAULT_GUARD, Guard, OnViolation, Rung
-from robustcodec.rate import DEFAULT_TARGET, STEP_MAX, STEP_MIN, Step, Target
+from robustcodec.rate import DEFAULT_TARGET, STEP_MAX, STEP_MIN, BitsPerPixel, FileSize, Step, Target
 
 MARGIN = 0.02
 """Decibels that measured PSNRs must lie above their floors: on other machines pixels may differ by a level."""
@@ -83,11 +83,12 @@ class Verdict:
 
     `psnr` and `worst_block` are in dB, infinite for equal pictures; `bpp` is of the whole file. `expected` and
     `suspicion` (by how many margins the result is worse than expected, in what it is worst in; above 1 is suspicious)
-    are None without a contract of the model. `broken` names what is not kept: psnr, block, bpp as the caller asked,
-    size (on the ladder: more than the samples take by themselves), and expected_psnr, expected_block, expected_added,
-    expected_bpp, expected_latents, and, of the plain result alone, expected_rate: more bits than so many decibels
-    should take and the latents' own probability tables expect. `first` is what the plain encoding broke, if `rung`
-    (None: it was good enough, or there is no better) has replaced it. `tries` counts encodings.
+    are None without a contract of the model. `broken` names what is not kept: psnr, block, bpp as the caller asked
+    (or a target did), size (on the ladder: more than the samples take by themselves), and expected_psnr,
+    expected_block, expected_added, expected_bpp, expected_latents, and, of the plain result alone, expected_rate: more
+    bits than so many decibels should take and the latents' own probability tables expect. `first` is what the plain
+    encoding broke, if `rung` (None: it was good enough, or there is no better) has replaced it. `tries` counts
+    encodings.
     """
 
     status: Status
@@ -128,9 +129,10 @@ class Verdict:
             return f"its plain encoding broke the contract ({_said(self.first)}); kept by the rung {self.rung}"
         what = {"suspicious": "unlike ordinary pictures", "violation": "contract violated"}.get(self.status, "ok")
         by = "" if self.rung is None else f", by the rung {self.rung}"
-        return f"{what} ({_said(self.broken)}): {self.psnr:.2f} dB, worst block {self.worst_block:.2f} dB, " + (
-            f"{self.bpp:.3f} bpp{by}"
-        )
+        fidelity = f"{self.psnr:.2f} dB, worst block {self.worst_block:.2f} dB"
+        if math.isinf(self.psnr):
+            fidelity = "every pixel kept"
+        return f"{what} ({_said(self.broken)}): {fidelity}, {self.bpp:.3f} bpp{by}"
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def encode(
     memory.check(
         memory_to_encode(codec, picture.width, picture.height, target, guard, effort, alpha), limits.max_memory
     )
-    judge = _Judge(codec, picture, guard, effort)
+    judge = _Judge(codec, picture, target, guard, effort)
     try:
         first = judge.look(codec.encode(picture, target, limits=limits, measure=True, effort=effort), None, effort)
     except (CorruptFile, ImageError) as error:
@@ -265,12 +267,13 @@ class _Seen:
 class _Judge:
     """Measures encodings of one picture; what is expected follows from the step of the first."""
 
-    def __init__(self, codec: Codec, picture: Picture, guard: Guard, effort: int) -> None:
+    def __init__(self, codec: Codec, picture: Picture, target: Target, guard: Guard, effort: int) -> None:
         self.codec = codec
         self.effort = effort
         self.picture = picture
         self.tries = 0
         self._guard = guard
+        self._bits = _bits(target, picture)
         self._contract = contract_of(codec.bundle)
         self._expected: Expectation | None = None
         self._short = math.inf
@@ -293,8 +296,8 @@ class _Judge:
             short = self._guard.min_psnr + MARGIN - found, self._guard.min_psnr + MARGIN - LOCAL - local
             broken += [name for name, decibels in zip(("psnr", "block"), short, strict=True) if decibels > 0]
             lacking = max(*short, 0.0)
-        if self._guard.max_bpp is not None:
-            broken += ["bpp"] * (bpp > self._guard.max_bpp)
+        over = self._guard.max_bpp is not None and bpp > self._guard.max_bpp
+        broken += ["bpp"] * (over or 8 * len(encoded.data) > self._bits)
         if self._guard.on_violation is OnViolation.FALLBACK:
             broken += ["size"] * (len(encoded.data) > _most(picture))
         if self._expected is not None:
@@ -410,6 +413,13 @@ def _most(picture: Picture) -> int:
     metadata = sum(len(part) + _CHUNK for part in (picture.icc, picture.exif, picture.xmp) if part is not None)
     samples = picture.width * picture.height * ((1 if picture.grey else 3) + (picture.alpha is not None))
     return samples + samples // 1000 + 64 + metadata
+
+
+def _bits(target: Target, picture: Picture) -> float:
+    """Bits that a target lets a file have: the plain result keeps to them by itself, but other rungs know no target."""
+    if isinstance(target, FileSize):
+        return 8 * target.size
+    return target.value * picture.width * picture.height if isinstance(target, BitsPerPixel) else math.inf
 
 
 def _said(broken: tuple[str, ...]) -> str:

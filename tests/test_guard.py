@@ -33,7 +33,7 @@ from robustcodec.guard import Guarded, Status
 from robustcodec.images import Picture, write_picture
 from robustcodec.metrics import bits_per_pixel, mse, psnr, worst_block
 from robustcodec.policy import Guard, OnViolation, Rung
-from robustcodec.rate import Quality, Step
+from robustcodec.rate import BitsPerPixel, FileSize, Quality, Step
 
 Pixels = NDArray[np.uint8]
 FALLBACK = OnViolation.FALLBACK
@@ -114,6 +114,8 @@ def test_where_floor_and_cap_contradict_the_floor_wins(codec: Codec, name: str) 
     assert guarded.verdict.psnr >= 45
     assert len(guarded.encoded.data) <= bound(picture)
     assert guarded.verdict.status is Status.VIOLATION and guarded.verdict.broken == ("bpp",)
+    said = guarded.verdict.sentence()
+    assert "inf" not in said and ("every pixel kept" in said) is (guarded.verdict.psnr == float("inf"))
 
 
 def test_a_cap_alone_is_met(codec: Codec) -> None:
@@ -123,6 +125,23 @@ def test_a_cap_alone_is_met(codec: Codec) -> None:
     guarded = guards.encode(codec, picture, Quality(6), Guard(on_violation=FALLBACK, max_bpp=cap))
     judged(guarded, picture, codec)
     assert guarded.verdict.status is Status.FALLBACK and guarded.verdict.bpp <= cap
+
+
+@pytest.mark.parametrize("in_bytes", [True, False])
+def test_a_target_for_the_size_is_a_cap_for_all_rungs(codec: Codec, in_bytes: bool) -> None:
+    picture = Picture(pixels=sample(96, 96, 3))
+    size = 4 * len(codec.encode(picture).data)  # so that AV1 does better
+    target = FileSize(size) if in_bytes else BitsPerPixel(bits_per_pixel(size, 96, 96))
+    found = guards.encode(codec, picture, target, Guard(on_violation=FALLBACK)).verdict
+    assert (found.status, found.rung, found.broken) == (Status.OK, None, ())
+    for above, kept in ((0.1, True), (20, False)):
+        floor = found.psnr + above
+        guarded = guards.encode(codec, picture, target, Guard(on_violation=FALLBACK, min_psnr=floor))
+        judged(guarded, picture, codec)
+        assert guarded.verdict.psnr >= floor
+        assert (len(guarded.encoded.data) <= size) is kept
+        assert guarded.verdict.status is (Status.FALLBACK if kept else Status.VIOLATION)
+        assert guarded.verdict.broken == (() if kept else ("bpp",))
 
 
 @pytest.mark.parametrize("kept", [Rung.TRANSFORM, Rung.STEP, Rung.CLASSICAL, Rung.LOSSLESS])
