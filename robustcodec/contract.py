@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustcodec.details import KINDS, Statistics
+from robustcodec.details import BLOCK, KINDS, Statistics
 from robustcodec.errors import ModelDamaged
 from robustcodec.rate import STEP_UNIT
 
@@ -186,6 +186,7 @@ class Contract:
         whole = _of_whole(statistics, blocks, step)
         psnr, log_bpp = float(self.psnr.of(whole)), float(self.bpp.of(whole))
         scatter = _scatter(statistics.pixels)
+        of_blocks = _scatter_of_blocks(statistics)
 
         def rate_of(psnr: float) -> tuple[float, float]:
             features = np.array([*whole, psnr, psnr * psnr])
@@ -199,8 +200,8 @@ class Contract:
             added=self.added.of(blocks),
             psnr_margin=float(self.psnr.allowed(whole)) * scatter,
             bpp_margin=float(self.bpp.allowed(whole)) * scatter,
-            block_margins=self.block.allowed(blocks),
-            added_margins=self.added.allowed(blocks),
+            block_margins=self.block.allowed(blocks) * of_blocks,
+            added_margins=self.added.allowed(blocks) * of_blocks,
             rate_of=rate_of,
         )
 
@@ -364,6 +365,12 @@ def _apart(features: Float64, wanted: Float64, fold: NDArray[np.intp], penalty: 
 
 def _scatter(pixels: int) -> float:
     return math.sqrt(1 + _SMALL / pixels)
+
+
+def _scatter_of_blocks(statistics: Statistics) -> float:
+    """Blocks are smaller than those of the fit where a side of the picture is."""
+    blocks = statistics.counts.shape[0] * statistics.counts.shape[1]
+    return math.sqrt(max(1.0, BLOCK**2 * blocks / statistics.pixels))
 
 
 def _decibels(errors: Float64) -> Float64:

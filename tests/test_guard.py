@@ -347,6 +347,17 @@ def test_padding_is_no_reason_to_expect_fewer_bits(bound_codec: Codec) -> None:
     assert abs(np.log(np.divide(*excess)).mean()) < 0.1
 
 
+def test_small_blocks_may_scatter_more(bound_codec: Codec, contract: Contract) -> None:
+    for height, width, wider in ((64, 64, 1), (100, 130, 1), (32, 64, 2), (8, 640, 8), (4, 4, 256)):
+        statistics = describe(sample(height, width, 3))
+        own, large = (contract.expect(each, 1024) for each in (statistics, replace(statistics, pixels=1 << 20)))
+        assert np.allclose(own.block_margins, large.block_margins * wider**0.5)
+        assert np.allclose(own.added_margins, large.added_margins * wider**0.5)
+    for side in range(1, 9):
+        broken = guards.encode(bound_codec, Picture(pixels=sample(side, 9 - side, side))).verdict.broken
+        assert not {"expected_block", "expected_added"} & set(broken)
+
+
 def test_effort_makes_no_picture_suspicious(bound_codec: Codec) -> None:
     """Better latents may take more bits than plain ones should, as far as they are worth it."""
     for seed in range(200, 206):
