@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from robustcodec.errors import TargetError
-from robustcodec.rate import STEP_MAX, STEP_MIN
+from robustcodec.rate import STEP_MAX, STEP_MIN, STEP_WORTHWHILE
 
 Made = TypeVar("Made")
 """What a caller makes at a step."""
@@ -38,15 +38,15 @@ def finest_step_within(
 ) -> tuple[int, Made]:
     """Find a step whose file has at most `size` bytes, and no fewer than `size * (1 - tolerance)` if any has.
 
-    `code` gives the size at a step and what was made there; the step is returned with the latter. Raises TargetError
-    if not even the coarsest step fits.
+    It has fewer where a finer step than STEP_WORTHWHILE would be needed. `code` gives the size at a step and what was
+    made there; the step is returned with the latter. Raises TargetError if not even the coarsest step fits.
     """
     sizes: dict[int, int] = {}
-    fine, coarse = STEP_MIN, STEP_MAX
+    fine, coarse = STEP_WORTHWHILE, STEP_MAX
     sizes[coarse], made = code(coarse)
     if sizes[coarse] > size:
         raise TargetError(f"this picture takes at least {sizes[coarse]} bytes with this model, not {size}; allow more")
-    probe = start
+    probe = max(start, fine)
     while coarse - fine > 1:
         sizes[probe], candidate = code(probe)
         if sizes[probe] > size:
@@ -61,7 +61,7 @@ def finest_step_within(
         else:
             probe = _between(fine, coarse, sizes, size * (1 - tolerance / 2))
     # neighbouring steps lie on either side of the target: only at the finest can one more byte still be spent
-    if fine == STEP_MIN and fine not in sizes:
+    if fine == STEP_WORTHWHILE and fine not in sizes:
         sizes[fine], candidate = code(fine)
         if sizes[fine] <= size:
             return fine, candidate

@@ -12,10 +12,10 @@ from robustcodec.errors import TargetError
 from robustcodec.images import Picture
 from robustcodec.metrics import psnr
 from robustcodec.pixels import Pixels
-from robustcodec.rate import STEP_MAX, STEP_MIN, BitsPerPixel, FileSize, Psnr, Quality, Step, Target
+from robustcodec.rate import STEP_MAX, STEP_WORTHWHILE, BitsPerPixel, FileSize, Psnr, Quality, Step, Target
 from robustcodec.search import finest_step_within, step_for_psnr
 
-_SIZE_TOLERANCE = 0.005
+SIZE_TOLERANCE = 0.005
 """A file that is at most this far below its target is near enough."""
 
 PSNR_TOLERANCE = 0.1
@@ -81,7 +81,7 @@ def meet(coder: Coder, target: Target, manifest: Manifest, *, measure: bool, eff
     if isinstance(target, Psnr):
         step, written = _refined_to_psnr(coder, target, plain, start if plain is None else plain.step, effort)
     else:
-        step, written = _refined_to_size(coder, _bytes(target, coder.picture), plain, effort)
+        step, written = _refined_to_size(coder, most_bytes(target, coder.picture), plain, effort)
     return Met(step, written, coder.show(written) if measure else None)
 
 
@@ -101,7 +101,7 @@ def _searched(coder: Coder, target: Psnr | BitsPerPixel | FileSize, start: int, 
         written = coder.code(step)
         return len(written.data), written
 
-    step, written = finest_step_within(code, _bytes(target, coder.picture), start, _SIZE_TOLERANCE)
+    step, written = finest_step_within(code, most_bytes(target, coder.picture), start, SIZE_TOLERANCE)
     return Met(step, written, coder.show(written) if measure else None)
 
 
@@ -133,21 +133,22 @@ def _refined_to_size(coder: Coder, size: int, plain: Met | None, effort: int) ->
             written = coder.code(step, effort)
             return len(written.data), written
 
-        return finest_step_within(code, size, STEP_MAX - 1, _SIZE_TOLERANCE)
+        return finest_step_within(code, size, STEP_MAX - 1, SIZE_TOLERANCE)
     step = plain.step
     best = step, plain.written
     for _ in range(_REFINEMENTS):
         written = coder.code(step, effort)
         if len(written.data) <= size:
             best = step, written
-            if len(written.data) >= size * (1 - _SIZE_TOLERANCE):
+            if step == STEP_WORTHWHILE or len(written.data) >= size * (1 - SIZE_TOLERANCE):
                 break
         # halve the step for each doubling of the size, as is about right
-        step = min(max(round(step * (len(written.data) / (size * (1 - _SIZE_TOLERANCE / 2)))), STEP_MIN), STEP_MAX)
+        factor = len(written.data) / (size * (1 - SIZE_TOLERANCE / 2))
+        step = min(max(round(step * factor), STEP_WORTHWHILE), STEP_MAX)
     return best
 
 
-def _bytes(target: BitsPerPixel | FileSize, picture: Picture) -> int:
+def most_bytes(target: BitsPerPixel | FileSize, picture: Picture) -> int:
     """Give the most that a file may have."""
     if isinstance(target, FileSize):
         return target.size

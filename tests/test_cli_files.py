@@ -25,7 +25,7 @@ from robustcodec.cli.console import Console, named
 from robustcodec.errors import ImageError, ModelNotFound, UsageError
 from robustcodec.files import Job, Plan, Shard, Unread, plan_outputs, read_input, write_output
 from robustcodec.images import Picture, write_picture
-from robustcodec.rate import BitsPerPixel, FileSize, Psnr, Quality
+from robustcodec.rate import STEP_WORTHWHILE, BitsPerPixel, FileSize, Psnr, Quality
 
 ROOT = Path(container.__file__).parent.parent
 HEAVY = ("numpy", "PIL", "onnxruntime", "torch", "rich", "constriction", "safetensors", "multiprocessing")
@@ -595,13 +595,15 @@ class FakeCodec:
     bundle: object = field(
         default_factory=lambda: SimpleNamespace(id="fake", path=Path("fake"), manifest=SimpleNamespace(contract=None))
     )
+    step: int = 1024
 
     def memory_to_encode(self, width: int, height: int, target: object, measure: bool, refines: bool) -> int:
         return 1
 
     def encode(self, picture: Picture, target: object, *, limits: object, measure: bool, effort: int) -> FakeEncoded:
         self.seen.append(picture)
-        return FakeEncoded(b"x" * 240, reconstruction=picture.pixels + np.uint8(1) if measure else None)
+        shown = picture.pixels + np.uint8(1) if measure else None
+        return FakeEncoded(b"x" * 240, step=self.step, reconstruction=shown)
 
 
 def picture_file(name: str) -> Picture:
@@ -642,6 +644,20 @@ def test_encode_file_says_if_a_psnr_is_missed(here: Path) -> None:
         result = encode.encode_file(FakeCodec(), task, Job(Path("a.png"), Path("a.rbc")))
         assert "psnr" not in result.fields
         assert [note for note in result.notes if "step" in note] == said
+
+
+def test_encode_file_says_if_bytes_are_left(here: Path) -> None:
+    picture_file("a.png")
+    left = "smaller than the 1,000 bytes asked for, since a larger file would hardly be better"
+    for target, step, said in (
+        (FileSize(1000), STEP_WORTHWHILE, [left]),
+        (FileSize(240), STEP_WORTHWHILE, []),
+        (BitsPerPixel(1000 * 8 / (40 * 48)), STEP_WORTHWHILE, [left]),
+        (FileSize(1000), 1024, []),  # leaps in size are no choice
+    ):
+        task = encode.EncodeTask(bundle=Path("b"), target=target)
+        result = encode.encode_file(FakeCodec(step=step), task, Job(Path("a.png"), Path("a.rbc")))
+        assert [note for note in result.notes if "smaller" in note] == said
 
 
 def test_encode_file_without_writing(here: Path) -> None:

@@ -19,7 +19,7 @@ from robustcodec.guard import encode as guarded_encode
 from robustcodec.images import Picture
 from robustcodec.metrics import bits_per_pixel, psnr
 from robustcodec.policy import Guard, OnViolation, Rung
-from robustcodec.rate import BitsPerPixel, FileSize, Psnr, Quality, Step, Target, lagrangian, score
+from robustcodec.rate import STEP_WORTHWHILE, BitsPerPixel, FileSize, Psnr, Quality, Step, Target, lagrangian, score
 from robustcodec.refine import Edges, Steps, refine
 from robustcodec.strips import Strip, prepare_strip, quantised, walk
 from robustcodec.transforms import analyse
@@ -231,6 +231,19 @@ def test_targets_are_met_with_effort(codec: Codec, target: Target) -> None:
     else:
         assert len(encoded.data) <= (600 if isinstance(target, FileSize) else 800)
         assert psnr(picture.pixels, encoded.reconstruction) > psnr(picture.pixels, plain.reconstruction)
+
+
+def test_bytes_that_help_no_more_are_not_spent(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With effort the step that is worth its bytes is refined once, and not left for a finer one."""
+    picture = Picture(pixels=sample(64, 64, 6))
+    refined = []
+    code = codec._code
+    monkeypatch.setattr(
+        codec, "_code", lambda prepared, step, effort=0: refined.append((step, effort)) or code(prepared, step, effort)
+    )
+    for effort in (0, 1):
+        assert codec.encode(picture, FileSize(1 << 20), effort=effort).step == STEP_WORTHWHILE
+    assert [each for each in refined if each[1]] == [(STEP_WORTHWHILE, 1)]
 
 
 @pytest.mark.parametrize("kind", ["one pixel", "row", "black", "noise", "grey", "alpha"])

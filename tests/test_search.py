@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from robustcodec.errors import TargetError
-from robustcodec.rate import STEP_MAX, STEP_MIN
+from robustcodec.rate import STEP_MAX, STEP_MIN, STEP_WORTHWHILE
 from robustcodec.search import finest_step_within, step_for_psnr
 
 many = settings(max_examples=150, deadline=None, derandomize=True)
@@ -58,7 +58,7 @@ def sizes(draw: st.DrawFn) -> Callable[[int], int]:
 def test_sizes_are_at_most_the_target_and_near_it_if_any_is(
     curve: Callable[[int], int], factor: float, start: int
 ) -> None:
-    floor, ceiling = curve(STEP_MAX), curve(STEP_MIN)
+    floor, ceiling = curve(STEP_MAX), curve(STEP_WORTHWHILE)
     target = int(floor * (ceiling / floor) ** (factor * 5 - 5)) if ceiling > floor else floor
     counted = Counted(curve)
     step, made = finest_step_within(counted, target, start, 0.005)  # type: ignore[arg-type]
@@ -70,7 +70,7 @@ def test_sizes_are_at_most_the_target_and_near_it_if_any_is(
 
 def every_step() -> list[int]:
     """Steps close enough for all sizes that differ by more than half a percent on the curves of this test."""
-    return sorted({round(8 * 1.002**power) for power in range(4520)} | {STEP_MIN, STEP_MAX})
+    return sorted({round(STEP_WORTHWHILE * 1.002**power) for power in range(3816)} | {STEP_MAX})
 
 
 def test_ordinary_sizes_take_few_tries() -> None:
@@ -91,15 +91,15 @@ def test_noisy_sizes_never_exceed_the_target(seed: int, target: int) -> None:
         assert counted.asked[STEP_MAX] > target
     else:
         assert counted.asked[step] <= target and made == made_at(step)
-        assert counted.asked[step] >= 0.97 * min(target, counted.curve(STEP_MIN))
+        assert counted.asked[step] >= 0.97 * min(target, counted.curve(STEP_WORTHWHILE))
     assert len(counted.asked) <= 40
 
 
-def test_the_finest_step_is_taken_where_everything_fits() -> None:
-    assert finest_step_within(Counted(lambda step: 1000 - step // 100), 10_000, 1024, 0.005) == (
-        STEP_MIN,
-        made_at(STEP_MIN),
-    )
+@pytest.mark.parametrize("start", [STEP_MIN, STEP_WORTHWHILE, 1024])
+def test_the_finest_step_worth_its_bytes_is_taken_where_everything_fits(start: int) -> None:
+    counted = Counted(lambda step: 1000 - step // 100)
+    assert finest_step_within(counted, 10_000, start, 0.005) == (STEP_WORTHWHILE, made_at(STEP_WORTHWHILE))
+    assert min(counted.asked) == STEP_WORTHWHILE
 
 
 def test_too_small_a_size_is_refused_with_the_least_there_is() -> None:

@@ -13,10 +13,10 @@ from robustcodec.cli.console import CONTRACT, Console
 from robustcodec.errors import ContractViolation, UsageError
 from robustcodec.files import ENCODED_SUFFIX, PICTURE_FORMATS, Job, plan_outputs, read_input, write_output
 from robustcodec.policy import DEFAULT_GUARD, Guard, OnViolation
-from robustcodec.rate import DEFAULT_TARGET, BitsPerPixel, FileSize, Psnr, Quality, Target
+from robustcodec.rate import DEFAULT_TARGET, STEP_WORTHWHILE, BitsPerPixel, FileSize, Psnr, Quality, Target
 
 if TYPE_CHECKING:
-    from robustcodec.codec import Codec
+    from robustcodec.codec import Codec, Encoded
     from robustcodec.images import Picture
 
 
@@ -95,9 +95,12 @@ def encode_file(codec: "Codec", task: EncodeTask, job: Job) -> Result:
         fields["psnr"] = psnr(picture.pixels, encoded.reconstruction)
     larger = len(encoded.data) >= size
     notes = [f"larger than the input, which has {size:,} bytes; keep that"] if larger else []
-    if isinstance(task.target, Psnr) and (verdict is None or verdict.rung is None):
-        assert encoded.reconstruction is not None
-        notes += describe_miss(task.target, psnr(picture.pixels, encoded.reconstruction))
+    if verdict is None or verdict.rung is None:
+        if isinstance(task.target, Psnr):
+            assert encoded.reconstruction is not None
+            notes += describe_miss(task.target, psnr(picture.pixels, encoded.reconstruction))
+        elif isinstance(task.target, BitsPerPixel | FileSize):
+            notes += describe_rest(task.target, picture, encoded)
     if guarded and not guard.bounded(codec, task.guard):
         notes.append(
             f"the model {codec.bundle.id} has no contract and no floor or cap is asked for: the guard holds the result "
@@ -114,9 +117,12 @@ def encode(
     quality: Annotated[
         float | None, typer.Option("-q", "--quality", help="From 1 (small) to 6 (faithful) [default: 4].")
     ] = None,
-    target_bpp: Annotated[float | None, typer.Option(help="At most so many bits per pixel.")] = None,
+    target_bpp: Annotated[
+        float | None, typer.Option(help="At most so many bits per pixel, as far as they help.")
+    ] = None,
     target_size: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="At most so many bytes, such as 60K or 1.5M.")
+        str | None,
+        typer.Option(metavar="SIZE", help="At most so many bytes, such as 60K or 1.5M, as far as they help."),
     ] = None,
     target_psnr: Annotated[
         float | None, typer.Option(help="So many decibels, within 0.1 or, if no step is, the next above.")
@@ -229,6 +235,15 @@ def describe_miss(target: Psnr, found: float) -> list[str]:
 
     near = abs(found - target.decibels) <= PSNR_TOLERANCE
     return [] if near else [f"no step was found that gives {target.decibels:g} dB; this one gives {found:.2f} dB"]
+
+
+def describe_rest(target: BitsPerPixel | FileSize, picture: "Picture", encoded: "Encoded") -> list[str]:
+    """Say if a result leaves bytes unused, since no finer step is worth them."""
+    from robustcodec.targets import SIZE_TOLERANCE, most_bytes
+
+    most = most_bytes(target, picture)
+    used = encoded.step > STEP_WORTHWHILE or len(encoded.data) >= most * (1 - SIZE_TOLERANCE)
+    return [] if used else [f"smaller than the {most:,} bytes asked for, since a larger file would hardly be better"]
 
 
 def _stripped(picture: "Picture", task: EncodeTask) -> "Picture":
