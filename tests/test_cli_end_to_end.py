@@ -116,10 +116,12 @@ def test_separate_processes_give_the_encoder_s_reconstruction(
         "bpp": bits_per_pixel(len(rbc), 104, 72),
         "model": "hyper-tiny",
         "quality": 4.0,
-        "step": 1024,
+        "step": 1.0,
         "guard": None,
         "psnr": psnr(pixels, expected.reconstruction),
     }
+    (told,) = rows(run("info", "a.rbc", "--json"))
+    assert all(told[name] == row[name] for name in ("width", "height", "bytes", "bpp", "step"))
     done = run("decode", "a.rbc", "-o", "b.png", "--json")
     assert (done.returncode, done.stderr) == (0, b"")
     assert rows(done)[0]["format"] == "PNG"

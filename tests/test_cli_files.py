@@ -630,7 +630,7 @@ def test_encode_file(here: Path, strip: dict[str, bool], kept: tuple[bool, bool]
         "bpp": 1.0,
         "model": "fake",
         "quality": 4.0,
-        "step": 1024,
+        "step": 1.0,
         "guard": None,
         "psnr": pytest.approx(48.1308),
     }

@@ -13,7 +13,7 @@ from robustcodec.cli.console import CONTRACT, Console
 from robustcodec.errors import ContractViolation, UsageError
 from robustcodec.files import ENCODED_SUFFIX, PICTURE_FORMATS, Job, plan_outputs, read_input, write_output
 from robustcodec.policy import DEFAULT_GUARD, Guard, OnViolation
-from robustcodec.rate import DEFAULT_TARGET, STEP_WORTHWHILE, BitsPerPixel, FileSize, Psnr, Quality, Target
+from robustcodec.rate import DEFAULT_TARGET, STEP_UNIT, STEP_WORTHWHILE, BitsPerPixel, FileSize, Psnr, Quality, Target
 
 if TYPE_CHECKING:
     from robustcodec.codec import Codec, Encoded
@@ -88,7 +88,7 @@ def encode_file(codec: "Codec", task: EncodeTask, job: Job) -> Result:
         "bpp": bits_per_pixel(len(encoded.data), picture.width, picture.height),
         "model": codec.bundle.id,
         "quality": encoded.quality,
-        "step": encoded.step or None,
+        "step": encoded.step / STEP_UNIT if encoded.step else None,
         "guard": verdict and verdict.document(),
     }
     if task.measure and encoded.reconstruction is not None:

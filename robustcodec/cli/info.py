@@ -55,6 +55,7 @@ def describe(path: Path | None, max_pixels: int) -> dict[str, object]:
     from robustcodec import memory
     from robustcodec.container import MAJOR_VERSION, ChunkType, Limits, unpack
     from robustcodec.metrics import bits_per_pixel
+    from robustcodec.rate import STEP_UNIT
 
     if path is not None and is_folder(path):
         raise UsageError("is a folder; of models tells: robustcodec models list -v")
@@ -69,7 +70,7 @@ def describe(path: Path | None, max_pixels: int) -> dict[str, object]:
         "bytes": len(data),
         "bpp": bits_per_pixel(len(data), header.width, header.height),
         "payload": header.payload.name.lower(),
-        "step": header.step / 1024 if header.step else None,
+        "step": header.step / STEP_UNIT if header.step else None,
         "fingerprint": header.fingerprint.hex() if any(header.fingerprint) else None,
         "strips": header.num_strips,
         "dither": header.seed.hex() or None,
