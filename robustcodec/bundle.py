@@ -41,10 +41,13 @@ MANIFEST = "manifest.json"
 ANALYSIS, SYNTHESIS, ENTROPY, LAB = (f"{name}.safetensors" for name in ("analysis", "synthesis", "entropy", "lab"))
 PARTS = (ANALYSIS, SYNTHESIS, ENTROPY, LAB)
 
+NAMING = "lower-case letters, digits, dots, dashes and underscores, at most 64, of which the first is a letter or digit"
+"""What an id, an architecture or a variant consists of."""
+
 _ENVIRONMENT = "ROBUSTCODEC_MODELS"
 _MAX_MANIFEST = 1 << 20
 _MAX_PART = 1 << 28
-_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 Arrays = Mapping[str, NDArray[np.generic]]
@@ -173,6 +176,11 @@ class Bundle:
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise ModelDamaged(f"{name} holds values in {key} that are not finite")
         return arrays
+
+
+def is_name(text: str) -> bool:
+    """Whether an id, an architecture or a variant of a model can be called so: see NAMING."""
+    return _NAME.fullmatch(text) is not None
 
 
 def floats(arrays: Arrays, shapes: Mapping[str, tuple[int, ...]], what: str) -> dict[str, NDArray[np.float32]]:
@@ -428,7 +436,7 @@ def add(path: Path, check: Callable[[Bundle], object] | None = None) -> Bundle:
 def remove(model: str) -> Path:
     """Remove a model from the user's data folder, the only place that `add` writes to."""
     path = user_folder() / model
-    if not _ID.fullmatch(model) or not (path / MANIFEST).is_file():
+    if not is_name(model) or not (path / MANIFEST).is_file():
         raise ModelNotFound(f"there is no model {model!r} in {user_folder()}; only models added there are removed")
     try:
         _delete(path)
@@ -532,8 +540,8 @@ def _manifest(document: Any) -> Manifest:
         if not isinstance(document[name], kind):
             raise wrong(f"{name} has the wrong type")
     for name in ("id", "architecture", "variant"):
-        if not _ID.fullmatch(document[name]):
-            raise wrong(f"the {name} must be lower-case letters, digits, dots and dashes")
+        if not is_name(document[name]):
+            raise wrong(f"the {name} must be {NAMING}")
     sizes = document["sizes"]
     if not 1 <= len(sizes) <= 4 or not all(type(size) is int and 1 <= size <= 1024 for size in sizes):
         raise wrong("sizes must be one to four channel counts")

@@ -170,6 +170,10 @@ def export(
         raise UsageError("--validation goes with --data: a run has its own")
     if to is None and quality is not None:
         raise UsageError("a model serves all qualities: --quality is for --to compressai alone")
+    id, variant = id or output.name, variant or "base"
+    if to is None:
+        _check_name("id", id)
+        _check_name("variant", variant)
 
     from robustcodec.lab.checkpoints import load_weights
     from robustcodec.lab.export import export_run
@@ -177,7 +181,7 @@ def export(
     from robustcodec.lab.restraint import FULL, NONE
     from robustcodec.rate import high_rate_step
 
-    console = Console(quiet=quiet, json=False)
+    console = Console(quiet=quiet)
     if to is not None:
         step = high_rate_step(4.0 if quality is None else quality)
         write_for_compressai(load_weights(source), step, output, console.note)
@@ -187,8 +191,8 @@ def export(
     exported = export_run(
         source,
         output,
-        id or output.name,
-        variant or "base",
+        id,
+        variant,
         data,
         console.note,
         validation=validation,
@@ -209,6 +213,14 @@ def require_lab(otherwise: str = "") -> None:
     """Raise MissingExtra unless torch can be imported; `otherwise` says how to do without."""
     if find_spec("torch") is None:
         raise MissingExtra(f"this command needs PyTorch; install it with: pip install 'robustcodec[lab]'{otherwise}")
+
+
+def _check_name(option: str, name: str) -> None:
+    """Raise UsageError for what no model can be called, before the work that such a model would be of."""
+    from robustcodec.bundle import NAMING, is_name
+
+    if not is_name(name):
+        raise UsageError(f"{name!r} is no {option} of a model; give --{option} {NAMING}")
 
 
 def _choose_recipe(

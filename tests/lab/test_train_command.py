@@ -128,6 +128,17 @@ def test_a_stopper_keeps_the_first_signal_for_who_asks() -> None:
         (("export", "x", "-o", "x.pth", "--to", "compressai", "--id", "y"), 2, "takes no --data, --validation, --id"),
         (("export", "x", "-o", "x.pth", "--to", "compressai", "--restrain"), 2, "--variant or --restrain"),
         (("export", "x", "-o", "y", "--validation", "z"), 2, "--validation goes with --data"),
+        (
+            ("export", "x", "-o", "model", "--id", "Bad Id"),
+            2,
+            "'Bad Id' is no id of a model; give --id lower-case letters",
+        ),
+        (("export", "x", "-o", "My Model"), 2, "'My Model' is no id of a model; give --id lower-case letters, digits"),
+        (
+            ("export", "x", "-o", "model", "--variant", "é"),
+            2,
+            "'é' is no variant of a model; give --variant lower-case",
+        ),
         (("export", "x", "-o", "model", "-q", "3"), 2, "--quality is for --to compressai alone"),
     ],
 )
