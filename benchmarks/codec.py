@@ -60,6 +60,8 @@ with open(target, "wb") as file:
 """
 """What a user of CompressAI writes to encode a picture whose sides are multiples of 64."""
 
+THEIR_UNIT = 64
+
 MAX_PIXELS = 1 << 26
 
 
@@ -148,6 +150,12 @@ def main() -> None:
     bundle = open_bundle(options.bundle)
     torch.set_num_threads(options.threads)
     pictures = [read_picture(path.read_bytes(), MAX_PIXELS) for path in options.pictures]
+    for path, picture in zip(options.pictures, pictures, strict=True):
+        if picture.width % THEIR_UNIT or picture.height % THEIR_UNIT:
+            sys.exit(
+                f"{path} has {picture.width}x{picture.height} pixels, and CompressAI's compress() needs multiples of "
+                f"{THEIR_UNIT}; crop it"
+            )
     step = bundle.manifest.step(options.quality) / STEP_UNIT
     codec = Codec(bundle, options.threads)
     model = compressai_model(weights_of_bundle(bundle), step)
@@ -434,7 +442,11 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True, help="folder of a hyper or cheng model")
     parser.add_argument(
-        "--pictures", type=Path, nargs="+", required=True, help="sides must be multiples of 64, which compress() needs"
+        "--pictures",
+        type=Path,
+        nargs="+",
+        required=True,
+        help=f"sides must be multiples of {THEIR_UNIT}, which compress() needs",
     )
     parser.add_argument("--quality", type=float, default=4.0, help="from 1 to 6 [4]")
     parser.add_argument("--threads", type=int, default=usable_threads(), help="for both [all usable]")

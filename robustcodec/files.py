@@ -393,9 +393,11 @@ def _check_collisions(jobs: Sequence[Job], *, named: bool) -> None:
     for job in jobs:
         other = taken.setdefault(_place(job.target), job)
         if other is not job:
+            assert job.source is not None and job.target is not None  # several results, none on standard output
+            name, free = clean_name(job.source), job.target.with_name(f"{job.source.name}{job.target.suffix}")
             raise UsageError(
-                f"{clean_name(str(other.source))} and {clean_name(str(job.source))} would both be written to "
-                f"{clean_name(str(job.target))}; rename one, or use two commands"
+                f"{clean_name(str(other.source))} and {name} would both be written to {clean_name(job.target)}; give "
+                f"{name} a command of its own, with another name for its result: -o {clean_name(free)}"
             )
     inputs = {identity for job in jobs if job.source and (identity := _identity(job.source))}
     for job in jobs:
@@ -405,8 +407,8 @@ def _check_collisions(jobs: Sequence[Job], *, named: bool) -> None:
             name = clean_name(file)
             if job.source and not named and _identity(job.source) == identity:
                 raise UsageError(
-                    f"{name} ends in {file.suffix} already, as what this command makes; give a file of the other "
-                    "kind, or name the result with -o"
+                    f"{name} would be overwritten by its own result, since results of this command end in "
+                    f"{file.suffix}; give a file of another kind, or name the result with -o"
                 )
             raise UsageError(f"{name} is an input and would be overwritten; choose another name")
 

@@ -41,6 +41,15 @@ _SIGNS = ("expected_rate",)
 _EFFORT = 2
 """Of the rung that refines."""
 
+_DONE = {
+    Rung.TRANSFORM: "coding it flipped or turned",
+    Rung.STEP: "coding it at another quantisation step",
+    Rung.REFINE: f"refining it, as --effort {_EFFORT} does",
+    Rung.CLASSICAL: "coding it without the model, as AV1 or WebP",
+    Rung.LOSSLESS: "storing it without the model, losslessly",
+}
+"""What a rung does, to someone who knows no rungs."""
+
 _FINER = (0.7, 0.5, 0.35)
 _COARSER = (1.4, 2.0)
 """Steps that are tried, in multiples of the first."""
@@ -126,13 +135,18 @@ class Verdict:
     def sentence(self) -> str:
         """Say what is wrong, or what was done about it."""
         if self.status is Status.FALLBACK:
-            return f"its plain encoding broke the contract ({_said(self.first)}); kept by the rung {self.rung}"
+            return f"its plain encoding broke the contract ({_said(self.first)}); kept by {self._done}"
         what = {"suspicious": "unlike ordinary pictures", "violation": "contract violated"}.get(self.status, "ok")
-        by = "" if self.rung is None else f", by the rung {self.rung}"
+        by = "" if self.rung is None else f", by {self._done}"
         fidelity = f"{self.psnr:.2f} dB, worst block {self.worst_block:.2f} dB"
         if math.isinf(self.psnr):
             fidelity = "every pixel kept"
         return f"{what} ({_said(self.broken)}): {fidelity}, {self.bpp:.3f} bpp{by}"
+
+    @property
+    def _done(self) -> str:
+        assert self.rung is not None
+        return _DONE[self.rung]
 
 
 @dataclass(frozen=True)
@@ -188,7 +202,9 @@ def encode(
         if not seen.broken:
             break
     if best is None:
-        raise ImageError("the model makes nothing finite of this picture, and no other rung was allowed; allow one")
+        raise ImageError(
+            "the model makes nothing finite of this picture; allow a rung without it: classical or lossless"
+        )
     if best is first:
         return best.guarded(best.blame(), (), judge.tries)
     broken = first.broken if first is not None else ("finite",)

@@ -24,10 +24,7 @@ STEP_WORTHWHILE = 32
 def check_quality(quality: float) -> float:
     """Give a quality back if it lies in 1..6. Raises UsageError."""
     if not LOWEST <= quality <= HIGHEST:
-        raise UsageError(
-            f"quality goes from {LOWEST:g} (small) to {HIGHEST:g} (faithful) here, not to {quality:g}; for a size or "
-            "a fidelity set a target in bytes, bits per pixel or decibels instead"
-        )
+        raise UsageError(f"quality goes from {LOWEST:g} (small) to {HIGHEST:g} (faithful) here, not to {quality:g}")
     return quality
 
 

@@ -106,7 +106,7 @@ def test_version(option: str) -> None:
         (["encode", "."], ". is a folder; add --recursive"),
         (["encode", "a.png", "b.rbc"], "write -o b.rbc"),
         (["encode", "a.png", "a.jpg"], "a.png and a.jpg would both be written to a.rbc"),
-        (["encode", "a.rbc"], "a.rbc ends in .rbc already"),
+        (["encode", "a.rbc"], "a.rbc would be overwritten by its own result"),
         (["decode", "a.rbc", "-o", "a.xyz"], "a.xyz is no format that can be written"),
         (["decode", "a.rbc", "--format", "gif"], "gif is no format"),
     ],
@@ -163,6 +163,9 @@ def test_a_manifest_is_no_model(here: Path) -> None:
     assert done.returncode == 1
     assert b"manifest.json is no model, since it has no manifest.json; give the folder of one" in done.stderr
     assert b"no/model is no model, since nothing of that name is there" in cli("models", "add", "no/model").stderr
+    by_id = cli("models", "contract", "hyper-robust", "--data", ".")
+    assert by_id.returncode == 1
+    assert b"hyper-robust is no folder; give that of the model and not its id, since the manifest" in by_id.stderr
 
 
 # info, and what all commands share: streams, names, signals.
@@ -204,6 +207,14 @@ def test_info_says_whether_a_file_is_dithered(here: Path) -> None:
         (row,) = map(json.loads, cli("info", "--json", file).stdout.splitlines())
         assert row["dither"] == seed
         assert (b", dithered, " in cli("info", file).stdout) == (seed is not None)
+
+
+def test_info_of_a_folder_says_what_tells_of_models(here: Path) -> None:
+    done = cli("info", ".")
+    assert done.returncode == 1
+    assert (
+        b"error: .: this is a folder; info takes files, and `robustcodec models list -v` tells of models" in done.stderr
+    )
 
 
 def test_info_has_limits(here: Path) -> None:
@@ -563,7 +574,7 @@ def test_wrong_shards(text: str) -> None:
 
 @pytest.mark.parametrize("value", [0.99, 6.01, 90, float("nan")])
 def test_qualities_out_of_range(value: float) -> None:
-    with pytest.raises(UsageError, match="set a target in bytes"):
+    with pytest.raises(UsageError, match=r"quality goes from 1 \(small\) to 6 \(faithful\) here, not to"):
         encode.choose_target(value, None, None, None)
 
 

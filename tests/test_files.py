@@ -86,10 +86,10 @@ def test_folders_keep_their_tree_and_skip_other_files(here: Path) -> None:
 @pytest.mark.parametrize(
     ("inputs", "output", "message"),
     [
-        (["b.png", "b.JPG"], None, "b.png and b.JPG would both be written to b.rbc"),
+        (["b.png", "b.JPG"], None, "b.png and b.JPG would both be written to b.rbc; .* its result: -o b.JPG.rbc"),
         (["a.png", "in/../a.png", "b.png", "b.JPG"], "out", "both"),
         (["a.png"], "a.png", "a.png is an input and would be overwritten; choose another name"),
-        (["a.rbc"], None, "a.rbc ends in .rbc already, as what this command makes; give a file of the other kind"),
+        (["a.rbc"], None, "a.rbc would be overwritten by its own result, since .* end in .rbc; give a file"),
         (["a.rbc", "b.png"], ".", "or name the result with -o"),
         (["a.png"], "./in/../a.png", "is an input"),
         (["a.png", "a.rbc"], None, "is an input|both"),

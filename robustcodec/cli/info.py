@@ -58,7 +58,7 @@ def describe(path: Path | None, max_pixels: int) -> dict[str, object]:
     from robustcodec.rate import STEP_UNIT
 
     if path is not None and is_folder(path):
-        raise UsageError("is a folder; of models tells: robustcodec models list -v")
+        raise UsageError("this is a folder; info takes files, and `robustcodec models list -v` tells of models")
     data = read_input(path, options.byte_limit(max_pixels))
     file = unpack(data, Limits(max_pixels=max_pixels))
     header = file.header

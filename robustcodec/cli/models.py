@@ -8,8 +8,8 @@ import typer
 
 from robustcodec.cli import options
 from robustcodec.cli.console import FAILED, Console, emit, named
-from robustcodec.errors import ImageError, ModelError
-from robustcodec.files import clean_name, pictures_below
+from robustcodec.errors import ImageError, ModelError, ModelNotFound
+from robustcodec.files import clean_name, is_folder, pictures_below
 
 if TYPE_CHECKING:
     from robustcodec.bundle import Bundle, Manifest
@@ -160,6 +160,11 @@ def contract(
     from robustcodec.codec import Codec
 
     console = Console(quiet=quiet)
+    if not is_folder(path):
+        raise ModelNotFound(
+            f"{clean_name(path)} is no folder; give that of the model and not its id, since the manifest in it is "
+            "written: `robustcodec models list` shows the folders"
+        )
     files = pictures_below(data)
     if not files:
         raise ImageError(f"{clean_name(str(data))} holds no pictures; give a folder of some hundred")

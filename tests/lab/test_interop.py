@@ -1,5 +1,7 @@
 """interop against CompressAI's own ScaleHyperprior: the same pictures, the same bits, files that it loads."""
 
+import os
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -11,9 +13,11 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch deprecates what compressai does while it is imported
     compressai_models = pytest.importorskip("compressai.models")
 
+from regenerate import sample  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 from robustcodec.errors import MissingExtra, TrainingError, UsageError  # noqa: E402
+from robustcodec.images import Picture, write_picture  # noqa: E402
 from robustcodec.lab.checkpoints import load_weights, network_of  # noqa: E402
 from robustcodec.lab.hyper import Hyper  # noqa: E402
 from robustcodec.lab.interop import compressai_model, fold_step, write_for_compressai  # noqa: E402
@@ -141,3 +145,16 @@ def test_without_compressai_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "compressai", None)
     with pytest.raises(MissingExtra, match=r"robustcodec\[lab\]"):
         write_for_compressai(network.state_dict(), 1.0, tmp_path / "network.pt")
+
+
+def test_the_benchmark_says_what_compressai_cannot_compress(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    picture = tmp_path / "a.png"
+    picture.write_bytes(write_picture(Picture(pixels=sample(64, 72)), "PNG"))
+    model = root / "tests" / "data" / "tiny" / "hyper-tiny"
+    command = [sys.executable, root / "benchmarks" / "codec.py", "--bundle", model, "--pictures", picture]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(root)}, check=False
+    )
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1 and "a.png has 72x64 pixels" in line and "multiples of 64; crop it" in line
