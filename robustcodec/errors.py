@@ -2,6 +2,7 @@
 
 RobustcodecError
  ├─ UsageError           the arguments contradict each other or are out of range
+ ├─ InputError           what was named to be read is missing, cannot be read, or is of another kind
  ├─ ImageError           a picture that cannot be read, or of a kind that is not supported
  ├─ FileFormatError      a compressed file that cannot be read
  │   ├─ NotRobustcodec       it does not begin with the magic bytes
@@ -27,6 +28,10 @@ class RobustcodecError(Exception):
 
 class UsageError(RobustcodecError):
     """The arguments contradict each other or are out of range."""
+
+
+class InputError(RobustcodecError):
+    """A file or folder that was named to be read is missing, cannot be read, or is of another kind."""
 
 
 class ImageError(RobustcodecError):

@@ -16,7 +16,7 @@ from io import BytesIO
 from pathlib import Path, PurePath
 from typing import BinaryIO, TextIO
 
-from robustcodec.errors import LimitExceeded, OutputError, UsageError
+from robustcodec.errors import InputError, LimitExceeded, OutputError, UsageError
 
 ENCODED_SUFFIX = ".rbc"
 PICTURE_FORMATS = {
@@ -112,7 +112,7 @@ def plan_outputs(
     each result: it exists if all of them do. Where some do, they may be of another origin, so that only `overwrite`
     replaces those that are not `replaceable`. Raises UsageError if the arguments
     contradict each other, if two inputs would be written to one file, or if an input or such a file would be
-    overwritten.
+    overwritten; OutputError for a folder that is not there, or is none.
     """
     _check_forgotten_option(inputs, output, found)
     unread: list[Unread] = []
@@ -192,7 +192,7 @@ def check_writable(plan: Plan) -> None:
 def read_input(source: Path | None, max_bytes: int, check: Callable[[bytes], object] | None = None) -> bytes:
     """All bytes of a file, or of standard input for None.
 
-    `check` is called with how it begins (at most a mebibyte) before more is read, and may raise. Raises UsageError if
+    `check` is called with how it begins (at most a mebibyte) before more is read, and may raise. Raises InputError if
     the file cannot be read and LimitExceeded, having read no more, above `max_bytes`.
     """
     name = "standard input" if source is None else clean_name(source)
@@ -203,7 +203,7 @@ def read_input(source: Path | None, max_bytes: int, check: Callable[[bytes], obj
             with source.open("rb") as file:
                 data = _read_some(file, max_bytes + 1, check)
     except OSError as error:
-        raise UsageError(f"{name} cannot be read: {error.strerror}") from error
+        raise InputError(f"{name} cannot be read: {error.strerror}") from error
     if len(data) > max_bytes:
         raise LimitExceeded(f"{name} has more than {max_bytes} bytes, the most that the limits allow")
     return data
@@ -310,13 +310,13 @@ def _destination(inputs: Sequence[str], output: str | None, count: int) -> tuple
         return None, path
     _check_folder(path.parent)
     if not is_folder(path.parent):
-        raise UsageError(f"the folder {clean_name(path.parent)} does not exist; make it first")
+        raise OutputError(f"the folder {clean_name(path.parent)} does not exist; make it first")
     return path, None
 
 
 def _check_folder(path: Path) -> None:
     if _exists(path) and not is_folder(path):
-        raise UsageError(f"{clean_name(path)} is no folder, which -o needs there; choose another name")
+        raise OutputError(f"{clean_name(path)} is no folder, which -o needs there; choose another name")
 
 
 def _expand(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustcodec import files
-from robustcodec.errors import ImageError, LimitExceeded, OutputError, UsageError
+from robustcodec.errors import ImageError, InputError, LimitExceeded, OutputError, UsageError
 from robustcodec.files import (
     Job,
     Shard,
@@ -97,10 +97,6 @@ def test_folders_keep_their_tree_and_skip_other_files(here: Path) -> None:
         (["a.png"], "soft", "soft is an input"),
         (["in"], None, "in is a folder; add --recursive"),
         (["a.png", "b.png"], "-", "one result, not 2"),
-        (["a.png", "b.png"], "notes.txt", "notes.txt is no folder"),
-        (["a.png"], "none/x.rbc", "folder none does not exist"),
-        (["a.png"], "b.png/x.rbc", "b.png is no folder, which -o needs there; choose another name"),
-        (["a.png"], "b.png/", "b.png is no folder, which -o needs there; choose another name"),
         (["-"], "in", "no name"),
         (["a.png", "out.rbc"], None, "write -o out.rbc"),
     ],
@@ -110,6 +106,20 @@ def test_contradictions_are_refused(here: Path, inputs: list[str], output: str |
     Path("soft").symlink_to("a.png")
     Path("a.rbc").write_bytes(b"x")
     with pytest.raises(UsageError, match=message):
+        plan(*inputs, o=output)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "message"),
+    [
+        (["a.png", "b.png"], "notes.txt", "notes.txt is no folder"),
+        (["a.png"], "none/x.rbc", "folder none does not exist; make it first"),
+        (["a.png"], "b.png/x.rbc", "b.png is no folder, which -o needs there; choose another name"),
+        (["a.png"], "b.png/", "b.png is no folder, which -o needs there; choose another name"),
+    ],
+)
+def test_folders_that_are_not_there_are_named(here: Path, inputs: list[str], output: str, message: str) -> None:
+    with pytest.raises(OutputError, match=message):
         plan(*inputs, o=output)
 
 
@@ -272,7 +282,7 @@ def test_reading_is_limited(here: Path) -> None:
         read_input(Path("a.png"), 4)
     with pytest.raises(LimitExceeded):
         read_input(Path("/dev/zero"), 100)
-    with pytest.raises(UsageError, match="missing cannot be read: No such file"):
+    with pytest.raises(InputError, match="missing cannot be read: No such file"):
         read_input(Path("missing"), 9)
 
 

@@ -28,7 +28,7 @@ from robustcodec.codec import Codec, encode_plain
 from robustcodec.container import Limits, Payload, unpack
 from robustcodec.contract import Contract, Prediction, Result, density, fit, read_contract
 from robustcodec.details import KINDS, added, block_errors, describe
-from robustcodec.errors import ContractViolation, ImageError, ModelDamaged, UsageError
+from robustcodec.errors import ContractViolation, ImageError, ModelDamaged, ModelError, UsageError
 from robustcodec.guard import Guarded, Status
 from robustcodec.images import Picture, write_picture
 from robustcodec.metrics import bits_per_pixel, mse, psnr, worst_block
@@ -609,7 +609,7 @@ def test_scan_tells_pictures_apart(command: Callable[..., Any], tiny: Bundle, co
         return CliRunner().invoke(app, ["scan", *arguments])
 
     refused = scan("good.png")
-    assert isinstance(refused.exception, UsageError) and "hyper-tiny has no contract" in str(refused.exception)
+    assert isinstance(refused.exception, ModelError) and "hyper-tiny has no contract" in str(refused.exception)
     shutil.copytree(tiny.path, "model")
     write_contract(Path("model"), contract.document())
     before = sorted(Path().iterdir())

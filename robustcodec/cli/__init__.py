@@ -28,8 +28,8 @@ _HELP = """A learned image codec that holds up when its input is hostile.
   robustcodec decode photo.rbc -o - --format ppm | display -
   robustcodec info photo.rbc
 
-Exit codes: 0 done, 1 some file failed, 2 wrong usage, 3 a contract was violated or a scan found something,
-130, 141 and 143 ended by a signal.
+Exit codes: 0 done, 1 some file failed or something is not there, 2 wrong usage, 3 a contract was violated or a scan
+found something, 130, 141 and 143 ended by a signal.
 """
 
 app = typer.Typer(

@@ -14,7 +14,7 @@ from robustcodec.cli import options
 from robustcodec.cli.console import FAILED, Console
 from robustcodec.cli.lab import require_lab
 from robustcodec.cli.stopper import GOES_ON, when_stopped
-from robustcodec.errors import UsageError
+from robustcodec.errors import InputError, UsageError
 from robustcodec.files import clean_name
 from robustcodec.rate import check_quality
 
@@ -151,7 +151,7 @@ def evaluate(
     else:
         rows = read_rows(output)
         if not rows:
-            raise UsageError(f"{output} holds no results; name pictures with --data and models with --models")
+            raise InputError(f"{output} holds no results; name pictures with --data and models with --models")
     warned = check(rows)
     written = write_summary(output, rows, warned, paper=reference == "paper")
     console.note(f"wrote {output}: {', '.join(_named(output, written))}")

@@ -14,7 +14,7 @@ import typer
 from robustcodec.cli import options
 from robustcodec.cli.console import Console
 from robustcodec.cli.stopper import Stopper, how_to_go_on, resumable
-from robustcodec.errors import MissingExtra, UsageError
+from robustcodec.errors import MissingExtra, TrainingError, UsageError
 
 if TYPE_CHECKING:
     from robustcodec.lab.recipe import Recipe
@@ -97,7 +97,7 @@ def train(
     if data is not None:
         order = Order(recipe=chosen, data=data, validation=validation, init=source, hours=hours)
     elif not Run(run).exists:
-        raise UsageError(f"{run} holds no run to resume; name a folder of training pictures with --data")
+        raise TrainingError(f"{run} holds no run to resume; name a folder of training pictures with --data")
     elif any(
         option is not None
         for option in (validation, arch, channels, start, quality, qualities, init, hours, steps, recipe)

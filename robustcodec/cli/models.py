@@ -8,7 +8,7 @@ import typer
 
 from robustcodec.cli import options
 from robustcodec.cli.console import FAILED, Console, emit, named
-from robustcodec.errors import ImageError, ModelError, ModelNotFound
+from robustcodec.errors import InputError, ModelError, ModelNotFound
 from robustcodec.files import clean_name, is_folder, pictures_below
 
 if TYPE_CHECKING:
@@ -165,9 +165,11 @@ def contract(
             f"{clean_name(path)} is no folder; give that of the model and not its id, since the manifest in it is "
             "written: `robustcodec models list` shows the folders"
         )
+    if not is_folder(data):
+        raise InputError(f"{clean_name(data)} is no folder; give one with some hundred pictures")
     files = pictures_below(data)
     if not files:
-        raise ImageError(f"{clean_name(str(data))} holds no pictures; give a folder of some hundred")
+        raise InputError(f"{clean_name(data)} holds no pictures; give a folder of some hundred")
     codec = Codec(bundle.open_bundle(path), threads)
     count = min(most, len(files))
     found = calibrate(codec, [files[index * len(files) // count] for index in range(count)], console.note)

@@ -12,9 +12,9 @@ import typer
 from robustcodec.cli import options
 from robustcodec.cli.batch import Outcome, Result, Work, name_unread, run, threads_each
 from robustcodec.cli.console import CONTRACT, FAILED, Console, attributed, emit, named
-from robustcodec.errors import ImageError, UsageError
+from robustcodec.errors import ImageError, ModelError
 from robustcodec.files import PICTURE_FORMATS, Job, Plan, clean_name, plan_inputs, read_input
-from robustcodec.rate import Quality
+from robustcodec.rate import Quality, check_quality
 
 if TYPE_CHECKING:
     from robustcodec.codec import Codec
@@ -93,6 +93,7 @@ def scan(
       robustcodec scan uploads/*.jpg
       robustcodec scan -r uploads --json
     """
+    check_quality(quality)
     plan = plan_inputs(inputs, found=PICTURE_FORMATS, recursive=recursive)
     from robustcodec.bundle import find
     from robustcodec.guard import contract_of
@@ -100,13 +101,13 @@ def scan(
     console = Console(quiet=quiet, json=json)
     bundle = find(model, arch, variant)
     if contract_of(bundle) is None:
-        raise UsageError(
+        raise ModelError(
             f"the model {bundle.id} has no contract to tell suspicious pictures by; fit one to ordinary pictures with: "
             f"robustcodec models contract {clean_name(shlex.quote(str(bundle.path)))} --data DIR"
         )
     task = ScanTask(
         bundle=bundle.path,
-        quality=Quality(quality).value,
+        quality=quality,
         threads=threads_each(threads, jobs),
         max_pixels=options.pixel_limit(max_pixels),
         max_memory=options.memory_limit(max_memory),

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from robustcodec.lab.architectures import make_network
 from robustcodec.lab.checkpoints import load_weights, network_of
-from robustcodec.lab.data import Pool, picture_files, picture_sizes, pool_bytes
+from robustcodec.lab.data import Pool, picture_sizes, pool_bytes
 from robustcodec.lab.hardening import loss_of, needs_teacher
 from robustcodec.lab.hardening_request import Request
 from robustcodec.lab.recipe import Recipe
 from robustcodec.lab.runs import default_device, threads_for, use_threads
-from robustcodec.lab.train import Announce
+from robustcodec.lab.train import Announce, split_files
 from robustcodec.lab.training import seconds_per_step
 
 _MEASURED_ATTACK_STEPS = (1, 3)
@@ -39,6 +39,7 @@ def estimate(request: Request, announce: Announce) -> Estimate:
     """Measure what the plan would take on this machine; an attack of many steps is measured by few of them."""
     use_threads(threads_for(None))
     weights = load_weights(request.init)
+    training, _ = split_files(request.data, request.validation)
     stages = request.plan.stages()
     hours = {}
     for name, recipe in stages:
@@ -54,7 +55,7 @@ def estimate(request: Request, announce: Announce) -> Estimate:
             8 + len(recipe.candidates()) + needs_teacher(recipe.hardening)
         )
     crop = max(phase.crop for _, recipe in stages for phase in recipe.phases)
-    pictures = 2 * pool_bytes(picture_sizes(picture_files(request.data)), crop)  # gathered, then copied together
+    pictures = 2 * pool_bytes(picture_sizes(training), crop)  # gathered, then copied together
     return Estimate(hours=hours, disk=disk, memory=_peak() + pictures)
 
 

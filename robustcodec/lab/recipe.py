@@ -303,8 +303,10 @@ class Recipe:
         """Read a recipe from a file."""
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise TrainingError(f"the recipe {path} cannot be read: {error}") from error
+        except OSError as error:
+            raise TrainingError(f"the recipe {path} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise TrainingError(f"the recipe {path} is not JSON: {error}") from error
 
 
 def from_start(steps: int) -> Recipe:

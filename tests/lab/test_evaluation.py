@@ -29,7 +29,7 @@ from typer.testing import CliRunner
 from robustcodec import __version__
 from robustcodec.bundle import Bundle
 from robustcodec.cli import app
-from robustcodec.errors import ImageError, MissingExtra, ModelError, TrainingError, UsageError
+from robustcodec.errors import ImageError, InputError, MissingExtra, ModelError, TrainingError, UsageError
 from robustcodec.images import Picture as Image
 from robustcodec.images import read_picture, write_picture
 from robustcodec.lab import attacks
@@ -519,7 +519,7 @@ def test_rows_survive_a_crash_at_any_byte(tmp_path_factory: pytest.TempPathFacto
 )
 def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "results.jsonl").write_text(f"{to_json(row())}\n{line}\n", errors="surrogateescape")
-    with pytest.raises(UsageError, match=r"line 2, is no result"):
+    with pytest.raises(InputError, match=r"line 2, is no result"):
         read_rows(tmp_path)
 
 

@@ -183,6 +183,8 @@ def test_a_wrong_plan_is_refused(tmp_path: Path) -> None:
             Plan.from_json(text)
     with pytest.raises(TrainingError, match="there is no recipe"):
         Plan.load(tmp_path / "none.json")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        Plan.load(tmp_path)
 
 
 def test_options_reach_the_stages_that_use_them() -> None:

@@ -120,7 +120,7 @@ def test_a_stopper_keeps_the_first_signal_for_who_asks() -> None:
         (("train", "--data", ".", "-o", "run"), 1, "holds no pictures"),
         (("train", "--start", "warm", "--data", ".", "-o", "run"), 2, "--start can be orthonormal or conventional"),
         (("train", "--start", "conventional", "--init", "x", "--data", ".", "-o", "run"), 2, "exclude each other"),
-        (("train", "-o", "run"), 2, "run holds no run to resume"),
+        (("train", "-o", "run"), 1, "run holds no run to resume"),
         (("train", "--arch", "vgg", "--data", ".", "-o", "run"), 2, "no architecture 'vgg' to train; this release has"),
         (("export", "nosuch", "-o", "model"), 1, "nosuch does not exist; give a run folder, a bundle or a checkpoint"),
         (("export", ".", "-o", "model"), 1, ". holds no trained state"),

@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from robustcodec.errors import UsageError
+from robustcodec.errors import InputError
 from robustcodec.files import clean_name
 from robustcodec.lab.evaluation.contenders import Contender
 from robustcodec.lab.evaluation.crafting import read_pixels
@@ -42,11 +42,11 @@ class Rechecked:
 
 
 def rows_to_recheck(folder: Path, count: int, seed: int) -> tuple[list[Row], int]:
-    """Draw rows whose pictures are in the folder; tell how many have none there. Raises UsageError if all have none."""
+    """Draw rows whose pictures are in the folder; tell how many have none there. Raises InputError if all have none."""
     every = read_rows(folder)
     rows = [row for row in every if (folder / row.image).is_file() and _clean_path(folder, row).is_file()]
     if not rows:
-        raise UsageError(
+        raise InputError(
             f"{clean_name(folder)} holds no results with their pictures; name a folder that evaluate wrote"
         )
     return random.Random(seed).sample(rows, min(count, len(rows))), len(every) - len(rows)

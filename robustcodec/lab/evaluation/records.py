@@ -12,7 +12,7 @@ from types import UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from robustcodec import __version__
-from robustcodec.errors import OutputError, UsageError
+from robustcodec.errors import InputError, OutputError
 from robustcodec.files import clean_name
 from robustcodec.lab.locks import held
 from robustcodec.measure import Figures
@@ -155,7 +155,7 @@ def from_json(line: str) -> Row:
 def read_rows(folder: Path) -> list[Row]:
     """Read all results of a folder, those of every shard; of rows with one key the last counts.
 
-    A last line that was cut off, as a crash leaves it, is passed over. Raises UsageError for what is no result.
+    A last line that was cut off, as a crash leaves it, is passed over. Raises InputError for what is no result.
     """
     rows: dict[tuple[object, ...], Row] = {}
     for path in sorted(folder.glob(_ALL_RESULTS)):
@@ -164,7 +164,7 @@ def read_rows(folder: Path) -> list[Row]:
             try:
                 row = from_json(line.decode())
             except ValueError as error:
-                raise UsageError(
+                raise InputError(
                     f"{clean_name(path)}, line {number}, is no result of evaluate in release {__version__}; name "
                     "another folder, or remove the line if it is damaged"
                 ) from error

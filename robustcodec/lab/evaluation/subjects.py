@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from robustcodec.errors import ImageError, LimitExceeded, UsageError
+from robustcodec.errors import ImageError, InputError, LimitExceeded
 from robustcodec.files import PICTURE_FORMATS, clean_name
 from robustcodec.images import read_picture
 from robustcodec.lab.evaluation.records import Picture
@@ -78,17 +78,17 @@ def data_name(path: Path) -> str:
 def groups_of(folder: Path, crop: int | None) -> list[Group]:
     """Put the pictures of a folder (not of folders in it) into groups; they depend on the folder's content alone.
 
-    Raises UsageError for a folder without pictures, and for two pictures whose names differ in the suffix only.
+    Raises InputError for a folder without pictures, and for two pictures whose names differ in the suffix only.
     """
     if not folder.is_dir():
-        raise UsageError(f"{clean_name(folder)} is no folder; name one with pictures")
+        raise InputError(f"{clean_name(folder)} is no folder; name one with pictures")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_FORMATS and path.is_file())
     if not paths:
-        raise UsageError(f"{clean_name(folder)} has no pictures; name a folder with PNG files or others")
+        raise InputError(f"{clean_name(folder)} has no pictures; name a folder with PNG files or others")
     names = [picture_name(path) for path in paths]
     doubles = sorted({name for name in names if names.count(name) > 1})
     if doubles:
-        raise UsageError(f"{clean_name(folder)} has two pictures named {clean_name(doubles[0])}; rename one of them")
+        raise InputError(f"{clean_name(folder)} has two pictures named {clean_name(doubles[0])}; rename one of them")
     sizes: dict[tuple[int, int], list[Path]] = {}
     for path in paths:
         picture = read_subject(path, crop).picture
