@@ -6,9 +6,11 @@
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
+from typing import Annotated, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -17,15 +19,24 @@ from robustcodec.data import COMPLETIONS
 
 OPTIONS_PAGE = Path(__file__).parent.parent / "docs" / "options.md"
 
+_PLACES = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+"""What stands for values that have no name of their own, by their type."""
+
+_ENDLESS = 1 << 31
+"""Ranges that end beyond it end for the machine's sake."""
+
 _DONE_BY = "# Made by scripts/command_line.py."
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option: its names, short first, whether a value follows, what it does in a sentence and in full."""
+    """An option: its names, short first, what stands for its value, what it does in a sentence and in full.
+
+    `value` is empty where none follows; the full help ends in the values that it may have, and the default.
+    """
 
     names: tuple[str, ...]
-    takes_value: bool
+    value: str
     help: str
     full: str
 
@@ -47,9 +58,9 @@ def described(command: typer.core.TyperCommand | typer.core.TyperGroup, name: st
     options = [
         Option(
             names=tuple(sorted((*each.opts, *each.secondary_opts), key=lambda option: (len(option), option))),
-            takes_value=not (each.is_flag or each.count),
+            value="" if each.is_flag or each.count else _value(command.callback, each.name or ""),
             help=_sentence(each.help or ""),
-            full=each.help or "",
+            full=f"{each.help or ''}{_bounds(command.callback, each.name or '', each.help or '')}",
         )
         for each in command.params
         if isinstance(each, typer.core.TyperOption) and not each.hidden
@@ -60,16 +71,44 @@ def described(command: typer.core.TyperCommand | typer.core.TyperGroup, name: st
         help=_sentence(command.get_short_help_str(200)),
         text=inspect.cleandoc(command.help or ""),
         arguments=tuple(
-            (each.metavar or "", each.help or "")
+            (f"{each.metavar}{'...' if each.nargs == -1 else ''}", each.help or "")
             for each in command.params
             if isinstance(each, typer.core.TyperArgument)
         ),
         options=(
             *options,
-            Option(("-h", "--help"), False, *("Show this message and exit", "Show this message and exit.")),
+            Option(("-h", "--help"), "", *("Show this message and exit", "Show this message and exit.")),
         ),
         below=tuple(described(below[each], each) for each in sorted(below)),
     )
+
+
+def _declared(callback: Callable[..., object] | None, name: str) -> tuple[type, typer.models.ParameterInfo, object]:
+    """Give type, declaration and default of a command's parameter, which its function has whatever Typer's release."""
+    assert callback is not None
+    hint = get_type_hints(callback, include_extras=True)[name]
+    kind, info = get_args(hint) if get_origin(hint) is Annotated else (hint, None)
+    assert isinstance(info, typer.models.ParameterInfo)
+    (kind,) = {*(get_args(kind) or [kind])} - {type(None)}
+    return kind, info, inspect.signature(callback).parameters[name].default
+
+
+def _value(callback: Callable[..., object] | None, name: str) -> str:
+    """Give what stands for an option's value: its choices, if they are few."""
+    kind, info, _ = _declared(callback, name)
+    return info.metavar or ("|".join(kind) if issubclass(kind, StrEnum) else _PLACES[kind])
+
+
+def _bounds(callback: Callable[..., object] | None, name: str, help: str) -> str:
+    """Give the range of an option's values and its default, unless its help has said so."""
+    if callback is None or name not in inspect.signature(callback).parameters:
+        return ""  # what every command has
+    _, info, default = _declared(callback, name)
+    ends = info.min is not None and info.max is not None and info.max < _ENDLESS
+    said = [f"{info.min:g} to {info.max:g}"] if ends else []
+    silent = default in (None, "", inspect.Parameter.empty) or isinstance(default, bool) or "[default" in help
+    said += [] if silent else [f"default: {default:g}" if isinstance(default, float) else f"default: {default}"]
+    return f" [{'; '.join(said)}]" if said else ""
 
 
 def _sentence(text: str) -> str:
@@ -88,10 +127,15 @@ def options_page(root: Command) -> Iterator[str]:
         yield from _text(each.text)
         yield "| | |"
         yield "|---|---|"
-        yield from (f"| `{name}` | {help} |" for name, help in each.arguments)
+        yield from (_row(f"`{name}`", help) for name, help in each.arguments)
         for option in each.options:
-            names = ", ".join(f"`{name}`" for name in option.names)
-            yield f"| {names} | {' '.join(option.full.split()).replace('|', chr(92) + '|')} |"
+            *short, last = option.names
+            names = ", ".join(f"`{name}`" for name in (*short, f"{last} {option.value}".rstrip()))
+            yield _row(names, option.full)
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _text(text: str) -> Iterator[str]:
@@ -142,7 +186,7 @@ def zsh(root: Command) -> Iterator[str]:
         for option in each.options:
             once = f"'({' '.join(option.names)})'" if len(option.names) > 1 else ""
             names = f"{{{','.join(option.names)}}}" if len(option.names) > 1 else option.names[0]
-            value = ":value:_files" if option.takes_value else ""
+            value = ":value:_files" if option.value else ""
             yield f"        {once}{names}'[{_quoted(option.help)}]{value}' \\"
         if each.below:
             yield "        '1: :->command' '*:: :->rest'"
@@ -177,7 +221,7 @@ def fish(root: Command) -> Iterator[str]:
             yield f"{line} -f -a {command.name} -d '{_quoted(command.help)}'"
         for option in each.options:
             names = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names)
-            yield f"{line} {names}{' -r' if option.takes_value else ''} -d '{_quoted(option.help)}'"
+            yield f"{line} {names}{' -r' if option.value else ''} -d '{_quoted(option.help)}'"
 
 
 def _paths(command: Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Command]]:

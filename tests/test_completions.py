@@ -33,6 +33,20 @@ def test_the_files_are_current() -> None:
         assert path.read_text(encoding="utf-8") == text, "run python scripts/command_line.py"
 
 
+def test_the_page_of_options_has_values_and_defaults() -> None:
+    text = (SCRIPT.parent.parent / "docs" / "options.md").read_text(encoding="utf-8")
+    attack = text.partition("## robustcodec attack\n")[2].partition("\n## ")[0].splitlines()
+    for row in (
+        "| `--target psnr\\|bpp` | Make the picture that is decoded worse, or the file larger. [default: psnr] |",
+        "| `--epsilon X` | Budget: mean square of the noise on [0, 1]. [default: 0.0005] |",
+        "| `--seed N` | Seed of all randomness. [default: 0] |",
+        "| `--device cpu\\|cuda` | Where to search [default: a GPU if there is one]. |",
+        "| `--save-all` | Write the noise, both decoded pictures and a comparison, too. |",
+    ):
+        assert row in attack
+    assert "| `--effort N` | Time spent on a better result: 0 (fast) to 3. [0 to 3; default: 0] |" in text
+
+
 CASES = [
     ("enc", ["encode"]),
     ("models ver", ["verify"]),

@@ -63,7 +63,7 @@ class Device(StrEnum):
 def attack(
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[IN...]", help="Pictures, folders with -r, or - [default: the sample photograph]."),
+        typer.Argument(metavar="IN", help="Pictures, folders with -r, or - [default: the sample photograph]."),
     ] = None,
     output: options.Output = None,
     target: Annotated[Target, typer.Option(help="Make the picture that is decoded worse, or the file larger.")] = (

@@ -119,11 +119,13 @@ def other_damage(data: bytes, limits: "Limits") -> str | None:
 
 
 def decode(
-    inputs: Annotated[list[str], typer.Argument(metavar="IN...", help="Files, folders with -r, or -.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="IN", help="Files, folders with -r, or -.")],
     output: options.Output = None,
     format: Annotated[
         str | None,
-        typer.Option("--format", help="png, jpeg, webp, avif, tiff, bmp or ppm [default: by the name, or png]."),
+        typer.Option(
+            "--format", metavar="NAME", help="png, jpeg, webp, avif, tiff, bmp or ppm [default: by the name, or png]."
+        ),
     ] = None,
     quality: Annotated[
         int | None,

@@ -112,7 +112,7 @@ def encode_file(codec: "Codec", task: EncodeTask, job: Job) -> Result:
 
 
 def encode(
-    inputs: Annotated[list[str], typer.Argument(metavar="IN...", help="Pictures, folders with -r, or -.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="IN", help="Pictures, folders with -r, or -.")],
     output: options.Output = None,
     quality: Annotated[
         float | None, typer.Option("-q", "--quality", help="From 1 (small) to 6 (faithful) [default: 4].")

@@ -67,7 +67,9 @@ def evaluate(
     ] = None,
     crop: Annotated[int | None, typer.Option(min=1, help="Take the square of so many pixels in the middle.")] = None,
     quality: Annotated[str, typer.Option("-q", "--quality", metavar="Q[,Q...]", help="Qualities, 1 to 6.")] = "4",
-    match: Annotated[str, typer.Option(help="What classical codecs match of the first model: psnr or bpp.")] = "psnr",
+    match: Annotated[
+        str, typer.Option(metavar="psnr|bpp", help="What classical codecs match of the first model: psnr or bpp.")
+    ] = "psnr",
     shard: options.Part = "1/1",
     reference: Annotated[str | None, typer.Option(metavar="paper", help="Put the paper's rows beside ours.")] = None,
     report: Annotated[bool, typer.Option("--report", help="Write report.html, too.")] = False,

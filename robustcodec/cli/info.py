@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def info(
-    inputs: Annotated[list[str], typer.Argument(metavar="IN...", help="Files, or - for standard input.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="IN", help="Files, or - for standard input.")],
     verbose: Annotated[
         bool,
         typer.Option("-v", "--verbose", help="Show the bytes of each section, and the memory that decoding takes."),

@@ -35,7 +35,8 @@ def train(
         Path | None, typer.Option(metavar="DIR", help="Folder of validation pictures [default: some of --data].")
     ] = None,
     arch: Annotated[
-        str | None, typer.Option(help="Architecture: hyper or cheng [default: hyper, or that of --init].")
+        str | None,
+        typer.Option(metavar="NAME", help="Architecture: hyper or cheng [default: hyper, or that of --init]."),
     ] = None,
     channels: Annotated[
         str | None,
@@ -131,9 +132,12 @@ def export(
     validation: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Pictures to measure on instead of those of --data.")
     ] = None,
-    id: Annotated[str | None, typer.Option("--id", help="Id of the model [default: the folder's name].")] = None,
+    id: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="Id of the model [default: the folder's name].")
+    ] = None,
     variant: Annotated[
-        str | None, typer.Option(help="Variant: base, teacher, robust, ma2023 or your own [default: base].")
+        str | None,
+        typer.Option(metavar="NAME", help="Variant: base, teacher, robust, ma2023 or your own [default: base]."),
     ] = None,
     to: Annotated[
         str | None, typer.Option(metavar="compressai", help="Write a state dict that CompressAI loads instead.")

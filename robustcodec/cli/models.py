@@ -114,7 +114,7 @@ def remove(id: Annotated[str, typer.Argument(metavar="ID", help="Id of a model t
 
 @app.command()
 def verify(
-    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Id or path [default: all models].")] = None,
+    id: Annotated[str | None, typer.Argument(metavar="ID", help="Id or path [default: all models].")] = None,
 ) -> None:
     """Check every byte of a model, the shapes of its arrays, and that its entropy parameters are exact.
 

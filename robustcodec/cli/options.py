@@ -18,9 +18,11 @@ Output = Annotated[
     str | None,
     typer.Option("-o", "--output", metavar="OUT", help="File, folder, or - for standard output."),
 ]
-Model = Annotated[str | None, typer.Option("-m", "--model", help="Id, path or fingerprint of a model.")]
-Arch = Annotated[str | None, typer.Option(help="Architecture of the model: hyper or cheng.")]
-Variant = Annotated[str | None, typer.Option(help="Variant of the model: robust, base and others.")]
+Model = Annotated[
+    str | None, typer.Option("-m", "--model", metavar="MODEL", help="Id, path or fingerprint of a model.")
+]
+Arch = Annotated[str | None, typer.Option(metavar="NAME", help="Architecture of the model: hyper or cheng.")]
+Variant = Annotated[str | None, typer.Option(metavar="NAME", help="Variant of the model: robust, base and others.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of each process [default: all cores].")]
 Jobs = Annotated[int, typer.Option(min=1, help="Files to work on at once, each in its own process.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object for each file on standard output.")]

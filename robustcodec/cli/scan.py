@@ -71,7 +71,7 @@ def scan_file(codec: "Codec", task: ScanTask, job: Job) -> Result:
 
 
 def scan(
-    inputs: Annotated[list[str], typer.Argument(metavar="IN...", help="Pictures, folders with -r, or -.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="IN", help="Pictures, folders with -r, or -.")],
     quality: Annotated[float, typer.Option("-q", "--quality", help="Quality at which to look, 1 to 6.")] = 4.0,
     model: options.Model = None,
     arch: options.Arch = None,
