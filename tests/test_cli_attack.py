@@ -484,7 +484,7 @@ def test_without_a_terminal_it_says_a_line_now_and_then(here: Path, monkeypatch:
     command = ("a.png", "--steps", "3", "-o", "x.png")
     lines = attack(*command).stderr.splitlines()
     assert [line.partition(",")[0] for line in lines[:3]] == [f"a.png: step {step} of 3" for step in (1, 2, 3)]
-    assert lines[2].endswith(" dB, 0 s left")
+    assert lines[2].endswith(" dB, 0 seconds left")
     assert attack(*command, "--quiet").stderr == ""
 
 
@@ -494,7 +494,7 @@ def test_progress_is_for_terminals(here: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(console, "_on_terminal", lambda: True)
     seen = attack("a.png", "--steps", "3", "-o", "x.png").stderr
     assert "\r\x1b[Ka.png: step 2 of 3, " in seen
-    assert " dB, 0 s left" in seen
+    assert " dB, 0 seconds left" in seen
     assert "step 2 of 3" not in attack("a.png", "--steps", "3", "-o", "x.png", "--quiet").stderr
 
 

@@ -165,7 +165,7 @@ def test_shards_do_a_folder_among_them(here: Path, run: Run, png: bytes, rbc: by
     Path("album/deep/3.png").write_bytes(png[:500])
     parts = [run("encode", "-r", "album", "-o", "small", "--shard", f"{index}/4", "--json") for index in (1, 2, 3, 4)]
     assert [(done.returncode, len(rows(done))) for done in parts] == [(0, 1), (0, 1), (1, 1), (0, 0)]
-    assert b"nothing to do: all 3 files are of other shards" in parts[3].stderr
+    assert b"nothing to do: other shards have all there is (3 files)" in parts[3].stderr
     merged = [json.loads(line) for line in b"".join(done.stdout for done in parts).splitlines()]
     assert [row["input"] for row in merged] == ["album/1.png", "album/deep/2.png", "album/deep/3.png"]
     assert Path("small/1.rbc").read_bytes() == Path("small/deep/2.rbc").read_bytes() == rbc

@@ -454,7 +454,7 @@ def test_reports_and_exit_code(here: Path, capsys: pytest.CaptureFixture[str]) -
     process(Copy(), Plan((), ()), Console(), processes=4)
     assert "nothing to do: no file has a known suffix" in capsys.readouterr().err
     process(Copy(), copy_plan("f.ok"), Console(), processes=1, shard=Shard(2, 3))
-    assert capsys.readouterr().err == "nothing to do: all 1 files are of other shards\n"
+    assert capsys.readouterr().err == "nothing to do: other shards have all there is (1 file)\n"
 
 
 def test_folders_that_were_not_seen_fail_the_command_after_the_others(

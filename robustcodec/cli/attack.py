@@ -28,6 +28,7 @@ from robustcodec.files import (
     write_output,
 )
 from robustcodec.rate import check_quality
+from robustcodec.words import duration
 
 if TYPE_CHECKING:
     import torch
@@ -353,6 +354,6 @@ def _progress(console: Console, name: str, attack: "Attack") -> Callable[[int, i
         else:
             reached = f"{score:.3f} bpp"
         left = (now - started) / step * max(0, steps - step)
-        say(f"{name}: step {step} of {steps}, {reached}, {left:.0f} s left")
+        say(f"{name}: step {step} of {steps}, {reached}, {duration(round(left))} left")
 
     return report

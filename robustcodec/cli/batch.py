@@ -17,6 +17,7 @@ from robustcodec.cli.console import FAILED, Console, attributed, end_quietly, na
 from robustcodec.errors import RobustcodecError
 from robustcodec.files import WHOLE, Job, Plan, Shard, check_streams, clean_name, share
 from robustcodec.processors import usable_threads
+from robustcodec.words import counted
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
@@ -262,7 +263,7 @@ def _summarise(outcomes: Sequence[Outcome], plan: Plan, console: Console) -> Non
     count = len(outcomes) + len(plan.skipped) + len(plan.unread)
     if count == 0:
         others = (
-            f"all {plan.elsewhere} files are of other shards"
+            f"other shards have all there is ({counted(plan.elsewhere, 'file')})"
             if plan.elsewhere
             else "no file has a known suffix; name files to take them whatever they are called"
         )

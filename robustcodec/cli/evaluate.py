@@ -17,6 +17,7 @@ from robustcodec.cli.stopper import GOES_ON, when_stopped
 from robustcodec.errors import InputError, UsageError
 from robustcodec.files import clean_name
 from robustcodec.rate import check_quality
+from robustcodec.words import counted, duration
 
 if TYPE_CHECKING:
     from robustcodec.lab.evaluation.grid import Event
@@ -141,7 +142,9 @@ def evaluate(
         )
         check_sets(grid.groups, read_rows(output))
         if not grid.share:
-            console.note(f"nothing to do: all {len(grid.groups)} groups of pictures are of other shards")
+            console.note(
+                f"nothing to do: other shards have all there is ({counted(len(grid.groups), 'group')} of pictures)"
+            )
             if not read_rows(output):
                 return
         if wanted:
@@ -171,7 +174,7 @@ def _named(folder: Path, written: Sequence[Path]) -> Iterator[str]:
     """Name the tables and folders, and count the plots, of which there is one for each attack."""
     yield from (path.name for path in written if path.suffix in (".md", ".csv"))
     if plots := sum(path.suffix == ".svg" for path in written):
-        yield f"{plots} plots (.svg, .png)"
+        yield f"{counted(plots, 'plot')} (.svg, .png)"
     yield from sorted({f"{path.parent.name}/" for path in written if path.parent != folder})
 
 
@@ -236,7 +239,7 @@ def _progress(console: Console) -> "Callable[[Event], None]":
             line += f"; {event.what}: step {event.step} of {event.steps}, mean score {event.score:.4g}"
         if event.done < event.total and event.share > 0:
             left = (now - started) * (1 / event.share - 1)
-            line += f"; {left / 60:.0f} minutes left"
+            line += f"; {duration(left)} left"
         console.note(line)
 
     return report

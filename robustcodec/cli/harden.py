@@ -14,6 +14,7 @@ from robustcodec.cli.lab import require_lab
 from robustcodec.cli.stopper import Stopper, how_to_go_on, resumable
 from robustcodec.errors import UsageError
 from robustcodec.lab.hardening_request import CROPS, J_LIMIT, MOST_CROPS, Request
+from robustcodec.words import duration
 
 if TYPE_CHECKING:
     from robustcodec.lab.hardening_recipes import Plan
@@ -134,7 +135,7 @@ def harden(
         expected = estimate(request, console.note)
         beside = "export, choice and attacks" if request.crops else "export"
         for name, needed in expected.hours.items():
-            console.note(f"{name}: {needed:.2g} hours of training, without {beside}")
+            console.note(f"{name}: {duration(needed * 3600)} of training, without {beside}")
         console.note(f"disk {expected.disk / 1e9:.1f} GB, memory {expected.memory / 1e9:.1f} GB")
         return
     _run(request, console)

@@ -51,6 +51,7 @@ from robustcodec.lab.training import EXACT, pixels_seen
 from robustcodec.metrics import bits_per_pixel, psnr
 from robustcodec.pixels import Pixels
 from robustcodec.rate import STEP_UNIT, Quality, high_rate_step, lagrangian, score
+from robustcodec.words import counted
 
 _MEASURED_SIDE = 768
 """Pixels of a validation picture, along either side, that operating points are measured on."""
@@ -98,7 +99,7 @@ def export(
     network = half_precision(weights, announce)
     check_size(network.arch, (network.n, network.m))
     calibration = _large_enough(calibration, announce)
-    announce(f"calibrating on {len(calibration)} pictures")
+    announce(f"calibrating on {counted(len(calibration), 'picture')}")
     latents = [latents_of(network, picture) for picture in calibration]
     medians = _medians(network.entropy_bottleneck)
     integers = integers_of(network.arch)
@@ -140,7 +141,7 @@ def export(
         "attacks": [],
     }
     parts = {ANALYSIS: analysis, SYNTHESIS: synthesis, ENTROPY: entropy, LAB: _lab_arrays(network, rounded)}
-    announce(f"measuring operating points on {len(validation)} pictures")
+    announce(f"measuring operating points on {counted(len(validation), 'picture')}")
     with tempfile.TemporaryDirectory() as scratch:
         points = tuple(measure_points(write_bundle(Path(scratch) / id, manifest, parts), validation))
     manifest["points"] = [asdict(point) for point in points]
@@ -229,7 +230,9 @@ def _large_enough(pictures: Sequence[Pixels], announce: Callable[[str], None]) -
     if not kept:
         raise TrainingError(f"no picture to calibrate on is at least {Network.stride} pixels wide and high")
     if len(kept) < len(pictures):
-        announce(f"left out {len(pictures) - len(kept)} pictures of fewer than {Network.stride} pixels a side")
+        announce(
+            f"left out {counted(len(pictures) - len(kept), 'picture')} of fewer than {Network.stride} pixels a side"
+        )
     return kept
 
 

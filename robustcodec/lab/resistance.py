@@ -17,6 +17,7 @@ from robustcodec.lab.evaluation.subjects import Group, Subject, read_subject
 from robustcodec.lab.evaluation.summary import Cell, Line
 from robustcodec.lab.precision import Precision
 from robustcodec.rate import score
+from robustcodec.words import counted
 
 _CROP = 256
 _UNIT = 64
@@ -209,7 +210,7 @@ def manifest_entries(comparisons: Sequence[Comparison], start: Bundle) -> list[d
 def table(comparisons: Sequence[Comparison]) -> Iterator[str]:
     """Lay out the numbers before and after, a line each."""
     first = comparisons[0]
-    yield f"{first.pictures} held-out crops of {first.crop}x{first.crop}, quality {first.quality:g}"
+    yield f"{counted(first.pictures, 'held-out crop')} of {first.crop}x{first.crop}, quality {first.quality:g}"
     yield f"{'':46}{'before':>10}{'after':>10}"
     for each in comparisons:
         title = "clean" if each.attack is None else each.attack.label

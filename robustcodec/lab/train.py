@@ -26,6 +26,7 @@ from robustcodec.lab.recipe import CROP_UNIT, Recipe, Start
 from robustcodec.lab.runs import Run, Settings, State, cpu_copy, default_device, digest, threads_for, use_threads
 from robustcodec.lab.team import ALONE, Team
 from robustcodec.lab.training import Report, Stop, fit, seconds_per_step
+from robustcodec.words import counted, duration
 
 _VALIDATION_CROP = 256
 _START_CROPS = 256
@@ -203,7 +204,7 @@ def _begin(
         loss = _loss(run, settings)
         seconds = seconds_per_step(recipe, network.to(default_device()), loss, pool, part=team.part)
         recipe = dataclasses.replace(recipe, steps=max(1, round(order.hours * 3600 / seconds)))
-        announce(f"{seconds:.3f} s a step: {recipe.steps} steps in {order.hours:g} hours")
+        announce(f"{seconds:.3f} s a step: {counted(recipe.steps, 'step')} in {duration(order.hours * 3600)}")
     settings = dataclasses.replace(settings, recipe=recipe)
     weights = network.state_dict()
     run.create(settings, State(0, 0.0, cpu_copy(weights), cpu_copy(weights), {}))
@@ -233,7 +234,7 @@ def _load_pictures(settings: Settings, announce: Announce, team: Team) -> tuple[
     crop = max(phase.crop for phase in settings.recipe.phases)
     if team.first:  # the others may have begun to read
         _check_memory(files, held_out, crop, team.here)
-    announce(f"reading {len(files)} pictures for training, {len(held_out)} for validation")
+    announce(f"reading {counted(len(files), 'picture')} for training, {len(held_out)} for validation")
     with memory_named("the pictures take more memory than there is; shrink them, or give fewer"):
         pool = Pool.of(read_pictures(files, announce, crop), crop, default_device())
         return pool, _crops(held_out, announce)

@@ -169,7 +169,7 @@ def test_numbers_before_and_after_are_kept_in_the_manifest(tmp_path: Path, monke
     start = Codec(open_bundle(TINY), threads=1).encode(Picture(pixels=clean), Quality(4)).data
     assert manifest.attacks[0]["start"]["figures"]["bpp"] == len(start) * 8 / 64**2
     lines = list(table(done.comparisons))
-    assert lines[0] == "1 held-out crops of 64x64, quality 4"
+    assert lines[0] == "1 held-out crop of 64x64, quality 4"
     assert sum("adversarial gain A" in line for line in lines) == 4
 
     monkeypatch.setenv("ROBUSTCODEC_MODELS", str(done.bundle.path))

@@ -297,7 +297,7 @@ def test_the_command_from_pictures_to_a_model(pictures: Path, tmp_path: Path, mo
     dry = run(*asked, "--dry-run")
     assert dry.exit_code == 0
     assert Plan.from_json(dry.stdout) == with_options(plan, epsilon=1e-3)
-    assert re.search(r"student: .* hours of training, without export, choice and attacks\n", dry.stderr)
+    assert re.search(r"student: .* of training, without export, choice and attacks\n", dry.stderr)
     assert "disk " in dry.stderr and not (tmp_path / "hardened").exists()
     done = run(*asked)
     assert done.exit_code == 0

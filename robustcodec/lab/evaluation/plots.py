@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from robustcodec.lab.evaluation.exchange import Curve, file_name
 from robustcodec.lab.evaluation.records import Assault
 from robustcodec.lab.evaluation.tables import PAPER_TABLE_1, budget, is_the_papers
+from robustcodec.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,7 +98,7 @@ def _paper_points(axes: "Axes", attack: Assault | None) -> None:
 def _title(curves: Sequence[Curve]) -> str:
     curve = curves[0]
     pictures = max(len(cell.rows) for curve in curves for cell in curve.cells)
-    return f"{curve.data}, {pictures} pictures, " + (
+    return f"{curve.data}, {counted(pictures, 'picture')}, " + (
         f"centre crops of {curve.crop}" if curve.crop else "whole pictures"
     )
 

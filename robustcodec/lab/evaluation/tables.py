@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from robustcodec.lab.evaluation.records import Assault
 from robustcodec.lab.evaluation.summary import FIGURES, Cell, Section, Statistic, inflation, paired
+from robustcodec.words import counted
 
 PAPER_TABLE_1 = (
     ("paper: Hyper", (0.4978, 33.0), (0.498, 22.3502), (0.9161, 33.7702)),
@@ -78,7 +79,7 @@ def as_csv(parts: Sequence[Section]) -> str:
 def set_title(section: Section) -> str:
     """What the numbers were measured on."""
     crop = "whole pictures" if section.crop is None else f"centre crops of {section.crop}"
-    return f"{section.data}, {section.count} pictures, {crop}, quality {section.quality:g}"
+    return f"{section.data}, {counted(section.count, 'picture')}, {crop}, quality {section.quality:g}"
 
 
 def budget(attack: Assault) -> str:
