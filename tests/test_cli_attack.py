@@ -113,7 +113,7 @@ def test_everything_that_is_written(process: Process, codec: Codec) -> None:
     assert [line.split()[0] for line in lines if "before" in line] == ["a.png", "b.png", "mean"]
     assert sum("PSNR to the clean picture, dB" in line for line in lines) == 3
     assert sum(" ± " in line for line in lines) == 10
-    assert any(line.startswith("a.png -> a.attacked.png: 72x40, ") for line in lines)
+    assert any(line.startswith("a.png -> a.attacked.png: 72x40, encoded as .rbc: ") for line in lines)
     assert lines[-1].startswith("worst: ")
 
 
@@ -245,12 +245,14 @@ def test_a_result_whose_picture_is_gone_is_skipped_and_said_so(here: Path) -> No
 
 
 def test_without_pictures_it_takes_the_sample(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("robustcodec.cli.attack.SAMPLE", here / "b.png")  # a smaller one, to save time
+    for module in ("attack", "batch"):
+        monkeypatch.setattr(f"robustcodec.cli.{module}.SAMPLE", here / "b.png")  # a smaller one, to save time
     (here / "elsewhere").mkdir()
     monkeypatch.chdir(here / "elsewhere")
     done = attack("--method", "offset")
     assert done.exit_code == 0, done.output
     assert names() == ["b.attacked.png"]
+    assert str(here) not in done.stderr and "\nthe sample photograph -> b.attacked.png: " in done.stderr
 
 
 def test_results_are_no_inputs(here: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robustcodec.cli import options
-from robustcodec.cli.batch import Result, Work, process
+from robustcodec.cli.batch import Result, Work, process, shown_name
 from robustcodec.cli.console import Console, attributed
 from robustcodec.cli.lab import require_lab
 from robustcodec.cli.stopper import GOES_ON, STOPPED, when_stopped
@@ -43,6 +43,7 @@ _MARK = ".attacked."
 _EXTRAS = ("noise", "decoded-clean", "decoded", "compared")
 _STRONG = "strong"
 _WAY_OUT = "--overwrite makes it anew, or name another place with -o"
+_FIGURES_OF = "encoded as .rbc: "
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -179,7 +180,7 @@ class _Task:
     def known(self, job: Job) -> Result:
         """What is known of a result that exists. Raises UsageError if it says that it was made otherwise."""
         assert job.source is not None and job.target is not None  # streams are never skipped
-        origin, name = self.origin(job.target), clean_name(job.source)
+        origin, name = self.origin(job.target), shown_name(job.source)
         if origin is None:
             return Result({}, notes=("it does not say how it was made, and counts in no mean",))
         try:
@@ -221,7 +222,7 @@ class _Task:
         from robustcodec.lab.origins import as_exhibit
 
         picture = _read(job)
-        name = "-" if job.source is None else clean_name(job.source)
+        name = shown_name(job.source)
         report = _progress(self.console, name, self.attack)
         result = attack_picture(self.codec, self.source, picture, self.attack, self.quality, self.device, report)
         if job.beside:
@@ -234,7 +235,8 @@ class _Task:
         if not self.console.json:
             for line in table(name, [before], [after]):
                 self.console.note(line)
-        return Result(_fields(picture, result.origin), notes=(*picture.notes, *self._remarks(result.origin)))
+        notes = (*picture.notes, *self._remarks(result.origin))
+        return Result(_fields(picture, result.origin), notes=notes, figures_of=_FIGURES_OF)
 
     def _remarks(self, origin: "Origin") -> Iterator[str]:
         if origin.after.psnr_input == float("inf"):
@@ -272,7 +274,7 @@ def _check_clean(job: Job, picture: "Picture", origin: "Origin") -> None:
 
     assert job.source is not None and job.target is not None
     if origin.clean != digest(picture.pixels):
-        of = clean_name(job.source)
+        of = shown_name(job.source)
         raise UsageError(f"{clean_name(job.target)} was made of another picture than {of}; {_WAY_OUT}")
 
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from time import perf_counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import typer
 
 from robustcodec.cli.console import FAILED, Console, attributed, end_quietly, named
+from robustcodec.data import SAMPLE
 from robustcodec.errors import RobustcodecError
 from robustcodec.files import WHOLE, Job, Plan, Shard, check_streams, clean_name, share
 from robustcodec.processors import usable_threads
@@ -32,6 +34,7 @@ _DIED = "the process that worked on this file died, perhaps for want of memory"
 class Result:
     """What became of one file: fields for the report (see `_describe`), remarks, and whether it was written.
 
+    `figures_of` says what the bytes and all behind them are of, where that is not what the result's name says.
     `failure` says what is wrong with a result, written nevertheless or not; the file counts as failed, and `code` is
     the exit code that it asks for.
     """
@@ -39,6 +42,7 @@ class Result:
     fields: Mapping[str, object]
     notes: tuple[str, ...] = ()
     written: bool = True
+    figures_of: str = ""
     failure: str | None = None
     code: int = FAILED
 
@@ -95,9 +99,9 @@ def note_skipped(plan: Plan, console: Console, known: Known = _NOTHING) -> None:
     """Say which results exist already, and what is known of them."""
     for job in plan.skipped:
         result = known.get(job, Result({}))
-        console.note(f"{_name(job.target)} exists already, skipped; --overwrite makes it anew")
+        console.note(f"{shown_name(job.target)} exists already, skipped; --overwrite makes it anew")
         for note in result.notes:
-            console.note(f"{_name(job.target)}: {note}")
+            console.note(f"{shown_name(job.target)}: {note}")
         names = named(job.source, "input") | named(job.target, "output")
         console.row(names | {"skipped": True} | dict(result.fields))
 
@@ -241,20 +245,22 @@ def _report(outcome: Outcome, console: Console) -> None:
     job, fields = outcome.job, outcome.result.fields
     names = named(job.source, "input")
     if outcome.error is not None:
-        console.error(attributed(_name(job.source), outcome.error))
+        console.error(attributed(shown_name(job.source), outcome.error))
         console.row(names | {"error": outcome.error})
         return
     if not console.json and (outcome.result.written or outcome.result.failure is None):
         verb = "" if outcome.result.written else "would write "
-        console.note(f"{verb}{_name(job.source)} -> {_name(job.target)}: {_describe(fields, outcome.seconds)}")
+        console.note(
+            f"{verb}{shown_name(job.source)} -> {shown_name(job.target)}: {_describe(outcome.result, outcome.seconds)}"
+        )
     for note in outcome.result.notes:
-        console.note(f"{_name(job.source)}: {note}")
+        console.note(f"{shown_name(job.source)}: {note}")
     failure = outcome.result.failure
     row = names
     if outcome.result.written or failure is None:
         row = names | named(job.target, "output") | dict(fields) | {"seconds": round(outcome.seconds, 4)}
     if failure is not None:
-        console.error(attributed(_name(job.source), failure))
+        console.error(attributed(shown_name(job.source), failure))
         row["error"] = failure
     console.row(row)
 
@@ -270,13 +276,15 @@ def _summarise(outcomes: Sequence[Outcome], plan: Plan, console: Console) -> Non
         console.note(f"nothing to do: {others}")
     if count < 2 or console.json:
         return
-    done = [outcome.result.fields for outcome in outcomes if not outcome.failed]
-    size = sum(value for fields in done if isinstance(value := fields.get("bytes"), int))
+    done = [outcome.result for outcome in outcomes if not outcome.failed]
+    size = sum(value for result in done if isinstance(value := result.fields.get("bytes"), int))
+    figures_of = done[0].figures_of if done else ""
     failed = len(outcomes) - len(done) + len(plan.unread)
-    console.note(f"{len(done)} done ({size:,} bytes), {len(plan.skipped)} skipped, {failed} failed")
+    console.note(f"{len(done)} done ({figures_of}{size:,} bytes), {len(plan.skipped)} skipped, {failed} failed")
 
 
-def _describe(fields: Mapping[str, object], seconds: float) -> str:
+def _describe(result: Result, seconds: float) -> str:
+    fields = result.fields
     formats: dict[str, Callable[[object], str]] = {
         "bytes": "{:,} bytes".format,
         "bpp": "{:.3f} bpp".format,
@@ -284,9 +292,13 @@ def _describe(fields: Mapping[str, object], seconds: float) -> str:
         "psnr": "{:.2f} dB".format,
     }
     parts = [f"{fields['width']}x{fields['height']}"] if "width" in fields else []
-    parts += [show(fields[name]) for name, show in formats.items() if fields.get(name) is not None]
-    return ", ".join([*parts, f"{seconds:.2f} s"])
+    figures = [show(fields[name]) for name, show in formats.items() if fields.get(name) is not None]
+    parts.append(f"{result.figures_of}{', '.join([*figures, f'{seconds:.2f} s'])}")
+    return ", ".join(parts)
 
 
-def _name(path: object) -> str:
-    return "-" if path is None else clean_name(str(path))
+def shown_name(path: Path | None) -> str:
+    """A name as messages have it: the sample photograph is no file of the user's, wherever it lies."""
+    if path == SAMPLE:
+        return "the sample photograph"
+    return "-" if path is None else clean_name(path)
