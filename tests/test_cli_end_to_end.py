@@ -121,7 +121,10 @@ def test_separate_processes_give_the_encoder_s_reconstruction(
         "psnr": psnr(pixels, expected.reconstruction),
     }
     (told,) = rows(run("info", "a.rbc", "--json"))
-    assert all(told[name] == row[name] for name in ("width", "height", "bytes", "bpp", "step"))
+    assert all(told[name] == row[name] for name in ("width", "height", "bytes", "bpp", "step", "model", "quality"))
+    assert f" {told['fingerprint']} (hyper-tiny), step 1.000 (quality 4), ".encode() in run("info", "a.rbc").stdout
+    (other,) = rows(run("info", "a.rbc", "--json", env={"ROBUSTCODEC_MODELS": ""}))
+    assert (other["model"], other["quality"], other["step"]) == (None, None, 1.0)
     done = run("decode", "a.rbc", "-o", "b.png", "--json")
     assert (done.returncode, done.stderr) == (0, b"")
     assert rows(done)[0]["format"] == "PNG"
@@ -204,6 +207,12 @@ def test_models_are_added_used_and_removed(here: Path, run: Run, tiny_path: Path
 
     assert b"added as hyper-tiny" in run("models", "add", str(tiny_path), env=no_models).stderr
     listed = {row["id"]: row for row in rows(run("models", "list", "--json", env=no_models))}
+    assert [row["id"] for row in listed.values() if row["default"]] == ["hyper-robust"]
+    own = listed["hyper-tiny"]
+    assert (own["architecture"], own["qualities"]) == ("hyper", [1, 2, 3, 4, 5, 6])
+    lines = run("models", "list", env=no_models).stdout.decode().splitlines()
+    assert [line.split()[0] for line in lines if ", default  " in line] == ["hyper-robust"]
+    assert all("  hyper, " in line or "  cheng, " in line for line in lines)
     assert listed["hyper-tiny"]["fingerprint"] == fingerprint
     assert run("models", "verify", "hyper-tiny", env=no_models).stdout.startswith(b"hyper-tiny: in order (")
     assert run("decode", "a.rbc", "-o", "b.png", env=no_models).returncode == 0

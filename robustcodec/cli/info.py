@@ -12,7 +12,7 @@ from robustcodec.errors import ModelError, RobustcodecError, UsageError
 from robustcodec.files import clean_name, is_folder, read_input
 
 if TYPE_CHECKING:
-    from robustcodec.memory import Demand
+    from robustcodec.bundle import Manifest
 
 
 def info(
@@ -53,6 +53,7 @@ def info(
 def describe(path: Path | None, max_pixels: int) -> dict[str, object]:
     """All that a file says about itself, for JSON."""
     from robustcodec import memory
+    from robustcodec.architectures.demands import USUAL, demand_of
     from robustcodec.container import MAJOR_VERSION, ChunkType, Limits, unpack
     from robustcodec.metrics import bits_per_pixel
     from robustcodec.rate import STEP_UNIT
@@ -62,7 +63,8 @@ def describe(path: Path | None, max_pixels: int) -> dict[str, object]:
     data = read_input(path, options.byte_limit(max_pixels))
     file = unpack(data, Limits(max_pixels=max_pixels))
     header = file.header
-    model = _demand(header.fingerprint)
+    model = _model(header.fingerprint)
+    demand = USUAL if model is None else demand_of(model.architecture, model.sizes)
     return {
         "version": f"{MAJOR_VERSION}.{header.minor}",
         "width": header.width,
@@ -71,6 +73,8 @@ def describe(path: Path | None, max_pixels: int) -> dict[str, object]:
         "bpp": bits_per_pixel(len(data), header.width, header.height),
         "payload": header.payload.name.lower(),
         "step": header.step / STEP_UNIT if header.step else None,
+        "quality": None if model is None else model.quality(header.step),
+        "model": None if model is None else model.id,
         "fingerprint": header.fingerprint.hex() if any(header.fingerprint) else None,
         "strips": header.num_strips,
         "dither": header.seed.hex() or None,
@@ -80,29 +84,34 @@ def describe(path: Path | None, max_pixels: int) -> dict[str, object]:
         "icc": header.icc,
         "exif": file.get(ChunkType.EXIF) is not None,
         "xmp": file.get(ChunkType.XMP) is not None,
-        "memory": memory.to_decode(header, len(data), model),
-        "multiplications": memory.multiplications(header.coded_width, header.coded_height, model),
+        "memory": memory.to_decode(header, len(data), demand),
+        "multiplications": memory.multiplications(header.coded_width, header.coded_height, demand),
         "sections": file.sections,
     }
 
 
-def _demand(fingerprint: bytes) -> "Demand":
-    """What a file's model takes, if it is installed; else what ours do."""
-    from robustcodec.architectures.demands import USUAL, demand_of
+def _model(fingerprint: bytes) -> "Manifest | None":
+    """What the manifest of a file's model says, if it is installed and of an architecture that is known."""
+    from robustcodec.architectures.demands import demand_of
     from robustcodec.bundle import find_for
 
     try:
         manifest = find_for(fingerprint).manifest
-        return demand_of(manifest.architecture, manifest.sizes)
+        demand_of(manifest.architecture, manifest.sizes)
     except ModelError:
-        return USUAL
+        return None
+    return manifest
 
 
 def _lines(name: str, fields: dict[str, object], verbose: bool) -> Iterator[str]:
     extras = [label for label in ("grey", "alpha", "icc", "exif", "xmp") if fields[label]]
     coding = str(fields["payload"])
     if fields["fingerprint"]:
-        coding += f" {fields['fingerprint']}, step {fields['step']:.3f}{', dithered' if fields['dither'] else ''}"
+        coding += f" {fields['fingerprint']}"
+        coding += f" ({fields['model']})" if fields["model"] else ""
+        coding += f", step {fields['step']:.3f}"
+        coding += "" if fields["quality"] is None else f" (quality {fields['quality']:.3g})"
+        coding += ", dithered" if fields["dither"] else ""
     if fields["strips"] != 1:
         coding += f", {fields['strips']} strips"
     yield (

@@ -1,6 +1,7 @@
 """The commands `models list`, `add`, `remove`, `verify` and `contract`: which models this machine has."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,16 +29,19 @@ def list_models(
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show what was measured of each model.")] = False,
     json: options.Json = False,
 ) -> None:
-    """List the models that are found, and where.
+    """List the models that are found, of which kind they are, and where; one is the default.
 
     \b
       robustcodec models list
       robustcodec models list -v                   # with what was measured of each
     """
-    from robustcodec.bundle import installed_folders, open_bundle
+    from robustcodec.bundle import find, installed_folders, open_bundle
 
     console = Console(json=json)
     failed = False
+    default = None
+    with suppress(ModelError):  # without one the others are still listed
+        default = find().path
     for path in installed_folders():
         try:
             model = open_bundle(path)
@@ -46,13 +50,29 @@ def list_models(
             console.error(str(error))
             continue
         measured = {"points": model.manifest.points, "attacks": model.manifest.attacks} if verbose else {}
-        console.row({"id": model.id, "fingerprint": model.fingerprint.hex()} | named(model.path, "path") | measured)
+        manifest, is_default = model.manifest, model.path == default
+        qualities = [point.quality for point in manifest.rates]
+        kind = {
+            "architecture": manifest.architecture,
+            "variant": manifest.variant,
+            "qualities": qualities,
+            "default": is_default,
+        }
+        row = {"id": model.id, "fingerprint": model.fingerprint.hex()} | named(model.path, "path")
+        console.row(row | kind | measured)
         if not json:
-            emit(f"{model.id}  {model.fingerprint.hex()}  {model.path}")
+            said = f"{manifest.architecture}, {manifest.variant}, {_range(qualities)}{', default' * is_default}"
+            emit(f"{model.id}  {model.fingerprint.hex()}  {said}  {model.path}")
             for line in _measured(model.manifest) if verbose else ():
                 emit(f"  {clean_name(line)}")
     if failed:
         raise typer.Exit(FAILED)
+
+
+def _range(qualities: Sequence[float]) -> str:
+    """Say which qualities a model serves: all between its lowest and its highest."""
+    low, high = qualities[0], qualities[-1]
+    return f"quality {low:g}" if low == high else f"qualities {low:g} to {high:g}"
 
 
 def _measured(manifest: "Manifest") -> Iterator[str]:

@@ -140,7 +140,7 @@ complete -c robustcodec -n '__fish_seen_subcommand_from info' -l max-pixels -r -
 complete -c robustcodec -n '__fish_seen_subcommand_from info' -s h -l help -d 'Show this message and exit'
 complete -c robustcodec -n '__fish_seen_subcommand_from models; and not __fish_seen_subcommand_from add contract list remove verify' -f -a add -d 'Check a model and copy it to where it is found from now on'
 complete -c robustcodec -n '__fish_seen_subcommand_from models; and not __fish_seen_subcommand_from add contract list remove verify' -f -a contract -d 'Fit what the guard expects of a model to ordinary pictures; files and fingerprint stay as they are'
-complete -c robustcodec -n '__fish_seen_subcommand_from models; and not __fish_seen_subcommand_from add contract list remove verify' -f -a list -d 'List the models that are found, and where'
+complete -c robustcodec -n '__fish_seen_subcommand_from models; and not __fish_seen_subcommand_from add contract list remove verify' -f -a list -d 'List the models that are found, of which kind they are, and where; one is the default'
 complete -c robustcodec -n '__fish_seen_subcommand_from models; and not __fish_seen_subcommand_from add contract list remove verify' -f -a remove -d 'Remove a model that was added; files made with it need it to be decoded'
 complete -c robustcodec -n '__fish_seen_subcommand_from models; and not __fish_seen_subcommand_from add contract list remove verify' -f -a verify -d 'Check every byte of a model, the shapes of its arrays, and that its entropy parameters are exact'
 complete -c robustcodec -n '__fish_seen_subcommand_from models; and not __fish_seen_subcommand_from add contract list remove verify' -s h -l help -d 'Show this message and exit'
