@@ -23,8 +23,8 @@ attack() { # a model
   local evaluate=(robustcodec evaluate --models "$1" -q 4 -o "$results")
   local crops=("${evaluate[@]}" --data "$runs/first/kodak" --crop 256 --precision bfloat16)
   "${evaluate[@]}" --data "$DATA/kodak" --attacks none
-  "${crops[@]}" --attacks paper:psnr,strong:psnr --steps 200
-  "${crops[@]}" --attacks paper:bpp,strong:bpp --steps 100
+  "${crops[@]}" --attacks paper:psnr,strong:psnr,offset:psnr --steps 200
+  "${crops[@]}" --attacks paper:bpp,strong:bpp,noise:bpp --steps 100
 }
 
 harden() { # a teacher, an idea, a seed
