@@ -247,7 +247,8 @@ def _record(line: bytes) -> dict[str, Any] | None:
 def _replace(path: Path, data: bytes) -> None:
     """Write a file so that a kill at any moment leaves the old or the new content under its name.
 
-    What cannot be written whole is removed, so that it takes no room on a full disk.
+    What cannot be written whole is removed, so that it takes no room on a full disk. The name of what is being written
+    is always the same, unlike that of `files.write_atomically`: kills leave one such file of a run, not one each.
     """
     temporary = path.with_name(f".{path.name}.new")
     try:
