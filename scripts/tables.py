@@ -118,11 +118,11 @@ def attacks(results: Results, asked: Sequence[tuple[str, int, Sequence[str]]]) -
             )
 
 
-def more(results: Results, asked: Sequence[tuple[str, int, float]]) -> Iterator[Line]:
-    """Attacks on the first pictures by hyper-base, gradients in bfloat16."""
+def more(results: Results, asked: Sequence[tuple[str, int, float]], model: str = BASE) -> Iterator[Line]:
+    """Attacks on a model, the first pictures, gradients in bfloat16."""
     yield ("attack", "A", "bpp / clean", "mean ratio", "PSNR")
     for label, steps, epsilon in asked:
-        cell = results.under(label, BASE, steps, epsilon=epsilon, precision="bfloat16", names=FIRST)
+        cell = results.under(label, model, steps, epsilon=epsilon, precision="bfloat16", names=FIRST)
         ratio, ratios = results.growth(cell)
         noise = "" if epsilon == 5e-4 else f", ε = {_power(epsilon)}"
         name = _attack(label, steps, noise)
@@ -502,6 +502,15 @@ TABLES: Mapping[str, Callable[[Results], Iterator[Line]]] = {
             *(("strong:bpp", steps, 5e-4) for steps in (100, 200, 400)),
             ("strong:bpp", 100, 1e-3),
         ],
+    ),
+    "more-on-control": lambda results: more(
+        results,
+        [
+            *((f"{method}:psnr-free", 200, 5e-4) for method in ("strong", "paper")),
+            ("strong:psnr", 200, 5e-4),
+            *((f"{method}:psnr", 200, 1e-3) for method in ("strong", "paper")),
+        ],
+        CONTROL,
     ),
     "clean": clean,
     "hyper-base": lambda results: whole(results, BASE),
