@@ -22,6 +22,7 @@ from robustcodec.images import Picture
 from robustcodec.metrics import bits_per_pixel, psnr, worst_block
 from robustcodec.policy import DEFAULT_GUARD, Guard, OnViolation, Rung
 from robustcodec.rate import DEFAULT_TARGET, STEP_MAX, STEP_MIN, BitsPerPixel, FileSize, Step, Target
+from robustcodec.targets import most_bytes
 
 MARGIN = 0.02
 """Decibels that measured PSNRs must lie above their floors: on other machines pixels may differ by a level."""
@@ -289,7 +290,8 @@ class _Judge:
         self.picture = picture
         self.tries = 0
         self._guard = guard
-        self._bits = _bits(target, picture)
+        self._target_bytes = most_bytes(target, picture) if isinstance(target, BitsPerPixel | FileSize) else math.inf
+        """The plain result keeps to a target by itself, but other rungs know none."""
         self._contract = contract_of(codec.bundle)
         self._expected: Expectation | None = None
         self._short = math.inf
@@ -313,7 +315,7 @@ class _Judge:
             broken += [name for name, decibels in zip(("psnr", "block"), short, strict=True) if decibels > 0]
             lacking = max(*short, 0.0)
         over = self._guard.max_bpp is not None and bpp > self._guard.max_bpp
-        broken += ["bpp"] * (over or 8 * len(encoded.data) > self._bits)
+        broken += ["bpp"] * (over or len(encoded.data) > self._target_bytes)
         if self._guard.on_violation is OnViolation.FALLBACK:
             broken += ["size"] * (len(encoded.data) > _most(picture))
         if self._expected is not None:
@@ -429,13 +431,6 @@ def _most(picture: Picture) -> int:
     metadata = sum(len(part) + _CHUNK for part in (picture.icc, picture.exif, picture.xmp) if part is not None)
     samples = picture.width * picture.height * ((1 if picture.grey else 3) + (picture.alpha is not None))
     return samples + samples // 1000 + 64 + metadata
-
-
-def _bits(target: Target, picture: Picture) -> float:
-    """Bits that a target lets a file have: the plain result keeps to them by itself, but other rungs know no target."""
-    if isinstance(target, FileSize):
-        return 8 * target.size
-    return target.value * picture.width * picture.height if isinstance(target, BitsPerPixel) else math.inf
 
 
 def _said(broken: tuple[str, ...]) -> str:

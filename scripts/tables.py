@@ -365,8 +365,8 @@ def cheng(results: Results) -> Iterator[Line]:
             *(show(results.under(label, model, steps, names=FIRST)) for model in CHENG),
         )
 
-    yield row("A, `paper` psnr", "paper:psnr", 200, lambda cell: _gain(cell))
-    yield row("A, `strong` psnr", "strong:psnr", 200, lambda cell: _gain(cell))
+    yield row("A, `paper` psnr", "paper:psnr", 200, _gain)
+    yield row("A, `strong` psnr", "strong:psnr", 200, _gain)
     yield row("PSNR, `strong` psnr", "strong:psnr", 200, lambda cell: _mean(cell, "psnr", 2))
     for method in ("paper", "strong"):
         yield row(f"bpp / clean, `{method}` bpp", f"{method}:bpp", 100, lambda cell: _growth(results, cell))
